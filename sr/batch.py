@@ -1,0 +1,40 @@
+"""What travels between the rooms: raw crops from the loader, and the pair that a task trains on."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples of one source kind inside a micro-batch.
+
+    rows: their places in the micro-batch. positions: their global sample positions, the key of every random draw.
+    gt: uint8 [n, 3, H, W]. lq: uint8 [n, 3, H/scale, W/scale], or None where the degradation has yet to make it.
+    """
+
+    rows: list[int]
+    positions: list[int]
+    gt: Tensor
+    lq: Tensor | None
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One rank's micro-batch as the loader hands it over; `bad` names the samples that had to be replaced."""
+
+    groups: list[Group]
+    bad: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One micro-batch on the device; all float RGB in 0..1.
+
+    lq: [B, 3, h, w]. gt: [B, 3, h*scale, w*scale], what the discriminator sees as real.
+    target: like gt, what the fidelity losses compare with: sharpened where the recipe asks for it, else gt itself.
+    """
+
+    lq: Tensor
+    gt: Tensor
+    target: Tensor
