@@ -1,0 +1,169 @@
+"""A trained generator from a file, whoever trained it."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sr.construct import model_of
+from sr.errors import UserError
+from sr.nets import GENERATORS
+from sr.nets.layouts import State, load_weights, to_new_esrgan
+from sr.nets.rrdbnet import RRDBNet
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator ready to run.
+
+    net: float RGB [B, channels, h, w] in 0..1 -> [B, channels, h * scale, w * scale], any h and w, in eval mode.
+    multiple: sides that are multiples of this need no padding inside the net. name: for people.
+    """
+
+    net: nn.Module
+    scale: int
+    multiple: int
+    name: str
+    channels: int = 3
+
+
+def architecture(kind: str, kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata that `open_model` rebuilds a generator from: its row of the table, its constructor's arguments."""
+    return {"architecture": json.dumps({"type": kind, "kwargs": dict(kwargs)})}
+
+
+def open_model(path: str | Path, *, expect_scale: int | None = None) -> Model:
+    """The generator in a file: ours by its metadata, a published RRDBNet by its keys, anything else through spandrel.
+
+    Raises UserError where the file is not a model, or its scale is not `expect_scale`.
+    """
+    state, metadata = load_weights(path)
+    if metadata.get("architecture", "").startswith("{"):  # other programs write words there
+        model = _ours(path, state, metadata["architecture"])
+    else:
+        model = _published_rrdb(path, state, expect_scale) or _foreign(path, state)
+    if expect_scale not in (None, model.scale):
+        raise UserError(f"{path} enlarges by {model.scale}, not {expect_scale}; give its scale or another model")
+    model.net.eval()
+    return model
+
+
+def _ours(path: str | Path, state: State, description: str) -> Model:
+    try:
+        part = json.loads(description)
+        kind = GENERATORS[part["type"]]  # rows of our table only: a file never names code to import
+        net = _build(kind, part["kwargs"], state)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{path}: its weights and the architecture in its metadata do not go together ({_first_line(error)}); "
+            "copy it again, or open it with the version of sr that wrote it"
+        ) from None
+    return Model(net, net.scale, net.multiple, f"{part['type']} x{net.scale}", part["kwargs"].get("num_in_ch", 3))
+
+
+def _published_rrdb(path: str | Path, state: State, expect_scale: int | None) -> Model | None:
+    """Real-ESRGAN's and ESRGAN's files, whose keys and shapes tell everything but x3 from x2; None for others."""
+    state = to_new_esrgan(state)
+    try:
+        kwargs = _rrdb_kwargs(state, expect_scale)
+        net = _build(RRDBNet, kwargs, state)
+    except (ValueError, KeyError):
+        return None
+    name = f"RRDBNet {kwargs['num_feat']}/{kwargs['num_block']} x{net.scale}"
+    return Model(net, net.scale, net.multiple, name, kwargs["num_in_ch"])
+
+
+def _rrdb_kwargs(state: State, expect_scale: int | None) -> dict[str, Any]:
+    blocks = [int(match[1]) for key in state if (match := re.match(r"body\.(\d+)\.rdb1\.conv1\.weight", key))]
+    num_up = sum(bool(re.fullmatch(r"conv_up\d\.weight", key)) for key in state)
+    num_feat, num_in_ch = state["conv_first.weight"].shape[:2]
+    num_out_ch = state["conv_last.weight"].shape[0]
+    fold = next((fold for fold in (4, 2) if num_up == 2 and num_in_ch == num_out_ch * fold**2), 1)
+    return {
+        "scale": 3 if num_up == 1 and expect_scale == 3 else 2**num_up // fold,
+        "num_in_ch": num_in_ch // fold**2,
+        "num_out_ch": num_out_ch,
+        "num_feat": num_feat,
+        "num_block": max(blocks) + 1,
+        "num_grow_ch": state["body.0.rdb1.conv1.weight"].shape[0],
+        "unshuffle": fold > 1,
+    }
+
+
+def _build(kind: type, kwargs: Any, state: State) -> Any:
+    """The net with its weights; ValueError, before memory is taken for it, where they do not fit."""
+    checked = model_of(kind).model_validate(kwargs).model_dump()
+    with torch.device("meta"):
+        misfits = _misfits(kind(**checked), state)
+    if misfits:
+        raise ValueError(_list(misfits))
+    net = kind(**checked)
+    net.load_state_dict(state)
+    return net
+
+
+class _Spandrel(nn.Module):
+    """A spandrel model as a module; it pads to the sizes that it needs and clamps to 0..1 by itself."""
+
+    def __init__(self, descriptor: Any) -> None:
+        super().__init__()
+        self.model = descriptor.model
+        self._call = descriptor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._call(x)
+
+
+def _foreign(path: str | Path, state: State) -> Model:
+    import spandrel
+
+    try:
+        found = spandrel.ModelLoader().load_from_state_dict(state)
+    except Exception as error:  # spandrel guesses hyper-parameters from shapes; odd files break it in many ways
+        raise UserError(
+            f"{path} is no generator that sr or spandrel knows ({_first_line(error)}); give a super-resolution model"
+        ) from None
+    if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != found.output_channels:
+        raise UserError(f"{path} holds {found.architecture.name}, which is not image to image; give a generator")
+    name = f"{found.architecture.name} x{found.scale}"
+    return Model(_Spandrel(found), found.scale, found.size_requirements.multiple_of, name, found.input_channels)
+
+
+def load_into(net: nn.Module, path: str | Path, *, strict: bool = True) -> list[str]:
+    """Fill `net` from a file in any of the published layouts, to go on training it.
+
+    strict: everything must fit, else UserError. Otherwise what fits by name and shape is loaded and the rest is
+    returned, one phrase each; a file of which nothing fits is a UserError too.
+    """
+    state = to_new_esrgan(load_weights(path)[0])
+    misfits = _misfits(net, state)
+    fitting = {key: value for key, value in state.items() if key not in misfits}
+    if misfits and (strict or not fitting):
+        raise UserError(f"{path} does not fit {type(net).__name__}: {_list(misfits)}; give the file's own options")
+    net.load_state_dict(fitting, strict=False)
+    return list(misfits.values())
+
+
+def _misfits(net: nn.Module, state: State) -> dict[str, str]:
+    """What keeps a state dict from loading: key -> phrase."""
+    own = net.state_dict()
+    found = {key: f"'{key}' is missing" for key in own.keys() - state.keys()}
+    found |= {key: f"'{key}' is unknown" for key in state.keys() - own.keys()}
+    for key in own.keys() & state.keys():
+        if own[key].shape != state[key].shape:
+            found[key] = f"'{key}' is {list(state[key].shape)}, not {list(own[key].shape)}"
+    return dict(sorted(found.items()))
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0]
+
+
+def _list(misfits: Mapping[str, str], most: int = 4) -> str:
+    more = f" and {len(misfits) - most} more" if len(misfits) > most else ""
+    return ", ".join(list(misfits.values())[:most]) + more

@@ -1,0 +1,108 @@
+"""The generator of ESRGAN (Wang et al. 2018) and Real-ESRGAN (Wang et al. 2021)."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+Count = Annotated[int, Field(gt=0, le=1024)]
+
+
+def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+def _small_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Weights a tenth of He et al.'s: a deep stack of residuals starts near the identity (ESRGAN, section 3.1)."""
+    conv = _conv(in_channels, out_channels)
+    nn.init.kaiming_normal_(conv.weight).data.mul_(0.1)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+def _lrelu(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2, inplace=True)
+
+
+class ResidualDenseBlock(nn.Module):
+    """Five convolutions, each fed with all features before it; ESRGAN, figure 4."""
+
+    def __init__(self, num_feat: int, num_grow_ch: int) -> None:
+        super().__init__()
+        self.conv1 = _small_conv(num_feat, num_grow_ch)
+        self.conv2 = _small_conv(num_feat + num_grow_ch, num_grow_ch)
+        self.conv3 = _small_conv(num_feat + 2 * num_grow_ch, num_grow_ch)
+        self.conv4 = _small_conv(num_feat + 3 * num_grow_ch, num_grow_ch)
+        self.conv5 = _small_conv(num_feat + 4 * num_grow_ch, num_feat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dense = x
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            dense = torch.cat((dense, _lrelu(conv(dense))), 1)
+        return torch.add(x, self.conv5(dense), alpha=0.2)
+
+
+class RRDB(nn.Module):
+    """Residual in residual dense block."""
+
+    def __init__(self, num_feat: int, num_grow_ch: int) -> None:
+        super().__init__()
+        self.rdb1 = ResidualDenseBlock(num_feat, num_grow_ch)
+        self.rdb2 = ResidualDenseBlock(num_feat, num_grow_ch)
+        self.rdb3 = ResidualDenseBlock(num_feat, num_grow_ch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.rdb3(self.rdb2(self.rdb1(x))), alpha=0.2)
+
+
+class RRDBNet(nn.Module):
+    """[B, num_in_ch, h, w] -> [B, num_out_ch, h * scale, w * scale], any h and w of at least 4 pixels.
+
+    The trunk works at the input's resolution; x4 and x8 then double it by nearest neighbour two and three times,
+    x3 triples it once. At x1 and x2 the input is first folded into channels by 4 and 2 (Real-ESRGAN), so that the
+    trunk is as cheap as at x4; `unshuffle=False` makes the plain x1 and x2 of the older ESRGAN models.
+    Parameter names are those of the published Real-ESRGAN files.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: Literal[1, 2, 3, 4, 8],
+        num_in_ch: Count = 3,
+        num_out_ch: Count = 3,
+        num_feat: Count = 64,
+        num_block: Count = 23,
+        num_grow_ch: Count = 32,
+        unshuffle: bool = True,
+    ) -> None:
+        super().__init__()
+        self.scale: int = scale
+        self.multiple: int = {1: 4, 2: 2}.get(scale, 1) if unshuffle else 1
+        self.enlargements = _enlargements(scale * self.multiple)
+        self.conv_first = _conv(num_in_ch * self.multiple**2, num_feat)
+        self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
+        self.conv_body = _conv(num_feat, num_feat)
+        for n in range(len(self.enlargements)):
+            self.add_module(f"conv_up{n + 1}", _conv(num_feat, num_feat))
+        self.conv_hr = _conv(num_feat, num_feat)
+        self.conv_last = _conv(num_feat, num_out_ch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if self.multiple > 1:
+            x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="reflect")
+            x = F.pixel_unshuffle(x, self.multiple)
+        shallow = self.conv_first(x)
+        features = shallow + self.conv_body(self.body(shallow))
+        for n, factor in enumerate(self.enlargements):
+            enlarged = F.interpolate(features, scale_factor=factor, mode="nearest")
+            features = _lrelu(self.get_submodule(f"conv_up{n + 1}")(enlarged))
+        out = self.conv_last(_lrelu(self.conv_hr(features)))
+        return out[..., : height * self.scale, : width * self.scale]
+
+
+def _enlargements(factor: int) -> tuple[int, ...]:
+    """The steps by which nearest neighbour reaches `factor`: (2, 2) for 4, (3,) for 3."""
+    return (3,) if factor == 3 else (2,) * (factor.bit_length() - 1)

@@ -1,0 +1,48 @@
+"""Spectral normalisation (Miyato et al. 2018) that keeps its numbers under autocast, DDP and ZeRO."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SpectralConv2d(nn.Module):
+    """A convolution without bias whose kernel, as a matrix [out, in * k * k], has spectral norm 1.
+
+    The largest singular value is u^T W v; each forward in training mode improves u and v by one power iteration,
+    a forward in eval mode leaves them alone. All of it is float32 outside autocast: half precision power
+    iteration drifts, and autocast treats matrix-vector products differently from device to device.
+    State names (`weight_orig`, `weight_u`, `weight_v`) and numbers are those of `torch.nn.utils.spectral_norm`,
+    so published discriminators load.
+    """
+
+    weight_u: Tensor
+    weight_v: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0):
+        super().__init__()
+        self.stride, self.padding = stride, padding
+        self.weight_orig = nn.Conv2d(in_channels, out_channels, kernel_size, bias=False).weight
+        self.register_buffer("weight_u", F.normalize(torch.randn(out_channels), dim=0, eps=1e-12))
+        self.register_buffer("weight_v", F.normalize(torch.randn(in_channels * kernel_size**2), dim=0, eps=1e-12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self._normalised()
+        return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
+
+    def _normalised(self) -> Tensor:
+        weight = self.weight_orig.float()
+        matrix = weight.flatten(1)
+        if self.training:
+            self._iterate(matrix.detach())
+        # Copies: a second forward, or DDP's broadcast, may overwrite the buffers before this graph's backward.
+        u, v = self.weight_u.float().clone(), self.weight_v.float().clone()
+        sigma = torch.dot(u, torch.mv(matrix, v))
+        return (weight / sigma).to(self.weight_orig.dtype)
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Tensor) -> None:
+        v = F.normalize(torch.mv(matrix.t(), self.weight_u.float()), dim=0, eps=1e-12)
+        u = F.normalize(torch.mv(matrix, v), dim=0, eps=1e-12)
+        self.weight_v.copy_(v)
+        self.weight_u.copy_(u)

@@ -1,0 +1,20 @@
+"""The adapter to basicsr; the parity tests use it throughout."""
+
+import importlib.util
+
+import pytest
+
+from sr.errors import UserError
+from sr.nets.basicsr import basicsr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
+def test_import_works_with_todays_torchvision():
+    assert basicsr("data.degradations").__name__ == "basicsr.data.degradations"  # the module that wants what is gone
+    assert basicsr("losses").__name__ == "basicsr.losses"
+
+
+def test_absence_is_said_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'sr\[basicsr\]'"):
+        basicsr("archs.rrdbnet_arch")
