@@ -1,0 +1,23 @@
+"""Degradation: a list of stages that turns ground truth into what the network gets."""
+
+from sr.degrade.blur import Blur, Sinc
+from sr.degrade.jpeg import Jpeg
+from sr.degrade.noise import Noise
+from sr.degrade.one_of import OneOf
+from sr.degrade.pipeline import Degradation
+from sr.degrade.resize import Downscale, Resize
+from sr.degrade.sharpen import Sharpen
+from sr.degrade.stage import Stage
+
+STAGES = {
+    "sharpen": Sharpen,
+    "blur": Blur,
+    "resize": Resize,
+    "noise": Noise,
+    "jpeg": Jpeg,
+    "sinc": Sinc,
+    "downscale": Downscale,
+    "one_of": OneOf,
+}
+
+__all__ = ["STAGES", "Degradation", "Stage"]

@@ -1,0 +1,105 @@
+"""Blur with a random kernel, and the final sinc filter."""
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator
+from torch import Tensor
+
+from sr.degrade import kernels
+from sr.degrade.draws import Draw, upload
+from sr.degrade.filters import filter2d
+from sr.degrade.kernels import Kind
+from sr.degrade.stage import AroundOne, NotNegative, PerSample, PositiveRange, Prob
+
+
+def _odd_ascending(sizes: tuple[int, int]) -> tuple[int, int]:
+    if sizes[0] < 1 or sizes[0] > sizes[1] or sizes[0] % 2 == 0 or sizes[1] % 2 == 0:
+        raise ValueError("give two odd sizes, the smaller first")
+    return sizes
+
+
+def _some_share(kinds: dict[Kind, float]) -> dict[Kind, float]:
+    if not sum(kinds.values()):
+        raise ValueError("give at least one kind a share above 0")
+    return kinds
+
+
+Sizes = Annotated[tuple[int, int], AfterValidator(_odd_ascending)]
+
+KINDS: dict[Kind, float] = {
+    "iso": 0.45,
+    "aniso": 0.25,
+    "generalized_iso": 0.12,
+    "generalized_aniso": 0.03,
+    "plateau_iso": 0.12,
+    "plateau_aniso": 0.03,
+}
+
+
+class Blur(PerSample):
+    """Blur with a kernel of random kind, size and shape. Defaults: Real-ESRGAN's first order.
+
+    kinds: shares of the bell-shaped kinds. sinc_prob: chance of a sinc kernel instead. sizes: least and largest, odd.
+    sigma: in pixels, drawn for each axis. beta_gaussian, beta_plateau: exponents, as often below 1 as above.
+    """
+
+    def __init__(
+        self,
+        *,
+        prob: Prob = 1.0,
+        kinds: Annotated[dict[Kind, NotNegative], AfterValidator(_some_share)] = KINDS,
+        sinc_prob: Prob = 0.1,
+        sizes: Sizes = (7, 21),
+        sigma: PositiveRange = (0.2, 3.0),
+        beta_gaussian: AroundOne = (0.5, 4.0),
+        beta_plateau: AroundOne = (1.0, 2.0),
+    ) -> None:
+        super().__init__(prob)
+        self.kinds, self.sinc_prob, self.sizes = kinds, sinc_prob, sizes
+        self.sigma, self.beta_gaussian, self.beta_plateau = sigma, beta_gaussian, beta_plateau
+
+    def apply(self, image: Tensor, draw: Draw) -> Tensor:
+        return _filtered(image, self.kernel(draw))
+
+    def kernel(self, draw: Draw) -> Tensor:
+        size = _size(draw, self.sizes)
+        if draw.chance(self.sinc_prob):
+            lowest = math.pi / 3 if size < 13 else math.pi / 5  # a small kernel cannot hold a low cutoff's rings
+            return kernels.sinc(size, draw.uniform((lowest, math.pi)))
+        kind = draw.pick(list(self.kinds), list(self.kinds.values()))
+        sigma_x = sigma_y = draw.uniform(self.sigma)
+        rotation = 0.0
+        if kind.endswith("aniso"):
+            sigma_y = draw.uniform(self.sigma)
+            rotation = draw.uniform((-math.pi, math.pi))
+        plateau = kind.startswith("plateau")
+        beta = 1.0
+        if plateau or kind.startswith("generalized"):
+            beta = _beta(draw, self.beta_plateau if plateau else self.beta_gaussian)
+        return kernels.bell(size, sigma_x=sigma_x, sigma_y=sigma_y, rotation=rotation, beta=beta, plateau=plateau)
+
+
+class Sinc(PerSample):
+    """The ringing of sharpened pictures: a sinc kernel, cutoff from pi/3 to pi. Defaults: Real-ESRGAN's last filter."""
+
+    def __init__(self, *, prob: Prob = 0.8, sizes: Sizes = (7, 21)) -> None:
+        super().__init__(prob)
+        self.sizes = sizes
+
+    def apply(self, image: Tensor, draw: Draw) -> Tensor:
+        size = _size(draw, self.sizes)
+        return _filtered(image, kernels.sinc(size, draw.uniform((math.pi / 3, math.pi))))
+
+
+def _filtered(image: Tensor, kernel: Tensor) -> Tensor:
+    return filter2d(image, upload(kernel.to(torch.float32), image.device))
+
+
+def _size(draw: Draw, sizes: tuple[int, int]) -> int:
+    return draw.pick(range(sizes[0], sizes[1] + 1, 2))
+
+
+def _beta(draw: Draw, bounds: tuple[float, float]) -> float:
+    return draw.uniform((bounds[0], 1.0) if draw.chance(0.5) else (1.0, bounds[1]))

@@ -1,0 +1,72 @@
+"""Ground truth in, pairs to train on out."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sr.batch import Pair
+from sr.degrade.draws import Draw, draws
+from sr.degrade.one_of import OneOf
+from sr.degrade.resize import Downscale, Resize
+from sr.degrade.sharpen import Sharpen
+from sr.degrade.stage import Stage
+from sr.errors import UserError
+
+STAGES_STREAM, CROP_STREAM = 11, 12  # apart, so that another list of stages leaves the crops where they were
+
+
+class Degradation:
+    """Makes lq out of gt by a list of stages, every sample with draws of its own that (seed, position) alone decide.
+
+    gt_size: side of the random crop taken from both at the end; None keeps the whole picture.
+    Raises UserError where the stages cannot end at the lq size.
+    """
+
+    def __init__(self, stages: Sequence[Stage], *, scale: int, gt_size: int | None, seed: int) -> None:
+        if stages and not _ends_at_lq_size(stages):
+            raise UserError("degrade: the stages leave the picture at a random size; end with {type: downscale}")
+        self.stages, self.scale, self.gt_size, self.seed = list(stages), scale, gt_size, seed
+        self._target = next((s for s in stages if isinstance(s, Sharpen) and s.target), None)
+
+    @torch.no_grad()
+    def __call__(self, gt: Tensor, positions: Sequence[int]) -> Pair:
+        """gt: float [n, 3, H, W] in 0..1 on any device, with the samples' global positions.
+
+        Returns lq rounded to 8 bits, and gt and target cropped alike. Costs no host sync.
+        """
+        if not self.stages:
+            raise UserError("the data brings no lq and `degrade` is empty; add stages, at least {type: downscale}")
+        height, width = (side // self.scale for side in gt.shape[-2:])
+        gts = list(gt[..., : height * self.scale, : width * self.scale])
+        key = partial(draws, self.seed, positions=positions, lq_size=(height, width), device=gt.device)
+        with torch.autocast(gt.device.type, enabled=False):
+            lqs = self._degrade(gts, key(STAGES_STREAM))
+            pairs = [self._crop(*sample) for sample in zip(gts, lqs, key(CROP_STREAM), strict=True)]
+            gt, lq = (torch.stack(images) for images in zip(*pairs, strict=True))
+            target = torch.stack([self._target.sharpen(image) for image in gt]) if self._target else gt
+        return Pair(lq=lq, gt=gt, target=target)
+
+    def _degrade(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
+        for stage in self.stages:
+            images = stage(images, draws)
+        return [(image * 255).round().clamp(0, 255) / 255 for image in images]
+
+    def _crop(self, gt: Tensor, lq: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        if self.gt_size is None:
+            return gt, lq
+        scale, side = self.scale, self.gt_size // self.scale
+        top, left = (int(draw.rng.integers(length - side + 1)) for length in draw.lq_size)
+        gt = gt[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+        return gt, lq[:, top : top + side, left : left + side]
+
+
+def _ends_at_lq_size(stages: Sequence[Stage], before: bool = False) -> bool:
+    """Whether a picture leaves the stages at the lq size; stages from outside are not known to change it."""
+    for stage in stages:
+        if isinstance(stage, OneOf):
+            before = all(_ends_at_lq_size(choice, before) for choice in stage.choices)
+        elif isinstance(stage, Downscale | Resize):
+            before = isinstance(stage, Downscale)
+    return before

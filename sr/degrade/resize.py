@@ -1,0 +1,79 @@
+"""Random resizing, and the way back to the size that the network gets."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from sr import bicubic
+from sr.degrade.draws import Draw
+from sr.degrade.stage import AroundOne, PerSample, Prob
+from sr.errors import UserError
+
+Mode = Literal["area", "bilinear", "bicubic"]
+MODES: list[Mode] = ["area", "bilinear", "bicubic"]
+
+
+class Resize(PerSample):
+    """Resize by a random factor, without antialiasing. Defaults: Real-ESRGAN's first order.
+
+    up_prob, down_prob: chances of a factor from 1..range[1] and range[0]..1; the rest keeps factor 1.
+    relative_to: the factor applies to the `current` size or to the `lq` size (so factor 1 then ends at the lq size).
+    """
+
+    def __init__(
+        self,
+        *,
+        up_prob: Prob = 0.2,
+        down_prob: Prob = 0.7,
+        range: AroundOne = (0.15, 1.5),
+        modes: Annotated[list[Mode], Field(min_length=1)] = MODES,
+        relative_to: Literal["current", "lq"] = "current",
+    ) -> None:
+        super().__init__()
+        if up_prob + down_prob > 1:
+            raise UserError(f"resize: up_prob {up_prob} and down_prob {down_prob} exceed 1 together; lower one of them")
+        self.up_prob, self.down_prob, self.range = up_prob, down_prob, range
+        self.modes, self.relative_to = modes, relative_to
+
+    def apply(self, image: Tensor, draw: Draw) -> Tensor:
+        factor = self._factor(draw)
+        mode = draw.pick(self.modes)
+        if self.relative_to == "lq":
+            height, width = draw.lq_size
+            return interpolate(image, mode, size=(max(1, int(height * factor)), max(1, int(width * factor))))
+        return interpolate(image, mode, factor=factor)
+
+    def _factor(self, draw: Draw) -> float:
+        way = draw.rng.random()
+        if way < self.up_prob:
+            return draw.uniform((1.0, self.range[1]))
+        if way < self.up_prob + self.down_prob:
+            return draw.uniform((self.range[0], 1.0))
+        return 1.0
+
+
+class Downscale(PerSample):
+    """Resize to the lq size exactly. Every list of stages needs one.
+
+    mode: `bicubic` is MATLAB's with antialiasing, the papers' classical degradation; `area`, `bilinear` and
+    `bicubic_plain` are interpolation without antialiasing; `random` draws one of those three, as Real-ESRGAN does.
+    """
+
+    def __init__(self, *, mode: Literal["random", "bicubic", "area", "bilinear", "bicubic_plain"] = "random") -> None:
+        super().__init__()
+        self.mode = mode
+
+    def apply(self, image: Tensor, draw: Draw) -> Tensor:
+        if self.mode == "bicubic":
+            return bicubic.resize(image, size=draw.lq_size)
+        mode = draw.pick(MODES) if self.mode == "random" else self.mode.removesuffix("_plain")
+        return interpolate(image, mode, size=draw.lq_size)
+
+
+def interpolate(
+    image: Tensor, mode: str, *, size: tuple[int, int] | None = None, factor: float | None = None
+) -> Tensor:
+    """[c, h, w] to `size`, or by `factor` (the new sides rounded down, the pixel grid by the factor itself)."""
+    return functional.interpolate(image[None], size=size, scale_factor=factor, mode=mode)[0]

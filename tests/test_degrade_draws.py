@@ -1,0 +1,127 @@
+"""Draws: decided by (seed, position) alone, and distributed as the recipe says."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from sr.degrade import STAGES, Degradation, kernels
+from sr.degrade.blur import KINDS, Blur, Sinc
+from sr.degrade.draws import draws
+from sr.degrade.noise import Noise
+from sr.degrade.one_of import OneOf
+from sr.degrade.resize import Downscale, Resize
+
+COUNT = 2000
+
+
+def samples(count=COUNT, lq_size=(20, 24)):
+    return draws(0, 0, range(count), lq_size=lq_size, device=torch.device("cpu"))
+
+
+def near(count, prob):
+    """Within 4 standard deviations of COUNT draws."""
+    return abs(count - COUNT * prob) < 4 * math.sqrt(COUNT * prob * (1 - prob)) + 1e-9
+
+
+def second_order():
+    """A short list that has every stage in it."""
+    final = [[STAGES["downscale"](), Sinc()], [STAGES["jpeg"](), STAGES["downscale"](mode="bicubic"), Sinc()]]
+    return [STAGES["sharpen"](), Blur(prob=0.8), Resize(), Noise(), STAGES["jpeg"](), OneOf(choices=final)]
+
+
+@pytest.fixture
+def gt():
+    return torch.rand(4, 3, 72, 80, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_sample_is_the_same_in_any_company(gt):
+    degradation = Degradation(second_order(), scale=4, gt_size=48, seed=5)
+    positions = [7, 8, 10**12, 3]
+    together = degradation(gt, positions)
+    backwards = degradation(gt.flip(0), positions[::-1])
+    for row, position in enumerate(positions):
+        alone = degradation(gt[row : row + 1], [position])
+        for name in ("lq", "gt", "target"):
+            assert getattr(alone, name)[0].equal(getattr(together, name)[row])
+            assert getattr(backwards, name)[3 - row].equal(getattr(together, name)[row])
+
+
+def test_another_position_or_seed_is_another_sample(gt):
+    first = Degradation(second_order(), scale=4, gt_size=48, seed=5)(gt[:1], [1])
+    assert not first.lq.equal(Degradation(second_order(), scale=4, gt_size=48, seed=5)(gt[:1], [2]).lq)
+    assert not first.lq.equal(Degradation(second_order(), scale=4, gt_size=48, seed=6)(gt[:1], [1]).lq)
+
+
+def test_the_stages_do_not_move_the_crops(gt):
+    rich = Degradation(second_order(), scale=4, gt_size=48, seed=5)(gt, range(4))
+    plain = Degradation([Downscale()], scale=4, gt_size=48, seed=5)(gt, range(4))
+    assert rich.gt.equal(plain.gt)
+
+
+def test_kernels_are_drawn_as_the_recipe_says(monkeypatch):
+    bells, sincs = [], []
+    monkeypatch.setattr(kernels, "bell", lambda size, **shape: bells.append({"size": size} | shape))
+    monkeypatch.setattr(kernels, "sinc", lambda size, cutoff: sincs.append((size, cutoff)))
+    blur = Blur()
+    for draw in samples():
+        blur.kernel(draw)
+
+    assert near(len(sincs), 0.1)
+    assert all(math.pi / (3 if size < 13 else 5) <= cutoff <= math.pi for size, cutoff in sincs)
+    assert min(cutoff for size, cutoff in sincs if size >= 13) < math.pi / 3
+    sizes = Counter([bell["size"] for bell in bells] + [size for size, _ in sincs])
+    assert sorted(sizes) == list(range(7, 22, 2))
+    assert all(near(count, 1 / 8) for count in sizes.values())
+    turned = [bell for bell in bells if bell["rotation"]]
+    round_ones = [bell for bell in bells if not bell["rotation"]]
+    assert near(len(turned), 0.9 * sum(share for kind, share in KINDS.items() if kind.endswith("aniso")))
+    assert all(bell["sigma_x"] == bell["sigma_y"] for bell in round_ones)
+    assert near(sum(bell["plateau"] for bell in bells), 0.9 * 0.15)
+    assert near(sum(not bell["plateau"] and bell["beta"] != 1 for bell in bells), 0.9 * 0.15)
+    assert near(sum(not bell["plateau"] and bell["beta"] > 1 for bell in bells), 0.9 * 0.075)
+    assert near(sum(bell["plateau"] and bell["beta"] > 1 for bell in bells), 0.9 * 0.075)
+    assert np.mean([bell["sigma_x"] for bell in bells]) == pytest.approx(1.6, abs=0.1)
+
+
+def test_resize_factors_are_drawn_as_the_recipe_says():
+    resize = Resize(up_prob=0.3, down_prob=0.4, range=(0.3, 1.2))
+    factors = np.array([resize._factor(draw) for draw in samples()])
+    assert near((factors > 1).sum(), 0.3)
+    assert near((factors < 1).sum(), 0.4)
+    assert factors.min() == pytest.approx(0.3, abs=0.01)
+    assert factors.max() == pytest.approx(1.2, abs=0.01)
+
+
+def test_resize_is_relative_to_what_it_says():
+    image, [draw] = torch.rand(3, 33, 50), samples(1)
+    keep = {"up_prob": 0.0, "down_prob": 0.0}
+    assert Resize(**keep).apply(image, draw).equal(image)
+    assert Resize(**keep, relative_to="lq").apply(image, draw).shape == (3, 20, 24)
+    shrunk = Resize(up_prob=0.0, down_prob=1.0, range=(0.5, 1.0)).apply(image, draw)
+    assert 16 <= shrunk.shape[1] < 33
+
+
+def test_noise_is_drawn_as_the_recipe_says():
+    image = torch.full((3, 24, 24), 0.5)
+    noise = Noise(gaussian_prob=1.0, sigma=(10.0, 10.0))
+    fields = [(noise.apply(image, draw) - image) * 255 for draw in samples()]
+    gray = [field for field in fields if field[0].equal(field[1])]
+    assert near(len(gray), 0.4)
+    assert torch.stack(fields).std() == pytest.approx(10, rel=0.01)
+
+
+def test_one_of_gives_each_list_its_share():
+    marks = [[lambda images, draws, value=value: [image + value for image in images]] for value in (1.0, 2.0, 3.0)]
+    fork = OneOf(choices=marks)
+    picked = Counter(fork.apply(torch.zeros(()), draw).item() for draw in samples())
+    assert sorted(picked) == [1.0, 2.0, 3.0]
+    assert all(near(count, 1 / 3) for count in picked.values())
+
+
+def test_prob_is_the_chance_of_the_stage():
+    image = torch.rand(3, 24, 24)
+    blurred = Sinc(prob=0.25)([image] * COUNT, samples())
+    assert near(sum(out is not image for out in blurred), 0.25)
