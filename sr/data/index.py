@@ -1,0 +1,177 @@
+"""Where the samples of a tar lie, so that any of them is one read away.
+
+Beside `x.tar` stands `x.index.json` with its keys and offsets, and in each folder one `index.json` with the counts
+of all its shards: that one alone is read at the start of a run, the others when their shard's turn comes.
+"""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sr.atomic import replacing
+from sr.errors import UserError
+from sr.images import SUFFIXES
+
+FOLDER_INDEX = "index.json"
+ROLES = {"": 0, "gt": 0, "hr": 0, "lq": 1, "lr": 1}
+MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # webdataset's rule: the key ends at the first dot of the base name
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """keys: one a sample. spans: int64 [samples, 2, 2], (gt, lq) x (offset, size) in bytes; size -1 for no lq.
+
+    bytes: size of the tar, by which a stale index is told. skipped: (name, reason) of what its maker left out.
+    """
+
+    bytes: int
+    keys: list[str]
+    spans: np.ndarray
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def sidecar(tar: Path) -> Path:
+    return tar.with_suffix(".index.json")
+
+
+def save(tar: Path, index: ShardIndex) -> None:
+    content = {
+        "version": 1,
+        "bytes": index.bytes,
+        "samples": [[key, *spans] for key, spans in zip(index.keys, index.spans.reshape(-1, 4).tolist(), strict=True)],
+        "skipped": index.skipped,
+    }
+    with replacing(sidecar(tar)) as aside:
+        aside.write_text(json.dumps(content), encoding="utf-8")
+
+
+def load(tar: Path) -> ShardIndex | None:
+    """The saved index of a tar; None if there is none, or a damaged one, or one of another version of the tar."""
+    try:
+        content = json.loads(sidecar(tar).read_text(encoding="utf-8"))
+        spans = np.array([row[1:] for row in content["samples"]], dtype=np.int64).reshape(-1, 2, 2)
+        keys, skipped = [str(row[0]) for row in content["samples"]], [(str(n), str(r)) for n, r in content["skipped"]]
+        index = ShardIndex(int(content["bytes"]), keys, spans, skipped)
+        return index if content["version"] == 1 and _describes(index, tar) else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, tarfile.TarError):
+        return None
+
+
+def _describes(index: ShardIndex, tar: Path) -> bool:
+    """Whether the tar has the index's size, and headers of the right sizes before its first and its last sample.
+
+    (Sizes alone are no proof: tars are filled up to the next 10 KiB.)
+    """
+    with open(tar, "rb") as file:
+        for offset, size in index.spans[[0, -1], 0].tolist() if index.keys else []:
+            file.seek(offset - tarfile.BLOCKSIZE)
+            if tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape").size != size:
+                return False
+        return file.seek(0, 2) == index.bytes
+
+
+def scan(tar: Path) -> ShardIndex:
+    """Index a tar by its headers: ours, webdataset's, GNU tar's, pax.
+
+    Samples are runs of members with one key: `<key>.png` or `<key>.gt.png` with perhaps `<key>.lq.png` (hr and lr will
+    do; any image format); other members are passed over. Raises UserError if the tar is damaged, compressed or sparse.
+    """
+    size = tar.stat().st_size
+    keys: list[str] = []
+    spans: list[list[list[int]]] = []
+    for key, role, offset, length in _images(tar, size):
+        if not keys or keys[-1] != key:
+            keys.append(key)
+            spans.append([[-1, -1], [-1, -1]])
+        if spans[-1][role][1] >= 0:
+            kind = "lq" if role else "gt"
+            raise UserError(f"{tar} has two {kind} images for the sample '{key}'; give them different keys")
+        spans[-1][role] = [offset, length]
+    lonely = next((key for key, (gt, _) in zip(keys, spans, strict=True) if gt[1] < 0), None)
+    if lonely is not None:
+        raise UserError(f"{tar} has an lq but no gt image for the sample '{lonely}'; add `{lonely}.gt.png` next to it")
+    return ShardIndex(size, keys, np.array(spans, dtype=np.int64).reshape(-1, 2, 2))
+
+
+def _images(tar: Path, size: int) -> Iterator[tuple[str, int, int, int]]:
+    """(key, role, offset, size) of every image in a tar."""
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for member in archive:
+                if member.issparse():
+                    raise UserError(f"{tar} holds sparse files ('{member.name}'); make it without tar's --sparse")
+                if not 0 <= member.size <= size - member.offset_data:
+                    raise tarfile.ReadError(f"'{member.name}' is longer than the file")
+                name = MEMBER.fullmatch(member.name) if member.isfile() else None
+                prefix, _, suffix = f".{name[2].lower()}".rpartition(".") if name else ("", "", "")
+                if name and f".{suffix}" in SUFFIXES and prefix.lstrip(".") in ROLES:
+                    yield name[1], ROLES[prefix.lstrip(".")], member.offset_data, member.size
+            _expect_end(archive)
+    except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as error:
+        raise UserError(f"{tar} is not a whole, uncompressed tar ({error}); make or copy it again") from None
+
+
+def _expect_end(archive: tarfile.TarFile) -> None:
+    """tarfile takes a damaged header for the end. The end is a block of zeros, or that of the file."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(512).strip(b"\0"):
+        raise tarfile.ReadError(f"damaged at byte {archive.offset}")
+
+
+def index_of(tar: Path, known: ShardIndex | None = None) -> ShardIndex:
+    return known or load(tar) or scan(tar)
+
+
+def count_all(tars: Sequence[Path]) -> tuple[list[int], dict[Path, ShardIndex]]:
+    """Samples of each tar, and the indexes that could not be saved beside their tars.
+
+    What `index.json` names is believed; tars it does not name are scanned (in parallel, they may lie far away) and
+    indexed for the next time where the folder can be written to.
+    """
+    counts: dict[Path, int] = {}
+    for folder in dict.fromkeys(tar.parent for tar in tars):
+        counts.update({folder / name: samples for name, (samples, _) in read_folder_index(folder).items()})
+    missing = [tar for tar in dict.fromkeys(tars) if tar not in counts]
+    with ThreadPoolExecutor(16) as pool:
+        indexes = dict(zip(missing, pool.map(index_of, missing), strict=True))
+    unsaved = {tar: index for tar, index in indexes.items() if not _saved(tar, index)}
+    for folder in dict.fromkeys(tar.parent for tar in indexes if tar not in unsaved):
+        new = {tar.name: (len(i.keys), i.bytes) for tar, i in indexes.items() if tar.parent == folder}
+        write_folder_index(folder, {**read_folder_index(folder), **new})
+    counts.update({tar: len(index.keys) for tar, index in indexes.items()})
+    return [counts[tar] for tar in tars], unsaved
+
+
+def _saved(tar: Path, index: ShardIndex) -> bool:
+    try:
+        save(tar, index)
+    except OSError:
+        return False
+    return True
+
+
+def read_folder_index(folder: Path) -> dict[str, tuple[int, int]]:
+    """Name of each indexed shard of a folder -> (samples, bytes); empty where the folder has no index."""
+    path = folder / FOLDER_INDEX
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        return {str(row["name"]): (int(row["samples"]), int(row["bytes"])) for row in content["shards"]}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be understood ({error}); delete it and it is made again") from None
+
+
+def write_folder_index(folder: Path, shards: dict[str, tuple[int, int]]) -> None:
+    rows = [{"name": name, "samples": samples, "bytes": size} for name, (samples, size) in sorted(shards.items())]
+    content = {"version": 1, "samples": sum(row["samples"] for row in rows), "shards": rows}  # type: ignore[misc]
+    with replacing(folder / FOLDER_INDEX) as aside:
+        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,0 +1,69 @@
+"""Several sources as one, in exact proportions."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Annotated, NamedTuple
+
+import numpy as np
+
+from sr.construct import PartOf
+from sr.data.order import Order
+from sr.data.source import Source
+from sr.errors import UserError
+
+LONGEST = 1000
+
+
+class Mix:
+    """Samples of several sources, interleaved so that every stretch of the run holds them in proportion to `weights`.
+
+    An epoch of each source goes on at its own pace. Proportions are kept to 1 in 1000.
+    """
+
+    def __init__(self, *, sources: list[Annotated[Source, PartOf("sources")]], weights: list[float]) -> None:
+        if len(sources) != len(weights):
+            raise UserError(f"a mix of {len(sources)} sources has {len(weights)} weights; give one weight for each")
+        if not weights or min(weights) <= 0:
+            raise UserError(f"the weights of a mix are {weights}; give each source one above 0")
+        self.parts = [
+            (part, share * weight / sum(weights))
+            for source, weight in zip(sources, weights, strict=True)
+            for part, share in parts_of(source)
+        ]
+
+
+def parts_of(source: "Source | Mix") -> list[tuple[Source, float]]:
+    """The plain sources inside a source, and the share of the samples that each gives."""
+    return source.parts if isinstance(source, Mix) else [(source, 1.0)]
+
+
+class Address(NamedTuple):
+    part: int
+    shard: int
+    sample: int
+
+
+class Route:
+    """position -> Address: which part's turn it is, and that part's own order at its own position. O(1)."""
+
+    def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int) -> None:
+        self._turns = pattern([share for _, share in parts])
+        self._seats = [np.flatnonzero(self._turns == part) for part in range(len(parts))]
+        self._orders = [Order(source.counts, seed=seed, part=number) for number, (source, _) in enumerate(parts)]
+
+    def __call__(self, position: int) -> Address:
+        round_, turn = divmod(position, len(self._turns))
+        part = int(self._turns[turn])
+        seats = self._seats[part]
+        own = round_ * len(seats) + int(np.searchsorted(seats, turn))
+        place = self._orders[part](own)
+        return Address(part, place.shard, place.sample)
+
+
+def pattern(shares: Sequence[float]) -> np.ndarray:
+    """The part of each turn in one round, every part spread evenly; the shortest round that is exact, or 1000 turns."""
+    exact = [Fraction(share / sum(shares)).limit_denominator(LONGEST) for share in shares]
+    length = min(int(np.lcm.reduce([share.denominator for share in exact])), LONGEST)
+    turns = np.maximum(1, [round(share * length) for share in exact])
+    moments = [((i + 0.5) / count, part) for part, count in enumerate(turns) for i in range(count)]
+    return np.array([part for _, part in sorted(moments)])

@@ -1,0 +1,65 @@
+"""Which sample comes when: a pure function of the seed and the position, so the state of the data is one integer."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+ORDER_STREAM = 5  # the second word of the random key, a different one for every use of the run's seed
+
+
+class Place(NamedTuple):
+    epoch: int
+    shard: int
+    sample: int
+
+
+class Order:
+    """position -> Place, with every sample once an epoch.
+
+    Each epoch shuffles the shards, cuts them into windows of `window` shards, and shuffles the samples within a
+    window. So any position is found without walking there (500 million samples: milliseconds for the first, then
+    microseconds), while only `window` shards are read from at a time. Memory: one window's samples, 8 bytes each.
+    `part` tells apart the orders of several sources of one run.
+    """
+
+    def __init__(self, counts: Sequence[int], *, seed: int, part: int = 0, window: int = 16) -> None:
+        self._counts = np.asarray(counts, dtype=np.int64)
+        self._key, self._window = (seed, ORDER_STREAM, part), window
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._windows: dict[tuple[int, int], np.ndarray] = {}
+        self.length = int(self._counts.sum())
+
+    def __call__(self, position: int) -> Place:
+        epoch, offset = divmod(position, self.length)
+        shards, ends = self._epoch(epoch)
+        window = int(np.searchsorted(ends, offset, side="right"))
+        within = self._shuffled(epoch, window)
+        place = int(within[offset - (int(ends[window - 1]) if window else 0)])
+        members = shards[window * self._window : (window + 1) * self._window]
+        stops = np.cumsum(self._counts[members])
+        which = int(np.searchsorted(stops, place, side="right"))
+        return Place(epoch, int(members[which]), place - (int(stops[which - 1]) if which else 0))
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(shards in this epoch's order, samples up to the end of each window)."""
+        if epoch not in self._epochs:
+            shards = np.random.default_rng([*self._key, epoch]).permutation(len(self._counts))
+            last = np.minimum(np.arange(self._window, len(shards) + self._window, self._window), len(shards)) - 1
+            _keep_two(self._epochs, epoch, (shards, np.cumsum(self._counts[shards])[last]))
+        return self._epochs[epoch]
+
+    def _shuffled(self, epoch: int, window: int) -> np.ndarray:
+        if (epoch, window) not in self._windows:
+            _, ends = self._epoch(epoch)
+            size = int(ends[window] - (ends[window - 1] if window else 0))
+            shuffled = np.random.default_rng([*self._key, epoch, window + 1]).permutation(size)
+            _keep_two(self._windows, (epoch, window), shuffled)
+        return self._windows[epoch, window]
+
+
+def _keep_two(cache: dict, key: object, value: object) -> None:
+    """Positions come in rising order, so more than the window at hand and the next is never needed for long."""
+    while len(cache) > 1:
+        cache.pop(next(iter(cache)))
+    cache[key] = value

@@ -1,0 +1,123 @@
+"""The batches of a rank: an infinite stream that starts at any position."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from sr.batch import Group, Raw
+from sr.data.crops import Crops
+from sr.data.mix import Mix
+from sr.data.source import Source
+from sr.errors import UserError
+
+
+class Stream:
+    """Micro-batches for one rank; over all ranks and `accumulate` micro-batches they are the same global batches.
+
+    `batch_size` counts samples per optimizer step, over all ranks; a rank gets `micro_batch` at a time. Micro-batch
+    k from `consumed` on holds positions consumed + (k * world + rank) * micro_batch + [0, micro_batch).
+    The state is `consumed`, the samples that finished steps have used: whoever counts steps keeps it.
+    """
+
+    def __init__(
+        self,
+        source: Source | Mix,
+        *,
+        seed: int,
+        scale: int,
+        gt_size: int,
+        crop_size: int,
+        batch_size: int,
+        accumulate: int = 1,
+        workers: int = 0,
+        flip: bool = True,
+        rotate: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        _check_sizes(scale, gt_size, crop_size)
+        self.micro_batch = _micro_batch(batch_size, world, accumulate)
+        self._crops = Crops(
+            source, seed=seed, scale=scale, gt_size=gt_size, crop_size=crop_size, flip=flip, rotate=rotate
+        )
+        self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
+
+    def batches(self, consumed: int = 0) -> Iterator[Raw]:
+        """Infinite. Raises UserError when the data cannot be read or a worker died."""
+        loader: DataLoader = DataLoader(
+            self._crops,
+            batch_size=None,
+            sampler=_Positions(consumed, self.micro_batch, self._rank, self._world),
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if self._workers else None,
+            worker_init_fn=_deaf,
+            # Its own, or starting it would draw from the global generator, once more on every resume.
+            generator=torch.Generator().manual_seed(self._seed),
+        )
+        batches = iter(loader)
+        while True:
+            try:
+                content = next(batches)
+            except RuntimeError as error:
+                if "DataLoader worker (pid" not in str(error):
+                    raise
+                raise UserError(_obituary(error)) from None
+            if isinstance(content, str):
+                raise UserError(content)
+            yield Raw([Group(*group) for group in content["groups"]], content["bad"])
+
+
+class _Positions(Sampler[list[int]]):
+    """The positions of a rank's micro-batches, without end."""
+
+    def __init__(self, consumed: int, size: int, rank: int, world: int) -> None:
+        self._first, self._size, self._stride = consumed + rank * size, size, world * size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = self._first
+        while True:
+            yield list(range(start, start + self._size))
+            start += self._stride
+
+
+def _deaf(worker: int) -> None:
+    """A signal for the whole process group is the trainer's to answer: its last step still needs its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _as_it_is(content: Any) -> Any:
+    return content
+
+
+def _obituary(error: RuntimeError) -> str:
+    said = " ".join(str(error).split()).rstrip(". ")
+    return (
+        f"{said}: the machine took it away, most likely for want of memory or of /dev/shm;"
+        " use fewer data.workers or give the container more memory (docker: --shm-size)"
+    )
+
+
+def _check_sizes(scale: int, gt_size: int, crop_size: int) -> None:
+    if gt_size % scale:
+        near = f"{max(gt_size // scale, 1) * scale} or {(gt_size // scale + 1) * scale}"
+        raise UserError(f"gt_size {gt_size} is not a multiple of scale {scale}; use {near}")
+    if crop_size < gt_size:
+        raise UserError(f"crop_size {crop_size} is below gt_size {gt_size}; use {gt_size} or more")
+
+
+def _micro_batch(batch_size: int, world: int, accumulate: int) -> int:
+    parts = world * accumulate
+    if batch_size < 1 or batch_size % parts:
+        below = max(batch_size // parts, 0) * parts
+        sizes = f"{below} or {below + parts}" if below else f"{parts}"
+        raise UserError(
+            f"batch_size {batch_size} does not divide by {world} processes x {accumulate} accumulated;"
+            f" use {sizes}, or other numbers of those"
+        )
+    return batch_size // parts

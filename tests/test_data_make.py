@@ -1,0 +1,169 @@
+import json
+import tarfile
+
+import numpy as np
+import pytest
+
+from sr.data import ShardSource, make
+from sr.data.make import make_shards, windows
+from sr.errors import UserError
+from sr.images import read_rgb, write_rgb
+
+OPTIONS = {"size": 64, "step": 48, "per_shard": 5, "progress": False}
+
+
+def noise(seed, height, width):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = {"a/one.png": noise(1, 100, 130), "a/on e.ü.v2.png": noise(2, 64, 64), "b/one.bmp": noise(3, 70, 40)}
+    for name, image in images.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_rgb(tmp_path / "in" / name, image)
+    return tmp_path / "in"
+
+
+def everything(out):
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(64, [0]), (65, [0, 1]), (40, [0]), (112, [0, 48]), (113, [0, 48, 49])]
+)
+def test_windows_reach_the_border(length, expected):
+    assert windows(length, 64, 48) == expected
+
+
+def test_sub_images_are_cut_as_planned(folder, tmp_path):
+    report = make_shards(folder, tmp_path / "out", **OPTIONS)
+    assert report == (2 * 3 + 1 + 2, 2, [])
+    source = ShardSource(path=str(tmp_path / "out"))
+    assert source.counts == [5, 4]
+    names = [source.name(s, i).split(": ")[1] for s, n in enumerate(source.counts) for i in range(n)]
+    assert names[0] == "000000_on_e_v2_s000"
+    assert names[1:7] == [f"000001_one_s{k:03d}" for k in range(6)]
+    image = noise(1, 100, 130)
+    cuts = [image[top : top + 64, left : left + 64] for top in (0, 36) for left in (0, 48, 66)]
+    read = [source.read(*divmod(number, 5)).gt for number in range(9)]
+    assert all(np.array_equal(a, b) for a, b in zip(cuts, read[1:7], strict=True))
+    assert np.array_equal(read[8], noise(3, 70, 40)[6:])
+    content = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert {row["name"]: row["samples"] for row in content["shards"]} == {"shard-000000.tar": 5, "shard-000001.tar": 4}
+
+
+def test_webdataset_reads_ours(folder, tmp_path):
+    webdataset = pytest.importorskip("webdataset")
+    make_shards(folder, tmp_path / "out", **OPTIONS)
+    urls = [str(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
+    assert len(samples) == 9
+    assert samples[1]["png"].shape == (64, 64, 3)
+    assert np.array_equal(samples[1]["png"], noise(1, 100, 130)[:64, :64])
+
+
+@pytest.mark.parametrize(("format", "tolerance"), [("jpg", 40), ("webp", 90)])
+def test_other_formats(tmp_path, format, tolerance):
+    smooth = np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 3, (1, 64, 3))
+    write_rgb(tmp_path / "in.png", smooth)
+    make_shards([tmp_path / "in.png"], tmp_path / "out", **OPTIONS, format=format)
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        assert tar.getnames() == [f"000000_in_s000.{format}"]
+    back = ShardSource(path=str(tmp_path / "out")).read(0, 0).gt
+    assert 0 <= np.abs(back.astype(int) - smooth).max() < tolerance
+
+
+def test_pairs_are_cut_alike(tmp_path):
+    (tmp_path / "lq").mkdir()
+    (tmp_path / "gt").mkdir()
+    lq = noise(5, 25, 40)
+    write_rgb(tmp_path / "lq" / "p x4.png", lq)
+    write_rgb(tmp_path / "gt" / "p.png", np.pad(lq.repeat(4, 0).repeat(4, 1), ((0, 3), (0, 1), (0, 0))))
+    write_rgb(tmp_path / "gt" / "bad.png", noise(1, 100, 100))
+    write_rgb(tmp_path / "lq" / "bad.png", noise(1, 10, 100))
+    report = make_shards(tmp_path / "gt", tmp_path / "out", **OPTIONS, lq=tmp_path / "lq", scale=4)
+    assert report.samples == 6
+    assert [reason for _, reason in report.skipped] == ["lq is 100x10 and gt 100x100, not 4 times it"]
+    source = ShardSource(path=str(tmp_path / "out"))
+    pairs = [source.read(s, i) for s, count in enumerate(source.counts) for i in range(count)]
+    assert all(pair.lq.shape == (16, 16, 3) for pair in pairs)
+    assert all(np.array_equal(pair.gt, pair.lq.repeat(4, 0).repeat(4, 1)) for pair in pairs)
+
+
+def test_what_cannot_be_used_is_listed_and_strict_makes_it_an_error(folder, tmp_path):
+    whole = (folder / "a" / "one.png").read_bytes()
+    (folder / "torn.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("not an image")
+    write_rgb(folder / "tiny.png", noise(1, 31, 200))
+    report = make_shards(folder, tmp_path / "out", **OPTIONS)
+    assert report.samples == 9
+    assert {name.rpartition("/")[2]: reason for name, reason in report.skipped} == {
+        "text.jpg": "not an image in a known format",
+        "tiny.png": "200x31 is smaller than 32 pixels",
+        "torn.png": dict(report.skipped)[str(folder / "torn.png")],
+    }
+    assert make_shards(folder, tmp_path / "out", **OPTIONS) == report
+    with pytest.raises(UserError, match=r"text\.jpg.*--strict"):
+        make_shards(folder, tmp_path / "out", **OPTIONS, strict=True)
+    (folder / "text.jpg").unlink()
+    (folder / "tiny.png").unlink()
+    with pytest.raises(UserError, match=r"torn\.png.*--strict"):
+        make_shards(folder, tmp_path / "strict", **OPTIONS, strict=True)
+
+
+def test_an_interrupted_run_makes_only_what_is_missing(folder, tmp_path, monkeypatch):
+    make_shards(folder, tmp_path / "whole", **OPTIONS)
+    out, written = tmp_path / "out", []
+
+    def fails_at_the_second(job, write=make._write_shard):
+        written.append(job.tar.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        write(job)
+
+    monkeypatch.setattr(make, "_write_shard", fails_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        make_shards(folder, out, **OPTIONS)
+    assert not (out / "index.json").exists()
+    (out / ".shard-000001.tar.abc.tmp").write_bytes(b"left by kill -9")
+    make_shards(folder, out, **OPTIONS)
+    assert written == ["shard-000000.tar", "shard-000001.tar", "shard-000001.tar"]
+    assert everything(out) == everything(tmp_path / "whole")
+    make_shards(folder, out, **OPTIONS)
+    assert len(written) == 3
+
+
+def test_several_processes_make_the_same_files(folder, tmp_path):
+    make_shards(folder, tmp_path / "one", **OPTIONS)
+    make_shards(folder, tmp_path / "two", **OPTIONS, workers=2)
+    assert everything(tmp_path / "one") == everything(tmp_path / "two")
+
+
+def test_another_plan_is_not_mixed_in(folder, tmp_path):
+    make_shards(folder, tmp_path / "out", **OPTIONS)
+    with pytest.raises(UserError, match="choose another folder"):
+        make_shards(folder, tmp_path / "out", **OPTIONS | {"step": 32})
+    write_rgb(folder / "new.png", noise(7, 64, 64))
+    with pytest.raises(UserError, match="choose another folder"):
+        make_shards(folder, tmp_path / "out", **OPTIONS)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "x.tar").touch()
+    with pytest.raises(UserError, match="something else"):
+        make_shards(folder, tmp_path / "foreign", **OPTIONS)
+
+
+def test_wrong_arguments_are_named(folder, tmp_path):
+    wrong = [({"size": 16}, "size"), ({"lq": folder}, "--scale"), ({"lq": folder, "scale": 5}, "multiples")]
+    for options, word in wrong:
+        with pytest.raises(UserError, match=word):
+            make_shards(folder, tmp_path / "out", **OPTIONS | options)
+    with pytest.raises(UserError, match="no image"):
+        make_shards([tmp_path / "none.png"], tmp_path / "out", **OPTIONS)
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(UserError, match="1 images cannot be used"):
+        make_shards([tmp_path / "text.png"], tmp_path / "out", **OPTIONS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        make_shards(tmp_path / "empty", tmp_path / "out", **OPTIONS)
+    assert read_rgb(folder / "a" / "one.png").shape == (100, 130, 3)

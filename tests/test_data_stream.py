@@ -1,0 +1,224 @@
+"""Crops and batches: the same data whatever the ranks, workers and restarts."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from sr.data.crops import Crops
+from sr.data.mix import Mix
+from sr.data.source import Sample
+from sr.data.stream import Stream
+from sr.errors import UserError
+from sr.images import ImageError
+
+SETTINGS = {"seed": 1, "scale": 4, "gt_size": 16, "crop_size": 20, "flip": True, "rotate": True}
+
+
+class Noise:
+    """Pictures whose every pixel tells where it comes from; those of the indexes in `bad` cannot be read."""
+
+    def __init__(self, counts, *, paired=False, bad=(), side=(40, 52)):
+        self.counts, self.paired, self.bad, self.side = counts, paired, set(bad), side
+
+    def read(self, shard, index):
+        if (shard, index) in self.bad:
+            raise ImageError(self.name(shard, index), "torn")
+        lq = np.random.default_rng([shard, index]).integers(0, 256, (self.side[0] // 4, self.side[1] // 4, 3), np.uint8)
+        gt = lq.repeat(4, 0).repeat(4, 1)
+        return Sample(gt, lq if self.paired else None)
+
+    def name(self, shard, index):
+        return f"{shard}.tar: {index}"
+
+
+def sources():
+    return Mix(sources=[Noise([7, 5]), Noise([9], paired=True)], weights=[2.0, 1.0])
+
+
+def flat(raw):
+    """{position: (gt, lq)} of a micro-batch."""
+    rows = {}
+    for group in raw.groups:
+        for number, position in enumerate(group.positions):
+            rows[position] = (group.gt[number], None if group.lq is None else group.lq[number])
+    return rows
+
+
+def same(a, b):
+    return all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """What every position must give: batch after batch of one process without workers."""
+    rows = {}
+    for raw in islice(Stream(sources(), batch_size=8, **SETTINGS).batches(), 8):
+        rows |= flat(raw)
+    assert sorted(rows) == list(range(64))
+    return rows
+
+
+@pytest.mark.parametrize(("world", "accumulate", "workers"), [(1, 1, 2), (2, 1, 0), (2, 2, 2), (4, 2, 0), (1, 8, 0)])
+def test_the_global_batches_are_the_same(reference, world, accumulate, workers):
+    for rank in range(world):
+        stream = Stream(
+            sources(), batch_size=8, world=world, rank=rank, accumulate=accumulate, workers=workers, **SETTINGS
+        )
+        size = 8 // world // accumulate
+        for k, raw in enumerate(islice(stream.batches(), 3 * accumulate)):
+            rows, first = flat(raw), (k * world + rank) * size
+            assert sorted(rows) == list(range(first, first + size))
+            assert all(same(rows[position], reference[position]) for position in rows)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_starts_anywhere(reference, workers):
+    raw = next(Stream(sources(), batch_size=4, workers=workers, **SETTINGS).batches(consumed=40))
+    assert sorted(flat(raw)) == [40, 41, 42, 43]
+    assert all(same(row, reference[position]) for position, row in flat(raw).items())
+
+
+def test_it_draws_nothing_from_the_global_generators():
+    torch.manual_seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    list(islice(Stream(sources(), batch_size=8, workers=1, **SETTINGS).batches(), 2))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_groups_hold_their_rows_shapes_and_kinds():
+    raw = next(Stream(sources(), batch_size=8, **SETTINGS).batches())
+    plain, paired = sorted(raw.groups, key=lambda group: group.lq is not None)
+    assert sorted(plain.rows + paired.rows) == list(range(8))
+    assert plain.rows == plain.positions
+    assert plain.gt.shape == (len(plain.rows), 3, 20, 20)
+    assert plain.gt.dtype == torch.uint8
+    assert plain.lq is None
+    assert paired.gt.shape == (len(paired.rows), 3, 16, 16)
+    assert paired.lq.shape == (len(paired.rows), 3, 4, 4)
+
+
+@pytest.mark.parametrize("side", [(40, 52), (8, 52), (12, 4), (16, 16)])
+def test_pairs_stay_aligned_through_crop_flip_turn_and_padding(side):
+    crops = Crops(Noise([5], paired=True, side=side), **SETTINGS)
+    for position in range(30):
+        gt, lq, bad = crops.crop(position)
+        assert gt.shape == (3, 16, 16)
+        assert not bad
+        assert torch.equal(gt, lq.repeat_interleave(4, 1).repeat_interleave(4, 2))
+
+
+def test_an_image_smaller_than_the_crop_is_mirrored_without_its_edge():
+    source = Noise([1], side=(8, 52))
+    crops = Crops(source, **SETTINGS | {"flip": False, "rotate": False})
+    image = source.read(0, 0).gt
+    for position in range(5):
+        crop = crops.crop(position).gt.numpy().transpose(1, 2, 0)
+        columns = [left for left in range(33) if np.array_equal(image[:, left : left + 20], crop[:8])]
+        assert columns
+        assert np.array_equal(crop[8:15], crop[:7][::-1])
+
+
+def test_crops_cover_the_image_and_options_do_not_move_them():
+    source = Noise([1], paired=True, side=(24, 28))
+    plain = Crops(source, **SETTINGS | {"flip": False, "rotate": False})
+    flipped = Crops(source, **SETTINGS | {"flip": True, "rotate": False})
+    turned = Crops(source, **SETTINGS)
+    seen, ways = set(), set()
+    for position in range(300):
+        a, b, c = (crops.crop(position).lq for crops in (plain, flipped, turned))
+        seen.add(a.numpy().tobytes())
+        assert torch.equal(a, b) or torch.equal(a, b.flip(2))
+        eight = [x.flip(dims) for x in (a, a.transpose(1, 2)) for dims in ((), (1,), (2,), (1, 2))]
+        ways |= {number for number, way in enumerate(eight) if torch.equal(way, c)}
+    assert len(seen) == (6 - 4 + 1) * (7 - 4 + 1)
+    assert ways == set(range(8))
+
+
+def test_a_bad_sample_gives_way_to_its_next_neighbour_and_is_reported():
+    source, whole = Noise([3, 0, 2], bad=[(0, 2), (2, 0)]), Noise([3, 0, 2])
+    crops, clean = Crops(source, **SETTINGS), Crops(whole, **SETTINGS)
+    reports = [line for position in range(5) for line in crops.crop(position).bad]
+    assert sorted(reports) == [
+        "0.tar: 2: torn (replaced by 2.tar: 1)",
+        "2.tar: 0: torn (replaced by 2.tar: 1)",
+        "2.tar: 0: torn (replaced by 2.tar: 1)",
+    ]
+    unharmed = [position for position in range(5) if not crops.crop(position).bad]
+    assert len(unharmed) == 3
+    assert all(same(crops.crop(p)[:2], clean.crop(p)[:2]) for p in unharmed)
+    batches = Stream(source, batch_size=5, workers=1, **SETTINGS).batches()
+    assert sorted(next(batches).bad) == sorted(reports)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_but_bad_samples_ends_the_run_with_one_sentence(workers):
+    source = Noise([40], bad=[(0, index) for index in range(40)])
+    with pytest.raises(UserError, match=r"^none of 16 samples from 0.tar: \d+ \(torn\) to .* can be used; mend"):
+        next(Stream(source, batch_size=2, workers=workers, **SETTINGS).batches())
+
+
+def test_pairs_of_another_scale_are_bad_and_remainders_are_not():
+    class Odd(Noise):
+        def read(self, shard, index):
+            gt, lq = super().read(shard, index)
+            return Sample(np.pad(gt, ((0, self.extra), (0, 0), (0, 0))), lq)
+
+    odd = Odd([3], paired=True)
+    odd.extra = 3
+    assert Crops(odd, **SETTINGS).crop(0).bad == []
+    odd.extra = 4
+    with pytest.raises(UserError, match="lq is 13x10 and gt 52x44, not 4 times it"):
+        Crops(odd, **SETTINGS).crop(0)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world", "accumulate", "hint"), [(10, 4, 1, "8 or 12"), (3, 2, 2, "use 4,"), (0, 1, 1, "use 1,")]
+)
+def test_a_batch_that_does_not_divide_names_those_that_do(batch_size, world, accumulate, hint):
+    with pytest.raises(UserError, match=hint):
+        Stream(sources(), batch_size=batch_size, world=world, accumulate=accumulate, **SETTINGS)
+
+
+def test_sizes_must_fit_the_scale():
+    with pytest.raises(UserError, match="use 16 or 20"):
+        Stream(sources(), batch_size=1, **SETTINGS | {"gt_size": 18})
+    with pytest.raises(UserError, match="use 16 or more"):
+        Stream(sources(), batch_size=1, **SETTINGS | {"crop_size": 12})
+    with pytest.raises(UserError, match="holds no images"):
+        Stream(Noise([0]), batch_size=1, **SETTINGS)
+
+
+def test_workers_outlive_the_signals_that_ask_the_trainer_to_save():
+    before = set(multiprocessing.active_children())
+    batches = Stream(Noise([9]), batch_size=2, workers=2, **SETTINGS).batches()
+    next(batches)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for worker, number in itertools.product(workers, (signal.SIGINT, signal.SIGTERM)):
+        os.kill(worker.pid, number)
+    for _ in range(30):
+        next(batches)
+    del batches
+    deadline = time.monotonic() + 10
+    while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(worker.is_alive() for worker in workers)
+
+
+class Deadly(Noise):
+    def read(self, shard, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_named():
+    with pytest.raises(UserError, match=r"worker \(pid.*memory"):
+        next(Stream(Deadly([3]), batch_size=1, workers=1, **SETTINGS).batches())

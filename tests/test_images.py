@@ -1,0 +1,176 @@
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sr import images
+from sr.images import ImageError, Picture, list_images, read_picture, read_rgb, size_of, write_picture, write_rgb
+
+RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
+DEEP = np.random.default_rng(1).integers(0, 65536, (12, 17, 3), dtype=np.uint16)
+ROUNDED = np.round(DEEP / 257.0).astype(np.uint8)
+
+
+def saved(image, **options):
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
+def test_plain_rgb_comes_back_as_it_was(format):
+    assert np.array_equal(read_rgb(saved(Image.fromarray(RGB), format=format)), RGB)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tif", "TIFF"])
+def test_lossless_formats_written_are_read_back(tmp_path, suffix):
+    write_rgb(tmp_path / f"ä b.{suffix}", RGB, quality=100)
+    assert np.array_equal(read_rgb(tmp_path / f"ä b.{suffix}"), RGB)
+    assert [path.name for path in tmp_path.iterdir()] == [f"ä b.{suffix}"]
+
+
+def test_jpeg_is_near_and_quality_counts(tmp_path):
+    smooth = np.tile(np.arange(0, 240, 15, dtype=np.uint8)[:, None, None], (1, 16, 3))
+    write_rgb(tmp_path / "a.jpg", smooth, quality=95)
+    write_rgb(tmp_path / "b.jpeg", RGB, quality=10)
+    assert np.abs(read_rgb(tmp_path / "a.jpg").astype(int) - smooth).max() <= 4
+    assert np.abs(read_rgb(tmp_path / "b.jpeg").astype(int) - RGB).mean() > 4
+
+
+def test_gray_palette_alpha_bilevel_and_cmyk_become_rgb():
+    gray = RGB[..., 0]
+    assert np.array_equal(read_rgb(saved(Image.fromarray(gray), format="PNG")), gray[..., None].repeat(3, 2))
+    paletted = Image.fromarray(RGB).quantize(16)
+    assert np.array_equal(read_rgb(saved(paletted, format="PNG")), np.asarray(paletted.convert("RGB")))
+    clear = np.dstack([RGB, gray])
+    assert np.array_equal(read_rgb(saved(Image.fromarray(clear), format="PNG")), RGB)
+    assert set(np.unique(read_rgb(saved(Image.fromarray(gray > 128), format="PNG")))) == {0, 255}
+    assert read_rgb(saved(Image.fromarray(RGB).convert("CMYK"), format="JPEG")).shape == RGB.shape
+
+
+def test_exif_orientation_is_applied_once():
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        undo = {1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1], 5: RGB.swapaxes(0, 1)}
+        undo |= {6: np.rot90(RGB, -1), 7: RGB[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(RGB)}
+        for format in ("PNG", "TIFF"):
+            data = saved(Image.fromarray(RGB), format=format, exif=exif)
+            assert np.array_equal(read_rgb(data), undo[orientation])
+            assert size_of(data) == undo[orientation].shape[:2]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_are_written_read_and_rounded_not_cut(tmp_path, suffix, channels):
+    path = tmp_path / f"deep.{suffix}"
+    rgb = torch.from_numpy(DEEP.transpose(2, 0, 1).astype(np.float32) / 65535)
+    gray = channels == 1
+    rgb = rgb[:1].repeat(3, 1, 1) if gray else rgb
+    picture = Picture(rgb, rgb[:1] if channels == 4 else None, gray=gray, bits=16, icc=b"profile")
+    write_picture(path, picture)
+    back = read_picture(path)
+    assert (back.bits, back.gray, back.icc) == (16, gray, b"profile")
+    assert torch.equal(back.rgb, picture.rgb)
+    assert (back.alpha is None) == (channels != 4)
+    assert channels != 4 or torch.equal(back.alpha, picture.alpha)
+    assert np.array_equal(read_rgb(path), ROUNDED[..., :1].repeat(3, 2) if gray else ROUNDED)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_16_bit_tiff_by_others(byteorder, compression):
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(file, DEEP, photometric="rgb", byteorder=byteorder, compression=compression)
+    assert np.array_equal(read_rgb(file.getvalue()), ROUNDED)
+
+
+def test_16_bit_png_by_others_and_ours_in_another_reader(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    assert np.array_equal(read_rgb(cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes()), ROUNDED)
+    write_picture(tmp_path / "a.png", Picture(torch.from_numpy(DEEP.transpose(2, 0, 1) / 65535.0).float(), bits=16))
+    assert np.array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., ::-1], DEEP)
+
+
+def test_8_bit_picture_keeps_gray_alpha_and_profile(tmp_path):
+    values = torch.from_numpy(RGB.transpose(2, 0, 1).astype(np.float32) / 255)
+    gray = values[:1].repeat(3, 1, 1)
+    write_picture(tmp_path / "a.png", Picture(gray, values[1:2], gray=True, icc=b"profile"))
+    back = read_picture(tmp_path / "a.png")
+    assert back.gray
+    assert back.bits == 8
+    assert back.icc == b"profile"
+    assert torch.equal(back.rgb, gray)
+    assert torch.equal(back.alpha, values[1:2])
+    write_picture(tmp_path / "a.jpg", Picture(gray, values[1:2], gray=True, bits=16))
+    back = read_picture(tmp_path / "a.jpg")
+    assert back.gray
+    assert back.alpha is None
+    assert back.bits == 8
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    data = saved(frames[0], format="WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert np.array_equal(read_rgb(data), RGB)
+
+
+def test_what_cannot_be_read_says_which_and_why(tmp_path):
+    whole = saved(Image.fromarray(RGB), format="PNG")
+    for data in (b"", b"no image", whole[: len(whole) // 2], whole[:40]):
+        with pytest.raises(ImageError, match=r"^x\.tar: key: .+; replace"):
+            read_rgb(data, name="x.tar: key")
+    with pytest.raises(ImageError, match="No such file"):
+        read_rgb(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="float pixels"):
+        read_rgb(saved(Image.fromarray(np.ones((4, 4), np.float32)), format="TIFF"))
+
+
+def test_every_cut_of_a_file_is_an_image_error_or_an_image():
+    for format in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):
+        whole = saved(Image.fromarray(RGB), format=format)
+        for length in range(0, len(whole), max(1, len(whole) // 40)):
+            with contextlib.suppress(ImageError):
+                assert read_rgb(whole[:length]).shape == RGB.shape
+
+
+def test_an_image_bomb_is_refused_before_decoding():
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    framed = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    bomb = b"\x89PNG\r\n\x1a\n" + framed + struct.pack(">I", 9) + b"IDAT" + bytes(9)
+    with pytest.raises(ImageError, match="pixels"):
+        read_rgb(bomb)
+
+
+def test_image_error_crosses_processes():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(ImageError("a.png", "torn")))
+    assert (error.name, error.reason, str(error)) == ("a.png", "torn", str(ImageError("a.png", "torn")))
+
+
+def test_list_images_is_sorted_and_passes_over_hidden_and_other_files(tmp_path):
+    for name in ("b/1.PNG", "a/2.jpeg", "a/.hidden.png", ".git/3.png", "a/notes.txt", "z.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert found == ["a/2.jpeg", "b/1.PNG", "z.webp"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"old")
+    monkeypatch.setattr(images.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_rgb(tmp_path / "a.png", RGB)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
+
+
+def test_unknown_format_is_named(tmp_path):
+    with pytest.raises(images.UserError, match="gif"):
+        write_rgb(tmp_path / "a.gif", RGB)
