@@ -1,0 +1,223 @@
+"""One function per verb. Mistakes of the user end in one sentence on stderr and a non-zero code, never a traceback."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sr import __version__
+from sr.errors import UserError
+
+
+def train(args: argparse.Namespace) -> int:
+    from sr import build
+
+    build.train(build.load(args.options, args.set, plugins=args.plugins), plugins=args.plugins)
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    from sr import build
+
+    options = build.load(args.options, args.set, plugins=args.plugins)
+    print(build.dump(options))
+    print(build.summary(options, plugins=args.plugins))
+    return 0
+
+
+def schema(args: argparse.Namespace) -> int:
+    from sr import build, construct
+    from sr.options import Options
+
+    print(json.dumps(construct.schema(Options, build.TABLES), indent=1))
+    return 0
+
+
+def shard(args: argparse.Namespace) -> int:
+    from sr.data.make import make_shards
+    from sr.data.paths import image_paths
+
+    report = make_shards(
+        Path(args.input) if Path(args.input).is_dir() else image_paths(args.input),
+        Path(args.output),
+        size=args.size,
+        step=args.step,
+        format=args.format,
+        quality=args.quality,
+        per_shard=args.per_shard,
+        lq=Path(args.lq) if args.lq else None,
+        scale=args.scale,
+        workers=args.workers,
+        strict=args.strict,
+    )
+    print(f"{report.samples} samples in {report.shards} shards in {args.output}")
+    _list_failures(report.skipped, "image(s) left out")
+    return 0
+
+
+def degrade(args: argparse.Namespace) -> int:
+    from sr import build
+
+    build.degrade_folder(build.load(args.options, args.set, plugins=args.plugins), args.input, Path(args.output))
+    return 0
+
+
+def validate(args: argparse.Namespace) -> int:
+    from sr.data.paths import image_paths
+    from sr.metrics import METRICS
+    from sr.tiles import tiled
+    from sr.upscale import pick_model
+    from sr.validate import evaluate, val_set
+
+    model, device = pick_model(args.model, scale=args.scale), _pick_device(args.device)
+    pairs = val_set("images", hr=image_paths(args.hr), lr=image_paths(args.lr) if args.lr else None, scale=model.scale)
+    net = model.net.to(device)
+    settings = {"scale": model.scale, "multiple": model.multiple, "tile": args.tile, "overlap": args.overlap}
+    results = evaluate(
+        lambda lq: tiled(net, lq, device=device, **settings), [pairs], scale=model.scale, metrics=list(METRICS)
+    )
+    rows, means = {row.name: row.scores for row in results.rows}, results.means["images"]
+    if args.json:
+        print(json.dumps({"model": args.model, "scale": model.scale, "mean": means, "images": rows}, indent=1))
+        return 0
+    for name, scores in [*rows.items(), ("mean", means)]:
+        print(f"{name:24s}" + "".join(f"  {metric} {value:9.4f}" for metric, value in scores.items()))
+    return 0
+
+
+def upscale(args: argparse.Namespace) -> int:
+    from sr.upscale import pick_model
+    from sr.upscale import upscale as run
+
+    report = run(
+        [Path(given) for given in args.input],
+        Path(args.output),
+        pick_model(args.model, scale=args.scale),
+        tile=args.tile,
+        overlap=args.overlap,
+        device=_pick_device(args.device),
+        format=args.format,
+        suffix=args.suffix,
+    )
+    print(f"{len(report.written)} image(s) written to {args.output}")
+    _list_failures([(path, "no picture by its name") for path in report.ignored], "file(s) passed over")
+    _list_failures(report.failed, "image(s) failed")
+    return 1 if report.failed else 0
+
+
+def _pick_device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name}: there is no such device here; leave it out or give cpu") from None
+    return device
+
+
+def _list_failures(failures: Sequence[tuple[object, str]], what: str) -> None:
+    if failures:
+        print(f"{len(failures)} {what}:", file=sys.stderr)
+    for name, reason in failures:
+        print(f"  {name}: {reason}", file=sys.stderr)
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="sr", description="Train image super-resolution GANs on many machines; use them."
+    )
+    root.add_argument("--version", action="version", version=f"sr {__version__}")
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(function: object, text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(function.__name__, help=text, description=text)  # type: ignore[attr-defined]
+        made.set_defaults(run=function)
+        return made
+
+    def with_options(made: argparse.ArgumentParser, flag: str = "options") -> None:
+        made.add_argument(flag, required=True, metavar="FILE") if flag.startswith("-") else made.add_argument(flag)
+        made.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override, as losses.gan.type=hinge"
+        )
+        made.add_argument("--no-plugins", dest="plugins", action="store_false", help="refuse types from outside sr")
+
+    with_options(verb(train, "train from an options file; the same command again continues"))
+    with_options(verb(check, "check an options file, print it resolved, count parameters"))
+    verb(schema, "print the JSON schema of options files, for editors")
+
+    made = verb(shard, "turn a folder of images into webdataset shards of sub-images")
+    made.add_argument("input"), made.add_argument("output")
+    made.add_argument("--size", type=int, default=480, help="side of a sub-image in pixels (%(default)s)")
+    made.add_argument("--step", type=int, default=240, help="distance between sub-images (%(default)s)")
+    made.add_argument("--format", choices=("png", "jpg", "webp"), default="png")
+    made.add_argument("--quality", type=int, default=95, help="of jpg and webp (%(default)s; webp 100 is lossless)")
+    made.add_argument("--per-shard", type=int, default=1000, metavar="N", help="samples in a shard (%(default)s)")
+    made.add_argument("--lq", metavar="DIR", help="the low-quality partners of the images, by name")
+    made.add_argument("--scale", type=int, help="gt size over lq size, with --lq")
+    made.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    made.add_argument("--strict", action="store_true", help="an unreadable image is an error")
+
+    made = verb(degrade, "write what the network will see of a folder of images")
+    made.add_argument("input"), made.add_argument("output")
+    with_options(made, "--options")
+
+    made = verb(validate, "measure a model on pairs of images")
+    made.add_argument("--model", required=True, help="a model file, or bicubic")
+    made.add_argument("--hr", required=True, metavar="DIR")
+    made.add_argument("--lr", metavar="DIR", help="left out: made from --hr by MATLAB's bicubic")
+    made.add_argument("--scale", type=int, help="needed for bicubic")
+    made.add_argument("--json", action="store_true")
+    _device(made, tile=0)
+
+    made = verb(upscale, "enlarge an image or a folder tree of images")
+    made.add_argument("input", nargs="+")
+    made.add_argument("-o", "--output", required=True, metavar="DIR")
+    made.add_argument("-m", "--model", required=True, help="a model file, or bicubic")
+    made.add_argument("--scale", type=int, help="needed for bicubic")
+    made.add_argument("--format", choices=("png", "jpg", "webp", "tif"), help="of what is written (as the input)")
+    made.add_argument("--suffix", default="", help="appended to each name")
+    _device(made, tile=256)
+    return root
+
+
+def _device(made: argparse.ArgumentParser, *, tile: int) -> None:
+    made.add_argument("--device", help="cuda, cuda:1, cpu ... (the best there is)")
+    made.add_argument(
+        "--tile", type=int, default=tile, help="side of a tile in input pixels; 0: whole image (%(default)s)"
+    )
+    made.add_argument("--overlap", type=int, default=32, help="of tiles, in input pixels (%(default)s)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except UserError as error:
+        return _failed(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception:
+        traceback.print_exc()
+        return _failed("a defect of sr, not yours: please report the lines above", 70)
+
+
+def _failed(message: str, code: int) -> int:
+    """Say it once, and leave. One of many processes must not wait for the others in clean-up: they may wait for it."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or code == 70:
+        print(f"sr: {message}" if rank == "0" else f"sr (rank {rank}): {message}", file=sys.stderr, flush=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        os._exit(code)
+    return code

@@ -1,0 +1,259 @@
+"""The loop: update, log, validate, save, stop together. A run is one call of `Engine.run`."""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sr import checkpoint, dist
+from sr.batch import Pair, Raw
+from sr.ema import EMA
+from sr.errors import UserError
+from sr.player import PRECISIONS, Player
+from sr.tasks import Task
+from sr.track import Meter, Tracker
+from sr.validate import Results
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When things happen, in optimizer steps, and where the run lives."""
+
+    folder: Path
+    total_steps: int
+    batch_size: int
+    seed: int = 0
+    accumulate: int = 1
+    precision: str = "fp32"
+    log_every: int = 100
+    validate_every: int = 5000
+    save_every: int = 5000
+    keep: int = 3
+    best: str = "psnr_y"
+    max_bad: float = 0.01
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stopped(UserError):
+    """A signal ended the run after a finished, saved step; 128 + signal tells a scheduler to start it again."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+class Engine:
+    """Owns the loop and the position in the data; everything else is handed in.
+
+    batches(consumed): this rank's endless micro-batches from a global sample position on.
+    prepare(raw): the micro-batch on the device, degraded. evaluate(net): the validation table, the same on all ranks.
+    export(net, path, step): writes the weights that other programs open.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        players: Mapping[str, Player],
+        ema: EMA,
+        batches: Callable[[int], Iterator[Raw]],
+        prepare: Callable[[Raw], Pair],
+        evaluate: Callable[[nn.Module], Results] | None,
+        export: Callable[[nn.Module, Path, int], None],
+        plan: Plan,
+    ) -> None:
+        self.task, self.players, self.ema, self.plan = task, players, ema, plan
+        self.batches, self.prepare, self.evaluate, self.export = batches, prepare, evaluate, export
+        self.step = self.consumed = self.bad = 0
+        self.best: dict[str, Any] = {}
+        self.device = next(iter(players.values())).accelerator.device
+        self.meter = Meter()
+
+    def run(self) -> None:
+        """Train from wherever the run folder stands to `total_steps`. Raises Stopped after SIGTERM or SIGINT."""
+        plan = self.plan
+        self.resume()
+        tracker = Tracker(plan.folder, resume_step=self.step)
+        bar = tqdm(total=plan.total_steps, initial=self.step, disable=not dist.is_main(), unit="step", mininterval=1.0)
+        batches, vote = self.batches(self.consumed), dist.Vote()
+        since, logged = time.monotonic(), self.step
+        with _signals() as received, bar:
+            while self.step < plan.total_steps:
+                self.train_step(batches)
+                bar.update()
+                stop = vote.cast(bool(received))
+                validate = self._due(plan.validate_every) and self.evaluate is not None
+                save = self._due(plan.save_every) or stop
+                if self._due(plan.log_every) or validate or save:
+                    speed = (self.step - logged) * plan.batch_size / max(time.monotonic() - since, 1e-9)
+                    self.log(tracker, bar, speed)
+                if validate:
+                    self.validate(tracker)
+                if save:
+                    self.save()
+                if self._due(plan.log_every) or validate or save:
+                    since, logged = time.monotonic(), self.step
+                if stop and self.step < plan.total_steps:
+                    raise self._stopped(received)
+        tracker.close()
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.plan.total_steps
+
+    def train_step(self, batches: Iterator[Raw]) -> None:
+        """One optimizer step of every player; `accumulate` micro-batches, one gradient exchange."""
+        for micro in range(self.plan.accumulate):
+            raw = next(batches)
+            self.bad += len(raw.bad)
+            for report in raw.bad:
+                tqdm.write(f"bad sample {report}")
+            last = micro == self.plan.accumulate - 1
+            _reseed(self.plan.seed, self.step, micro)
+            with ExitStack() as window:
+                for player in self.players.values():
+                    window.enter_context(player.quiet(last))
+                self._phases(self.prepare(raw), last)
+        self.step += 1
+        self.consumed += self.plan.batch_size
+        self.ema.update(self.players["generator"].raw)
+
+    def _phases(self, batch: Pair, last: bool) -> None:
+        phases = self.task.step(batch)
+        while True:
+            with self._autocast():
+                phase = next(phases, None)
+            if phase is None:
+                return
+            player, tag = self.players[phase.player], phase.player[0]
+            total = torch.stack([loss.float() for loss in phase.losses.values()]).sum()
+            norm = player.update(total / self.plan.accumulate, step=self.step, last=last)
+            shown: dict[str, Tensor] = phase.losses | phase.report | ({} if norm is None else {"grad_norm": norm})
+            self.meter.add({f"{tag}/{name}": value for name, value in shown.items()}, step=self.step + 1)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = PRECISIONS[self.plan.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+    def log(self, tracker: Tracker, bar: Any, speed: float) -> None:
+        """Means over steps and ranks; the device sync of the loop. Stops on a loss that is not finite."""
+        values = self.meter.read()
+        self._check_bad()
+        bar.set_postfix({name: f"{value:.4g}" for name, value in values.items() if "grad" not in name}, refresh=False)
+        values |= {f"{name[0]}/lr": player.rate for name, player in self.players.items()}
+        tracker.scalars(values | {"images_per_second": speed, "bad_samples": float(self.bad)}, step=self.step)
+
+    def _check_bad(self) -> None:
+        bad = sum(dist.gather(self.bad))
+        if bad > max(1, self.plan.max_bad * self.consumed):
+            raise UserError(
+                f"{bad} of {self.consumed} samples could not be read, more than data.max_bad {self.plan.max_bad} "
+                "allows; mend the files named above, or raise data.max_bad"
+            )
+
+    def validate(self, tracker: Tracker) -> None:
+        assert self.evaluate is not None
+        results = self.evaluate(self.ema.net)
+        scores = {f"val/{name}/{metric}": value for name, row in results.means.items() for metric, value in row.items()}
+        tracker.scalars(scores, step=self.step)
+        for name, image in results.pictures.items():
+            tracker.picture(f"val/{name}", image, step=self.step)
+        value = float(np.mean([row[self.plan.best] for row in results.means.values()]))
+        better = not self.best or value > self.best["value"]
+        if better:
+            self.best = {"step": self.step, "value": value, "metric": self.plan.best}
+            dist.on_main(lambda: self.export(self.ema.net, self.models / "net_g_best.safetensors", self.step))
+        if dist.is_main():
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            tqdm.write(f"step {self.step}: {shown}{' (best)' if better else ''}")
+
+    @property
+    def models(self) -> Path:
+        return self.plan.folder / "models"
+
+    @property
+    def last_model(self) -> Path:
+        return self.models / f"net_g_{self.step}.safetensors"
+
+    def save(self) -> None:
+        """Everything to continue from, and the generator for use. Rank 0 writes; all learn of a failure."""
+        state = {"step": self.step, "consumed": self.consumed, "bad": self.bad, "best": self.best}
+        state["identity"] = self.plan.identity
+
+        def write() -> None:
+            tensors = {name: player.state() for name, player in self.players.items()} | {"ema": self.ema.state()}
+            root, spare = self.plan.folder / "checkpoints", self.best.get("step")
+            checkpoint.save(root, self.step, state, tensors, keep=self.plan.keep, spare=spare)
+            self.export(self.ema.net, self.last_model, self.step)
+
+        dist.on_main(write)
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint, if there is one. All ranks must find the same."""
+        found = checkpoint.load_newest(self.plan.folder / "checkpoints")
+        seen = dist.gather(found.state["step"] if found else None)
+        if len(set(seen)) > 1:
+            raise UserError(f"{self.plan.folder}: ranks see different checkpoints {seen}; put `out` on a shared disk")
+        if found is None:
+            return
+        self._check_identity(found)
+        try:
+            for name, player in self.players.items():
+                player.load_state(found.tensors[name])
+            self.ema.load_state(found.tensors["ema"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"{found.folder}: does not fit these options ({error}); use another `name`") from None
+        state = found.state
+        self.step, self.consumed, self.best = state["step"], state["consumed"], state["best"]
+        self.bad = state["bad"] if dist.is_main() else 0
+        if dist.is_main():
+            tqdm.write(f"continuing {self.plan.folder} at step {self.step}")
+
+    def _check_identity(self, found: checkpoint.Checkpoint) -> None:
+        for key, value in self.plan.identity.items():
+            if found.state["identity"].get(key) != value:
+                raise UserError(
+                    f"{found.folder}: was made with {key}: {found.state['identity'].get(key)}, "
+                    f"the options say {value}; use another `name`, or remove {self.plan.folder} to start anew"
+                )
+
+    def _stopped(self, received: list[int]) -> Stopped:
+        signum = max(dist.gather(received[0] if received else 0))
+        name = signal.Signals(signum).name
+        return Stopped(
+            f"{name}: step {self.step} is saved in {self.plan.folder}; run the same command to continue", signum
+        )
+
+
+def _reseed(seed: int, step: int, micro: int) -> None:
+    """Global generators as a function of the position, so no checkpoint carries their state (dropout, users' code)."""
+    value = int(np.random.SeedSequence([seed, step, micro, dist.rank()]).generate_state(1, np.uint64)[0] >> 1)
+    torch.manual_seed(value)
+    random.seed(value)
+    np.random.seed(value % 2**32)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals received so far. The first asks for a stop after the step; a second interrupt ends at once."""
+    received: list[int] = []
+
+    def note(signum: int, frame: Any) -> None:
+        if received and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(signum)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

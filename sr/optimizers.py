@@ -1,0 +1,29 @@
+"""Optimizers by name; the fused implementation where torch has one (one pass over the weights per step)."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch.nn import Parameter
+
+Rate = Annotated[float, Field(gt=0)]
+Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+Decay = Annotated[float, Field(ge=0)]
+
+
+def adam(
+    params: Iterable[Parameter], *, lr: Rate, betas: Betas = (0.9, 0.99), weight_decay: Decay = 0.0
+) -> torch.optim.Optimizer:
+    """Adam, Kingma and Ba 2015. betas: the field's (0.9, 0.99)."""
+    return torch.optim.Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def adamw(
+    params: Iterable[Parameter], *, lr: Rate, betas: Betas = (0.9, 0.99), weight_decay: Decay = 0.01
+) -> torch.optim.Optimizer:
+    """AdamW, Loshchilov and Hutter 2019: decay apart from the gradient."""
+    return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+OPTIMIZERS = {"adam": adam, "adamw": adamw}

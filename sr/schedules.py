@@ -1,0 +1,64 @@
+"""Learning-rate schedules: pure functions of the optimizer step, so a checkpoint need not hold any state of them."""
+
+import math
+from typing import Annotated, Protocol
+
+from pydantic import Field, PositiveInt
+
+
+class Schedule(Protocol):
+    def __call__(self, base: float, step: int) -> float:
+        """The learning rate of optimizer step `step` (from 0) for a base rate."""
+
+
+class Constant:
+    """The base rate throughout."""
+
+    def __call__(self, base: float, step: int) -> float:
+        return base
+
+
+class MultiStep:
+    """base * gamma^(number of milestones reached)."""
+
+    def __init__(self, *, milestones: list[PositiveInt], gamma: Annotated[float, Field(gt=0)] = 0.5) -> None:
+        self.milestones, self.gamma = milestones, gamma
+
+    def __call__(self, base: float, step: int) -> float:
+        return base * self.gamma ** sum(step >= milestone for milestone in self.milestones)
+
+
+class Cosine:
+    """Cosine annealing from base to `eta_min`, with warm restarts at the end of each period.
+
+    SGDR, Loshchilov and Hutter 2017, equation 5. `periods` in steps; left out: one period over the whole run.
+    """
+
+    def __init__(
+        self,
+        *,
+        periods: list[PositiveInt] | None = None,
+        eta_min: Annotated[float, Field(ge=0)] = 0.0,
+        total_steps: PositiveInt,
+    ) -> None:
+        self.periods, self.eta_min = periods or [total_steps], eta_min
+
+    def __call__(self, base: float, step: int) -> float:
+        for period in self.periods:
+            if step < period:
+                return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * step / period)) / 2
+            step -= period
+        return self.eta_min
+
+
+class Warmup:
+    """Linear ramp over the first `steps` steps in front of any schedule."""
+
+    def __init__(self, schedule: Schedule, steps: int) -> None:
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, base: float, step: int) -> float:
+        return self.schedule(base, step) * min(1.0, (step + 1) / (self.steps + 1))
+
+
+SCHEDULES = {"constant": Constant, "multistep": MultiStep, "cosine": Cosine}

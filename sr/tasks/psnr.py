@@ -1,0 +1,20 @@
+"""The first stage: a generator on fidelity alone (SRResNet, RRDB_PSNR, Real-ESRNet)."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from sr.batch import Pair
+from sr.tasks.task import Phase, Task, Weighted
+
+
+class PSNR(Task):
+    """Minimise the distance to the target, nothing else."""
+
+    players = ("generator",)
+
+    def __init__(self, *, generator: nn.Module, fidelity: Weighted) -> None:
+        self.generator, self.fidelity = generator, fidelity
+
+    def step(self, batch: Pair) -> Iterator[Phase]:
+        yield Phase("generator", self.fidelity(self.generator(batch.lq), batch.target))

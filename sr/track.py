@@ -1,0 +1,106 @@
+"""What a run writes down: TensorBoard, one JSON line per entry, and the meter that sums losses on the device."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sr import dist
+from sr.errors import UserError
+
+
+class NotFinite(UserError):
+    """A loss became nan or inf."""
+
+    exit_code = 3
+
+
+class Meter:
+    """Sums of named scalars since the last reading, and the first step at which each was not finite.
+
+    Everything stays on the device: the one sync is in `read`, which every rank calls together.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._first_bad: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor], *, step: int) -> None:
+        for name, value in values.items():
+            value = value.detach().float()
+            bad = torch.where(torch.isfinite(value), torch.inf, float(step))
+            if name in self._sums:
+                self._sums[name] += value
+                torch.minimum(self._first_bad[name], bad, out=self._first_bad[name])
+            else:
+                self._sums[name], self._first_bad[name] = value.clone(), bad
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """Means over the steps and ranks since the last reading. Raises NotFinite alike on every rank."""
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        rows = torch.stack([torch.stack([self._sums[n], self._first_bad[n]]) for n in names]).tolist()
+        mine = {n: (total / self._counts[n], bad) for n, (total, bad) in zip(names, rows, strict=True)}
+        self._sums, self._first_bad, self._counts = {}, {}, {}
+        ranks = dist.gather(mine)
+        bad = min((row[n][1], rank, n) for rank, row in enumerate(ranks) for n in row)
+        if bad[0] < float("inf"):
+            raise NotFinite(
+                f"{bad[2]} was not finite at step {int(bad[0])} on rank {bad[1]}; nothing was saved since: lower the "
+                "learning rate, set train.clip_norm or train.precision: fp32, and run the same command again"
+            )
+        return {n: sum(row[n][0] for row in ranks) / len(ranks) for n in names}
+
+
+class Tracker:
+    """Rank 0 writes, the others keep silent. Entries after `resume_step` of an earlier attempt are cut off."""
+
+    def __init__(self, folder: Path, *, resume_step: int) -> None:
+        self._log = folder / "log.jsonl"
+        self._writer: Any = None
+        if dist.is_main():
+            from torch.utils.tensorboard import SummaryWriter  # heavy, and only rank 0 writes
+
+            folder.mkdir(parents=True, exist_ok=True)
+            self._cut(resume_step)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+
+    def scalars(self, values: Mapping[str, float], *, step: int) -> None:
+        if self._writer is None:
+            return
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        with self._log.open("a") as file:
+            file.write(json.dumps({"step": step, **{name: round(value, 7) for name, value in values.items()}}) + "\n")
+
+    def picture(self, name: str, image: np.ndarray[Any, Any], *, step: int) -> None:
+        """image: uint8 [h, w, 3]."""
+        if self._writer is not None:
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _cut(self, step: int) -> None:
+        if self._log.exists():
+            kept = [line for line in self._log.read_text().splitlines() if _step_of(line) <= step]
+            aside = self._log.with_suffix(".tmp")
+            aside.write_text("".join(line + "\n" for line in kept))
+            os.replace(aside, self._log)
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; infinite for a line cut short by a crash."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,224 @@
+"""The loop: accumulation, resume to the last bit, stops, losses that are not finite, bad samples."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sr import checkpoint
+from sr.build import Build, load
+from sr.engine import Engine
+from sr.errors import UserError
+from sr.losses.adversarial.vanilla import Vanilla
+from sr.tasks.sr_gan import SRGAN
+from sr.tasks.task import Weighted, frozen
+from sr.track import NotFinite
+from tests.conftest import ROOT, sr
+
+Recipe = Callable[..., Path]
+
+
+def engine(file: Path, *sets: str) -> Engine:
+    return Build(load(file, sets)).engine()
+
+
+def state(engine: Engine) -> dict[str, Tensor]:
+    players = {f"{name}/{key}": value for name, p in engine.players.items() for key, value in p.state().items()}
+    return players | {f"ema/{key}": value for key, value in engine.ema.state().items()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 0.0) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        difference = (value.double() - other[key].double()).abs().max().item()
+        assert difference <= tolerance, f"{key} differs by {difference}"
+
+
+def test_training_moves_both_players_and_the_average(recipe: Recipe) -> None:
+    run = engine(recipe())
+    before = {key: value.clone() for key, value in state(run).items()}
+    run.run()
+    after = state(run)
+    moved = {key.split("/")[0] for key, value in before.items() if not torch.equal(value, after[key])}
+    assert moved == {"generator", "discriminator", "ema"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_stopped_and_continued_equals_undisturbed(recipe: Recipe, precision: str) -> None:
+    sets = (f"train.precision={precision}", "train.accumulate=2", "train.clip_norm=1.0", "save.every=3")
+    whole = engine(recipe(name="whole"), *sets, "train.total_steps=6")
+    whole.run()
+    part = recipe(name="part")
+    engine(part, *sets, "train.total_steps=3").run()
+    rest = engine(part, *sets, "train.total_steps=6", "data.workers=1")
+    torch.rand(7), np.random.rand(7), random.random()  # another history of the global generators
+    rest.run()
+    assert rest.step == 6
+    assert_same(state(whole), state(rest))
+
+
+def test_accumulation_equals_the_whole_batch(recipe: Recipe) -> None:
+    """Without a critic: spectral norm iterates once a forward, so the number of forwards is part of its function."""
+    psnr = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}
+    one = engine(recipe(name="one", **psnr), "train.total_steps=1")
+    one.run()
+    two = engine(recipe(name="two", **psnr), "train.total_steps=1", "train.accumulate=2")
+    two.run()
+    moments = {k: v for k, v in state(one).items() if "/exp_avg/" in k}  # after one step: the gradient itself
+    assert moments
+    assert_same(moments, {k: v for k, v in state(two).items() if k in moments}, tolerance=1e-6)
+
+
+def test_kill_9_and_the_same_command_again(recipe: Recipe, tmp_path: Path) -> None:
+    sets = ["--set", "train.total_steps=40", "--set", "save.every=5", "--set", "save.keep=2"]
+    whole = recipe(name="whole")
+    assert sr("train", whole, *sets).returncode == 0
+    file = recipe(name="killed")
+    root = tmp_path / "runs" / "killed" / "checkpoints"
+    command = [sys.executable, "-m", "sr", "train", str(file), *sets]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        _wait_for(lambda: bool(checkpoint.steps(root)), process)
+        process.send_signal(signal.SIGKILL)
+    reached = checkpoint.steps(root)[-1]
+    assert reached < 40, "killed too late to prove anything"
+    again = sr("train", file, *sets)
+    assert again.returncode == 0, again.stderr
+    assert f"at step {reached}" in again.stdout + again.stderr
+    ours, theirs = (
+        checkpoint.load(tmp_path / "runs" / n / "checkpoints" / "step_00000040") for n in ("killed", "whole")
+    )
+    for name, tensors in theirs.tensors.items():
+        assert_same(tensors, ours.tensors[name])
+    assert len(checkpoint.steps(root)) == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_tells_the_scheduler(recipe: Recipe, tmp_path: Path, signum: int) -> None:
+    file = recipe(data__workers=1)
+    command = [
+        sys.executable,
+        "-m",
+        "sr",
+        "train",
+        str(file),
+        "--set",
+        "train.total_steps=100000",
+        "--set",
+        "log.every=5",
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stderr=pipe, stdout=pipe, text=True, start_new_session=True) as process:
+        _wait_for((tmp_path / "runs" / "tiny" / "log.jsonl").exists, process)
+        os.killpg(process.pid, signum)  # as Ctrl-C and Slurm do: the loader's workers get it too
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert "run the same command to continue" in errors
+    assert "Traceback" not in errors
+    assert len(checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")) == 1
+
+
+def _wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:  # type: ignore[type-arg]
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, "the run ended before it was time"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Infinite(nn.Module):
+    """Fine for two calls, then inf."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        self.calls += 1
+        return (output - target).abs().mean() / (0.0 if self.calls > 2 else 1.0)
+
+
+def test_a_loss_that_is_not_finite_is_named_and_nothing_is_saved(recipe: Recipe, tmp_path: Path) -> None:
+    file = recipe(losses__odd={"type": "tests.test_engine.Infinite"}, log__every=100)
+    with pytest.raises(NotFinite, match=r"g/odd was not finite at step 3 on rank 0.*lower the learning rate") as caught:
+        engine(file, "train.total_steps=4").run()
+    assert caught.value.exit_code != 0
+    assert not checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")
+
+
+def test_bad_samples_are_counted_and_too_many_end_the_run(recipe: Recipe, photos: Path) -> None:
+    broken = photos / "photo_3.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    file = recipe()
+    with pytest.raises(UserError, match=r"more than data.max_bad 0.01 allows"):
+        engine(file, "train.total_steps=8").run()
+    run = engine(recipe(name="lenient"), "data.max_bad=0.5")
+    run.run()
+    assert run.bad >= 1
+
+
+def test_another_architecture_is_refused_before_anything_changes(recipe: Recipe) -> None:
+    engine(recipe()).run()
+    with pytest.raises(UserError, match=r"was made with generator: .*use another `name`"):
+        engine(recipe(), "generator.num_feat=16").run()
+
+
+def test_a_damaged_checkpoint_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    engine(recipe(), "save.every=2").run()
+    folder = tmp_path / "runs" / "tiny" / "checkpoints" / "step_00000004"
+    weights = folder / "generator.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"step_00000004: damaged, generator.safetensors.*remove that folder"):
+        engine(recipe(), "train.total_steps=6").run()
+    weights.write_bytes(content[:-9])
+    with pytest.raises(UserError, match="bytes where the manifest says"):
+        engine(recipe(), "train.total_steps=6").run()
+
+
+def test_best_is_kept_and_old_checkpoints_go(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
+    file = recipe(validation={"every": 1, "sets": {"own": {"hr": str(photos)}}, "pictures": 1})
+    run = engine(file, "train.total_steps=6", "save.every=1", "save.keep=2")
+    run.run()
+    kept = checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")
+    assert set(kept) == {5, 6, run.best["step"]}
+    assert (tmp_path / "runs" / "tiny" / "models" / "net_g_best.safetensors").is_file()
+
+
+def _gan(generator: nn.Module, discriminator: nn.Module) -> SRGAN:
+    return SRGAN(generator=generator, discriminator=discriminator, fidelity=Weighted({}), gan=Vanilla(), gan_weight=1.0)
+
+
+def test_the_gan_term_reaches_the_generator_and_only_it() -> None:
+    from sr.batch import Pair
+    from sr.nets.unet_sn import UNetDiscriminatorSN
+
+    generator, discriminator = nn.Conv2d(3, 3, 1), UNetDiscriminatorSN(num_feat=8)
+    images = torch.rand(2, 3, 32, 32)
+    phases = _gan(generator, discriminator).step(Pair(lq=images, gt=images, target=images))
+    sum(next(phases).losses.values()).backward()  # type: ignore[union-attr]
+    assert generator.weight.grad is not None
+    assert generator.weight.grad.abs().sum() > 0
+    assert all(p.grad is None and p.requires_grad for p in discriminator.parameters())
+    generator.weight.grad = None
+    phase = next(phases)
+    sum(phase.losses.values()).backward()  # type: ignore[union-attr]
+    assert generator.weight.grad is None
+    assert all(p.grad is not None for p in discriminator.parameters())
+    assert phase.report.keys() == {"logit_real", "logit_fake"}
+
+
+def test_frozen_restores_on_error() -> None:
+    net = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError), frozen(net):
+        raise RuntimeError
+    assert all(p.requires_grad for p in net.parameters())

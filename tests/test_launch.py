@@ -1,0 +1,41 @@
+"""Two processes on CPU, as a user starts them: the same training as one; failures end all of them."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sr import checkpoint
+from tests.conftest import sr
+from tests.test_engine import assert_same
+
+Recipe = Callable[..., Path]
+TWO = (
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+)
+ON_CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+def test_two_processes_train_as_one(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
+    common = {"validation": {"every": 4, "sets": {"own": {"hr": str(photos)}}}, "train__accumulate": 2}
+    two = sr("train", recipe(name="two", data__workers=1, **common), launcher=TWO, **ON_CPU)
+    assert two.returncode == 0, two.stderr
+    one = sr("train", recipe(name="one", **common))
+    assert one.returncode == 0, one.stderr
+    ends = [checkpoint.load(tmp_path / "runs" / name / "checkpoints" / "step_00000004") for name in ("one", "two")]
+    for name, tensors in ends[0].tensors.items():
+        moments = {key: value for key, value in tensors.items() if not key.startswith("exp_avg_sq")}
+        assert_same(moments, {k: v for k, v in ends[1].tensors[name].items() if k in moments}, tolerance=2e-5)
+    logs = [(tmp_path / "runs" / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    scores = [[v for line in log for k, v in json.loads(line).items() if k.startswith("val/")] for log in logs]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    assert scores[0]
+
+
+def test_a_mistake_ends_both_processes_with_one_sentence(recipe: Recipe) -> None:
+    done = sr("train", recipe(data__batch_size=3), launcher=TWO, **ON_CPU)
+    assert done.returncode != 0
+    assert done.stderr.count("batch_size 3 does not divide by 2 processes") == 1
