@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sr import construct, dist
 from sr.atomic import replacing
-from sr.construct import Table
+from sr.construct import PartOf, Table
 from sr.data import SOURCES
 from sr.data.assemble import Assemble
 from sr.data.make import make_shards
@@ -27,7 +27,8 @@ from sr.ema import EMA
 from sr.engine import Engine, Plan
 from sr.errors import UserError
 from sr.images import read_rgb, write_rgb
-from sr.losses import ADVERSARIAL, FIDELITY
+from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS
+from sr.losses.weights import WEIGHTS
 from sr.nets import DISCRIMINATORS, GENERATORS
 from sr.nets.layouts import save_safetensors
 from sr.nets.models import architecture, load_into
@@ -36,16 +37,19 @@ from sr.options import Options, Part, read, resolve
 from sr.player import Player, accelerator, choose_precision
 from sr.schedules import SCHEDULES, Schedule, Warmup
 from sr.tasks import TASKS
-from sr.tasks.task import Weighted
+from sr.tasks.task import Adversary, Fidelity, Weight
 from sr.tiles import tiled
 from sr.validate import Results, ValSet, evaluate, val_set
 
-WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (float, 1.0)}
+WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (float | Annotated[Any, PartOf("weights")], 1.0)}
+PLUS: dict[str, tuple[Any, Any]] = {"plus": (list[Annotated[Any, PartOf("gan_terms")]], [])}
 TABLES: Mapping[str, Table] = {
     "generators": Table(GENERATORS, supplied=("scale",)),
-    "discriminators": Table(DISCRIMINATORS),
+    "discriminators": Table(DISCRIMINATORS, shared={"conditional": (bool, False)}, supplied=("num_in_ch",)),
     "losses": Table(FIDELITY, shared=WEIGHT),
-    "gan": Table(ADVERSARIAL, shared=WEIGHT),
+    "gan": Table(ADVERSARIAL, shared=WEIGHT | PLUS),
+    "gan_terms": Table(GAN_TERMS, shared=WEIGHT),
+    "weights": Table(WEIGHTS),
     "degrade": Table(STAGES),
     "sources": Table(SOURCES),
     "optimizers": Table(OPTIMIZERS),
@@ -74,7 +78,8 @@ class Build:
         if player == "generator":
             net: nn.Module = self._make(self.options.generator, "generators", scale=self.options.scale)
         else:
-            net = self._make(self.options.discriminator, "discriminators")
+            channels = 6 if self.conditional else 3
+            net = self._make(self.options.discriminator, "discriminators", num_in_ch=channels)
         if player in self.options.init:
             load_into(net, self.options.init[player])
         return net
@@ -88,17 +93,24 @@ class Build:
         schedule: Schedule = self._make(part, "schedules", total_steps=steps)
         return Warmup(schedule, part.get("warmup_steps", 0))
 
-    def task_parts(self, device: torch.device) -> dict[str, Any]:
-        """What the task needs beside its players: the losses with their weights."""
-        losses = self.options.losses
-        terms = {
-            name: (part.get("weight", 1.0), self._make(part, "losses").to(device))
-            for name, part in losses.fidelity.items()
-        }
-        parts: dict[str, Any] = {"fidelity": Weighted(terms)}
-        if losses.gan is not None:
-            parts |= {"gan": self._make(losses.gan, "gan"), "gan_weight": losses.gan.get("weight", 1.0)}
-        return parts
+    @property
+    def conditional(self) -> bool:
+        return bool(self.options.discriminator and self.options.discriminator.get("conditional"))
+
+    def fidelity(self, device: torch.device, average: nn.Module | None = None) -> Fidelity:
+        parts = self.options.losses.fidelity
+        return Fidelity({n: (self.weight(p), self._make(p, "losses").to(device)) for n, p in parts.items()}, average)
+
+    def adversary(self) -> Adversary:
+        part = self.options.losses.gan
+        assert part is not None
+        plus = [(self.weight(extra), self._make(extra, "gan_terms")) for extra in part.get("plus", [])]
+        return Adversary(self._make(part, "gan"), self.weight(part), plus)
+
+    def weight(self, part: Part) -> Weight:
+        given = part.get("weight", 1.0)
+        made: Weight = self._make(given if isinstance(given, dict) else {"type": "constant", "value": given}, "weights")
+        return made
 
     def source(self) -> Any:
         """The source of samples; makes its shards first where the options say so. Collective."""
@@ -142,8 +154,6 @@ class Build:
         device = accelerate.device
         precision = choose_precision(train.precision, device)
         sets = self.validation_sets()
-        with dist.first_on_each_node():
-            parts = self.task_parts(device)
         kind = TASKS[options.task]
         players: dict[str, Player] = {}
         for name, optimizer in options.optimizer.items():
@@ -159,11 +169,16 @@ class Build:
                 precision=precision,
                 clip_norm=train.clip_norm,
             )
+        ema = EMA(players["generator"].raw, decay=train.ema_decay)
+        with dist.first_on_each_node():  # a perceptual loss may download its weights
+            parts: dict[str, Any] = {"fidelity": self.fidelity(device, ema.net)}
+        if options.losses.gan is not None:
+            parts |= {"gan": self.adversary(), "conditional": self.conditional}
         stream = self.stream(self.source())
         return Engine(
             task=kind(**{name: player.module for name, player in players.items()}, **parts),
             players=players,
-            ema=EMA(players["generator"].raw, decay=train.ema_decay),
+            ema=ema,
             batches=stream.batches,
             prepare=Assemble(self.degradation(options.data.gt_size), device=device, channels_last=train.channels_last),
             evaluate=partial(self.evaluate, sets=sets) if sets else None,

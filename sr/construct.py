@@ -10,6 +10,7 @@ import functools
 import importlib
 import inspect
 import json
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,8 +165,14 @@ def _parts(annotations: tuple[Any, ...], value: Any, path: Path) -> Iterator[tup
         elif isinstance(value, list) and typing.get_origin(annotation) is list:
             for number, item in enumerate(value):
                 yield from _parts(typing.get_args(annotation), item, (*path, number))
+        elif _is_union(annotation) and not isinstance(value, Mapping | list):
+            continue  # another branch of the union takes plain values; pydantic has checked which
         elif typing.get_args(annotation) and typing.get_origin(annotation) not in (dict, list, typing.Literal):
             yield from _parts(typing.get_args(annotation), value, path)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def signature(model: type[BaseModel]) -> str:

@@ -127,7 +127,7 @@ class Engine:
         self.ema.update(self.players["generator"].raw)
 
     def _phases(self, batch: Pair, last: bool) -> None:
-        phases = self.task.step(batch)
+        phases = self.task.step(batch, self.step)
         while True:
             with self._autocast():
                 phase = next(phases, None)

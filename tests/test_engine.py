@@ -20,7 +20,7 @@ from sr.engine import Engine
 from sr.errors import UserError
 from sr.losses.adversarial.vanilla import Vanilla
 from sr.tasks.sr_gan import SRGAN
-from sr.tasks.task import Weighted, frozen
+from sr.tasks.task import Adversary, Fidelity, frozen
 from sr.track import NotFinite
 from tests.conftest import ROOT, sr
 
@@ -195,7 +195,8 @@ def test_best_is_kept_and_old_checkpoints_go(recipe: Recipe, photos: Path, tmp_p
 
 
 def _gan(generator: nn.Module, discriminator: nn.Module) -> SRGAN:
-    return SRGAN(generator=generator, discriminator=discriminator, fidelity=Weighted({}), gan=Vanilla(), gan_weight=1.0)
+    gan = Adversary(Vanilla(), lambda step: 1.0)
+    return SRGAN(generator=generator, discriminator=discriminator, fidelity=Fidelity({}), gan=gan)
 
 
 def test_the_gan_term_reaches_the_generator_and_only_it() -> None:
@@ -204,7 +205,7 @@ def test_the_gan_term_reaches_the_generator_and_only_it() -> None:
 
     generator, discriminator = nn.Conv2d(3, 3, 1), UNetDiscriminatorSN(num_feat=8)
     images = torch.rand(2, 3, 32, 32)
-    phases = _gan(generator, discriminator).step(Pair(lq=images, gt=images, target=images))
+    phases = _gan(generator, discriminator).step(Pair(lq=images, gt=images, target=images), 0)
     sum(next(phases).losses.values()).backward()  # type: ignore[union-attr]
     assert generator.weight.grad is not None
     assert generator.weight.grad.abs().sum() > 0
@@ -214,7 +215,7 @@ def test_the_gan_term_reaches_the_generator_and_only_it() -> None:
     sum(phase.losses.values()).backward()  # type: ignore[union-attr]
     assert generator.weight.grad is None
     assert all(p.grad is not None for p in discriminator.parameters())
-    assert phase.report.keys() == {"logit_real", "logit_fake"}
+    assert phase.report.keys() == {"logit_real", "logit_fake", "accuracy_real", "accuracy_fake"}
 
 
 def test_frozen_restores_on_error() -> None:

@@ -46,4 +46,4 @@ def test_missing_weights_are_told_before_training(file: Path, monkeypatch: pytes
 
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
     with pytest.raises(UserError, match="weights"):
-        Build(load(file)).task_parts(torch.device("cpu"))
+        Build(load(file)).fidelity(torch.device("cpu"))

@@ -11,3 +11,4 @@ from sr.losses.pixel import L1
 
 FIDELITY: dict[str, type] = {"l1": L1, "vgg19": VGG19}
 ADVERSARIAL: dict[str, type] = {"vanilla": Vanilla}
+GAN_TERMS: dict[str, type] = {}

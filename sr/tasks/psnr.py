@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from sr.batch import Pair
-from sr.tasks.task import Phase, Task, Weighted
+from sr.tasks.task import Fidelity, Phase, Task
 
 
 class PSNR(Task):
@@ -13,8 +13,9 @@ class PSNR(Task):
 
     players = ("generator",)
 
-    def __init__(self, *, generator: nn.Module, fidelity: Weighted) -> None:
+    def __init__(self, *, generator: nn.Module, fidelity: Fidelity) -> None:
         self.generator, self.fidelity = generator, fidelity
 
-    def step(self, batch: Pair) -> Iterator[Phase]:
-        yield Phase("generator", self.fidelity(self.generator(batch.lq), batch.target))
+    def step(self, batch: Pair, step: int) -> Iterator[Phase]:
+        output = self.generator(batch.lq)
+        yield Phase("generator", self.fidelity(output, batch, step), output=output)

@@ -1,45 +1,49 @@
 """SRGAN, ESRGAN, Real-ESRGAN: the same step; only their nets, losses and data differ."""
 
 from collections.abc import Iterator
-from typing import Protocol
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.batch import Pair
-from sr.tasks.task import Observed, Phase, Task, Terms, Weighted, frozen
-
-
-class Adversarial(Protocol):
-    """A GAN loss receives the critic, not logits, so penalties and relativistic losses need no case of their own."""
-
-    def generator(self, critic: Observed, *, real: Tensor, fake: Tensor) -> Terms: ...
-
-    def discriminator(self, critic: Observed, *, real: Tensor, fake: Tensor) -> Terms: ...
+from sr.tasks.task import Adversary, Critic, Fidelity, Phase, Task, frozen
 
 
 class SRGAN(Task):
     """Generator first, then discriminator on the same fake, as the published trainers do.
 
     Fidelity compares with `target` (sharpened in Real-ESRGAN), the discriminator sees the plain `gt` as real.
+    conditional: the discriminator also sees lq, enlarged by bicubic, in the channels before the image.
     """
 
     players = ("generator", "discriminator")
 
     def __init__(
-        self, *, generator: nn.Module, discriminator: nn.Module, fidelity: Weighted, gan: Adversarial, gan_weight: float
+        self,
+        *,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        fidelity: Fidelity,
+        gan: Adversary,
+        conditional: bool = False,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
-        self.fidelity, self.gan, self.gan_weight = fidelity, gan, gan_weight
+        self.fidelity, self.gan, self.conditional = fidelity, gan, conditional
 
-    def step(self, batch: Pair) -> Iterator[Phase]:
+    def step(self, batch: Pair, step: int) -> Iterator[Phase]:
+        condition, real = self._condition(batch), batch.gt
         fake = self.generator(batch.lq)
         with frozen(self.discriminator) as module:
-            critic = Observed(module, real=batch.gt, fake=fake)
-            adversarial = self.gan.generator(critic, real=batch.gt, fake=fake)
-        adversarial = {name: self.gan_weight * loss for name, loss in adversarial.items()}
-        yield Phase("generator", self.fidelity(fake, batch.target) | adversarial)
+            critic = Critic(module, real=real, fake=fake, condition=condition)
+            adversarial = self.gan.generator(critic, real=real, fake=fake, step=step)
+        yield Phase("generator", self.fidelity(fake, batch, step) | adversarial, output=fake)
 
         fake = fake.detach()
-        critic = Observed(self.discriminator, real=batch.gt, fake=fake)
-        losses = self.gan.discriminator(critic, real=batch.gt, fake=fake)
+        critic = Critic(self.discriminator, real=real, fake=fake, condition=condition)
+        losses = self.gan.discriminator(critic, real=real, fake=fake, step=step)
         yield Phase("discriminator", losses, critic.report)
+
+    def _condition(self, batch: Pair) -> Tensor | None:
+        if not self.conditional:
+            return None
+        return F.interpolate(batch.lq, size=batch.gt.shape[-2:], mode="bicubic", align_corners=False).clamp(0, 1)

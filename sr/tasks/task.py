@@ -1,9 +1,9 @@
 """The contract between a task and the engine: a step is a generator of phases."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,38 +11,121 @@ from torch import Tensor, nn
 from sr.batch import Pair
 
 Terms = dict[str, Tensor]
+Weight = Callable[[int], float]
+"""A loss weight as a function of the optimizer step."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Losses (weighted scalars; their sum is minimised) for one player; `report` is only written down."""
+    """Losses (weighted scalars; their sum is minimised) for one player; `report` is only written down.
+
+    output: what the losses judge, for the share of each in its gradient; None where there is no such thing.
+    """
 
     player: str
     losses: Terms
     report: Terms = field(default_factory=dict)
+    output: Tensor | None = None
 
 
 class Task:
     """Computes losses and yields phases. Between two yields the engine does backward, clip, step and schedule.
 
     The task holds its players' modules as the engine prepared them (wrapped for gradient exchange); it knows neither
-    optimizers nor processes nor options.
+    optimizers nor processes nor options. `step` counts optimizer steps from 0.
     """
 
     players: ClassVar[tuple[str, ...]]
 
-    def step(self, batch: Pair) -> Iterator[Phase]:
+    def step(self, batch: Pair, step: int) -> Iterator[Phase]:
         raise NotImplementedError
 
 
-class Weighted:
-    """Named losses with their weights: `fidelity(output, target)` gives the weighted terms."""
+class Fidelity:
+    """Named terms that judge an output by what it should be, each with its weight.
 
-    def __init__(self, terms: Mapping[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]]) -> None:
-        self.terms = dict(terms)
+    A term is called with (output, target). One that needs more has a method
+    `compare(output, *, batch, average)`, where `average` is the generator's moving average.
+    """
 
-    def __call__(self, output: Tensor, target: Tensor) -> Terms:
-        return {name: weight * loss(output, target) for name, (weight, loss) in self.terms.items()}
+    def __init__(self, terms: Mapping[str, tuple[Weight, Any]], average: nn.Module | None = None) -> None:
+        self.terms, self.average = dict(terms), average
+
+    def __call__(self, output: Tensor, batch: Pair, step: int) -> Terms:
+        losses = {}
+        for name, (weight, loss) in self.terms.items():
+            if weight(step):
+                compare = getattr(loss, "compare", None)
+                value = compare(output, batch=batch, average=self.average) if compare else loss(output, batch.target)
+                losses[name] = weight(step) * value
+        return losses
+
+
+class Critic:
+    """A discriminator as a loss sees it: images in, a list of logit maps out; what it is conditioned on is fixed.
+
+    Notes the mean logits and the share judged right of the real and the fake images it is shown, without a sync.
+    """
+
+    def __init__(self, module: nn.Module, *, real: Tensor, fake: Tensor, condition: Tensor | None = None) -> None:
+        self.module, self.condition = module, condition
+        self.shown = {"real": real, "fake": fake}
+        self.report: Terms = {}
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        seen = images if self.condition is None else torch.cat([self.condition, images], dim=1)
+        maps: list[Tensor] = self.module(seen)
+        for name, shown in self.shown.items():
+            if images is shown:
+                self._note(name, torch.cat([m.detach().float().flatten() for m in maps]))
+        return maps
+
+    def _note(self, name: str, logits: Tensor) -> None:
+        self.report[f"logit_{name}"] = logits.mean()
+        self.report[f"accuracy_{name}"] = ((logits > 0) == (name == "real")).float().mean()
+
+
+class Adversarial(Protocol):
+    """A GAN loss receives the critic, not logits, so penalties and relativistic losses need no case of their own."""
+
+    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> Terms: ...
+
+    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> Terms: ...
+
+
+class Adversary:
+    """The GAN loss and what is added to it (`plus`: penalties, feature matching).
+
+    Its own weight applies to the generator's side alone; an added term is weighted wherever it acts, and with
+    `every` = N it acts at every Nth step with N times the weight (lazy regularisation, Karras et al. 2020).
+    """
+
+    def __init__(self, loss: Adversarial, weight: Weight, plus: Sequence[tuple[Weight, Adversarial]] = ()) -> None:
+        self.loss, self.weight, self.plus = loss, weight, plus
+
+    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor, step: int) -> Terms:
+        if not self.weight(step):
+            return {}
+        terms = _scaled(self.loss.generator(critic, real=real, fake=fake), self.weight(step))
+        for weight, extra in self._due(step):
+            terms |= _scaled(extra.generator(critic, real=real, fake=fake), weight)
+        return terms
+
+    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor, step: int) -> Terms:
+        terms = self.loss.discriminator(critic, real=real, fake=fake)
+        for weight, extra in self._due(step):
+            terms = terms | _scaled(extra.discriminator(critic, real=real, fake=fake), weight)
+        return terms
+
+    def _due(self, step: int) -> Iterator[tuple[float, Adversarial]]:
+        for weight, extra in self.plus:
+            every = getattr(extra, "every", 1)
+            if step % every == 0 and weight(step):
+                yield every * weight(step), extra
+
+
+def _scaled(terms: Terms, weight: float) -> Terms:
+    return {name: weight * value for name, value in terms.items()}
 
 
 @contextmanager
@@ -60,18 +143,3 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-class Observed:
-    """A critic that also notes its mean logits on the real and the fake images it is shown, without a sync."""
-
-    def __init__(self, critic: nn.Module, *, real: Tensor, fake: Tensor) -> None:
-        self.critic, self.shown = critic, {"logit_real": real, "logit_fake": fake}
-        self.report: Terms = {}
-
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = self.critic(images)
-        for name, shown in self.shown.items():
-            if images is shown:
-                self.report[name] = torch.stack([m.detach().float().mean() for m in maps]).mean()
-        return maps

@@ -1,0 +1,37 @@
+"""Loss weights over the steps; a plain number in the options is a constant."""
+
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt
+
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Constant:
+    def __init__(self, *, value: NonNegative) -> None:
+        self.value = value
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
+
+class Ramp:
+    """0 before step `start`, then linear from `begin` to `to` within `over` steps, then `to`.
+
+    A GAN term that comes in late gives the discriminator time: {type: ramp, to: 1e-3, start: 5000, over: 5000}.
+    """
+
+    def __init__(
+        self, *, to: NonNegative, begin: NonNegative = 0.0, start: NonNegativeInt = 0, over: NonNegativeInt = 0
+    ) -> None:
+        self.to, self.begin, self.start, self.over = to, begin, start, over
+
+    def __call__(self, step: int) -> float:
+        if step < self.start:
+            return 0.0
+        if step >= self.start + self.over:
+            return self.to
+        return self.begin + (self.to - self.begin) * (step - self.start) / self.over
+
+
+WEIGHTS: dict[str, type] = {"constant": Constant, "ramp": Ramp}
