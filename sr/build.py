@@ -1,7 +1,6 @@
 """Options in, objects out: the only file that knows both."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -9,12 +8,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from sr import construct, dist
-from sr.atomic import replacing
 from sr.construct import PartOf, Table
 from sr.data import SOURCES
 from sr.data.assemble import Assemble
@@ -25,10 +21,8 @@ from sr.degrade import STAGES
 from sr.degrade.pipeline import Degradation
 from sr.ema import EMA
 from sr.engine import Engine, Plan
-from sr.errors import UserError
-from sr.images import read_rgb, write_rgb
 from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS
-from sr.losses.weights import WEIGHTS
+from sr.losses.weights import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS
 from sr.nets.layouts import save_safetensors
 from sr.nets.models import architecture, load_into
@@ -38,10 +32,9 @@ from sr.player import Player, accelerator, choose_precision
 from sr.schedules import SCHEDULES, Schedule, Warmup
 from sr.tasks import TASKS
 from sr.tasks.task import Adversary, Fidelity, Weight
-from sr.tiles import tiled
 from sr.validate import Results, ValSet, evaluate, val_set
 
-WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (float | Annotated[Any, PartOf("weights")], 1.0)}
+WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
 PLUS: dict[str, tuple[Any, Any]] = {"plus": (list[Annotated[Any, PartOf("gan_terms")]], [])}
 TABLES: Mapping[str, Table] = {
     "generators": Table(GENERATORS, supplied=("scale",)),
@@ -220,87 +213,5 @@ class Build:
         save_safetensors(path, net.state_dict(), architecture(self.options.generator["type"], kwargs) | metadata)
 
 
-def train(options: Options, *, plugins: bool = True) -> None:
-    """The whole way: (make shards,) train, validate, save, and upscale the validation pictures with the saved file."""
-    build = Build(options, plugins=plugins)
-    engine = build.engine()
-    if dist.is_main():
-        with replacing(options.folder / "options.yml") as aside:
-            aside.write_text(dump(options))
-    engine.run()
-    strips = show(build, engine.last_model)
-    if dist.is_main():
-        print(f"\nmodel        {engine.last_model}\ncheckpoints  {options.folder / 'checkpoints'}")
-        print(f"curves       tensorboard --logdir {options.folder / 'tensorboard'}")
-        for strip in strips:
-            print(f"strip        {strip}  (bicubic | ours | ground truth)")
-        print(f"next         sr upscale FOLDER -o OUTPUT -m {engine.last_model}", flush=True)
-    engine.players["generator"].accelerator.end_training()
-
-
-def show(build: Build, model_file: Path) -> list[Path]:
-    """Upscale validation pictures with the file just written, in tiles as `sr upscale` does, and write strips.
-
-    Collective.
-    """
-    wanted, written = build.options.validation.pictures, []
-    sets = [ValSet(given.name, given.items[:wanted]) for given in build.validation_sets() if wanted]
-    net, scale = build.net("generator").eval(), build.options.scale
-    load_into(net, model_file)
-    run = partial(tiled, net, scale=scale, multiple=getattr(net, "multiple", 1), tile=256, overlap=32)
-    results = evaluate(run, sets, scale=scale, pictures=wanted)
-    for name, image in results.pictures.items() if dist.is_main() else ():
-        path = build.options.folder / "strips" / f"{name.replace('/', '_')}.png"
-        write_rgb(path, image)
-        written.append(path)
-    return written
-
-
-def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool = True) -> list[Path]:
-    """Write what the network will see of whole images: `<stem>_lq.png`, keyed by each image's place in the list."""
-    degradation, written = Build(options, plugins=plugins).degradation(None), []
-    for position, path in enumerate(tqdm(image_paths(inputs), unit="image", disable=None)):
-        gt = torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None].float() / 255
-        lq = (degradation(gt, [position]).lq[0] * 255).round().byte().permute(1, 2, 0).numpy()
-        written.append(output / f"{position:06d}_{path.stem}_lq.png")
-        write_rgb(written[-1], lq)
-    return written
-
-
-# ---- looking at options without running them -----------------------------------------------------------------------
-
-
-def dump(options: Options) -> str:
-    """The resolved options as YAML that can be run again."""
-    return yaml.safe_dump(options.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-
-
-def summary(options: Options, *, plugins: bool = True) -> str:
-    """Parameter counts and the batch arithmetic, built without memory for weights."""
-    build, lines = Build(options, plugins=plugins), []
-    with torch.device("meta"):
-        options = options.model_copy(update={"init": {}})
-        build = Build(options, plugins=plugins)
-        for name in TASKS[options.task].players:
-            count = sum(p.numel() for p in build.net(name).parameters())
-            lines.append(f"{name:14s}{count / 1e6:.3f} M parameters")
-    world, train, size = int(os.environ.get("WORLD_SIZE", "1")), options.train, options.data.batch_size
-    micro = size / (world * train.accumulate)
-    if micro != int(micro):
-        raise UserError(f"data.batch_size {size} does not split over {world} processes x accumulate {train.accumulate}")
-    lines.append(f"batch         {size} = {world} process(es) x accumulate {train.accumulate} x {int(micro)} samples")
-    lines.append(f"run           {train.total_steps} steps = {train.total_steps * size} samples")
-    return "\n".join(lines)
-
-
 def _seed_of(seed: int, player: str) -> int:
     return int(np.random.SeedSequence([seed, *player.encode()]).generate_state(1)[0])
-
-
-def part_defaults(part: Part, table: str, *, plugins: bool = True) -> Part:
-    """A part with the defaults of its constructor spelled out, for people to read."""
-    model = construct.part_model(TABLES[table], construct.find(TABLES[table], part["type"], plugins=plugins))
-    defaults = {
-        k: f.get_default(call_default_factory=True) for k, f in model.model_fields.items() if not f.is_required()
-    }
-    return {"type": part["type"]} | {k: v for k, v in defaults.items() if v is not None} | part

@@ -16,18 +16,18 @@ from sr.errors import UserError
 
 
 def train(args: argparse.Namespace) -> int:
-    from sr import build
+    from sr import build, run
 
-    build.train(build.load(args.options, args.set, plugins=args.plugins), plugins=args.plugins)
+    run.train(build.load(args.options, args.set, plugins=args.plugins), plugins=args.plugins)
     return 0
 
 
 def check(args: argparse.Namespace) -> int:
-    from sr import build
+    from sr import build, describe
 
     options = build.load(args.options, args.set, plugins=args.plugins)
-    print(build.dump(options))
-    print(build.summary(options, plugins=args.plugins))
+    print(describe.resolved(options, plugins=args.plugins))
+    print(describe.summary(options, plugins=args.plugins))
     return 0
 
 
@@ -62,9 +62,11 @@ def shard(args: argparse.Namespace) -> int:
 
 
 def degrade(args: argparse.Namespace) -> int:
-    from sr import build
+    from sr import build, describe
 
-    build.degrade_folder(build.load(args.options, args.set, plugins=args.plugins), args.input, Path(args.output))
+    options = build.load(args.options, args.set, plugins=args.plugins)
+    written = describe.degrade_folder(options, args.input, Path(args.output), plugins=args.plugins)
+    print(f"{len(written)} image(s) written to {args.output}")
     return 0
 
 

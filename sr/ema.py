@@ -7,15 +7,19 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """average <- decay * average + (1 - decay) * weights, buffers copied. One fused pass over all weights."""
+    """average <- d * average + (1 - d) * weights, buffers copied; one fused pass over all weights.
+
+    d rises to `decay` as (1 + step) / (10 + step): a young average would otherwise be mostly its random start.
+    """
 
     def __init__(self, net: nn.Module, *, decay: float) -> None:
         self.decay = decay
         self.net = copy.deepcopy(net).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, net: nn.Module) -> None:
-        torch._foreach_lerp_(list(self.net.parameters()), list(net.parameters()), 1 - self.decay)
+    def update(self, net: nn.Module, *, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.net.parameters()), list(net.parameters()), 1 - decay)
         for average, value in zip(self.net.buffers(), net.buffers(), strict=True):
             average.copy_(value)
 

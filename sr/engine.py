@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sr import checkpoint, dist
+from sr import checkpoint, dist, health
 from sr.batch import Pair, Raw
 from sr.ema import EMA
 from sr.errors import UserError
@@ -22,6 +22,8 @@ from sr.player import PRECISIONS, Player
 from sr.tasks import Task
 from sr.track import Meter, Tracker
 from sr.validate import Results
+
+BAR = "g/pixel", "g/perceptual", "g/gan", "d/real", "d/fake"  # what the progress bar has room for
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Engine:
         self.step = self.consumed = self.bad = 0
         self.best: dict[str, Any] = {}
         self.device = next(iter(players.values())).accelerator.device
-        self.meter = Meter()
+        self.meter, self.diagnosis = Meter(), health.Diagnosis()
 
     def run(self) -> None:
         """Train from wherever the run folder stands to `total_steps`. Raises Stopped after SIGTERM or SIGINT."""
@@ -122,9 +124,9 @@ class Engine:
                 for player in self.players.values():
                     window.enter_context(player.quiet(last))
                 self._phases(self.prepare(raw), last)
+        self.ema.update(self.players["generator"].raw, step=self.step)
         self.step += 1
         self.consumed += self.plan.batch_size
-        self.ema.update(self.players["generator"].raw)
 
     def _phases(self, batch: Pair, last: bool) -> None:
         phases = self.task.step(batch, self.step)
@@ -134,9 +136,13 @@ class Engine:
             if phase is None:
                 return
             player, tag = self.players[phase.player], phase.player[0]
+            shown: dict[str, Tensor] = phase.losses | phase.report
+            measure = last and (self.step + 1) % self.plan.log_every == 0
+            if measure and phase.output is not None:
+                shown |= health.shares(phase) | health.looks(phase.output, batch.target)
             total = torch.stack([loss.float() for loss in phase.losses.values()]).sum()
-            norm = player.update(total / self.plan.accumulate, step=self.step, last=last)
-            shown: dict[str, Tensor] = phase.losses | phase.report | ({} if norm is None else {"grad_norm": norm})
+            norm = player.update(total / self.plan.accumulate, step=self.step, last=last, measure=measure)
+            shown |= {} if norm is None else {"grad_norm": norm}
             self.meter.add({f"{tag}/{name}": value for name, value in shown.items()}, step=self.step + 1)
 
     def _autocast(self) -> torch.autocast:
@@ -147,7 +153,9 @@ class Engine:
         """Means over steps and ranks; the device sync of the loop. Stops on a loss that is not finite."""
         values = self.meter.read()
         self._check_bad()
-        bar.set_postfix({name: f"{value:.4g}" for name, value in values.items() if "grad" not in name}, refresh=False)
+        bar.set_postfix({name: f"{values[name]:.4g}" for name in values if name in BAR}, refresh=False)
+        for sentence in self.diagnosis.observe(values) if dist.is_main() else ():
+            tqdm.write(f"step {self.step}: {sentence}")
         values |= {f"{name[0]}/lr": player.rate for name, player in self.players.items()}
         tracker.scalars(values | {"images_per_second": speed, "bad_samples": float(self.bad)}, step=self.step)
 

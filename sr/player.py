@@ -80,15 +80,15 @@ class Player:
         """No gradient exchange inside an accumulation window; must enclose the forward too."""
         return nullcontext() if last else self.accelerator.no_sync(self.module)
 
-    def update(self, loss: Tensor, *, step: int, last: bool) -> Tensor | None:
-        """Backward; at the end of the window also clip and step. Returns the gradient norm where it was computed."""
+    def update(self, loss: Tensor, *, step: int, last: bool, measure: bool = False) -> Tensor | None:
+        """Backward; at the end of the window also clip and step. Returns the gradient norm if clipping or `measure`."""
         self.scaler.scale(loss).backward()
         if not last:
             return None
         norm = None
-        if self.clip_norm is not None:
+        if self.clip_norm is not None or measure:
             self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.raw.parameters(), self.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.raw.parameters(), self.clip_norm or float("inf"))
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = self.schedule(base, step)
         self.scaler.step(self.optimizer)

@@ -11,9 +11,9 @@ from sr.errors import UserError
 
 
 def check_overlap(tile: int, overlap: int) -> None:
-    """Raises UserError for an overlap of more than half a tile (tile 0: no tiles)."""
+    """Raises UserError for an overlap below 0 or above half a tile (tile 0: no tiles, any overlap)."""
     if tile and not 0 <= 2 * overlap <= tile:
-        raise UserError(f"an overlap of {overlap} is more than half a tile of {tile}; take larger tiles or less")
+        raise UserError(f"overlap is {overlap} with tiles of {tile}; give 0 to {tile // 2}, or larger tiles")
 
 
 @torch.no_grad()
@@ -40,8 +40,7 @@ def tiled(
     check_overlap(tile, overlap)
     height, width = lq.shape[-2:]
     lq = _padded(lq, multiple)
-    rows = _axis(lq.shape[-2], -(-tile // multiple) * multiple, overlap, multiple, scale)
-    columns = _axis(lq.shape[-1], -(-tile // multiple) * multiple, overlap, multiple, scale)
+    rows, columns = (_axis(side, tile, overlap, multiple, scale) for side in lq.shape[-2:])
     places = list(product(rows, columns))
     output = torch.empty(0)
     for first in range(0, len(places), batch):
@@ -71,7 +70,7 @@ def _axis(side: int, tile: int, overlap: int, multiple: int, scale: int) -> list
     As few tiles as will do, evenly spread, so that they overlap by more than asked where that costs nothing.
     The shares at each output pixel add up to 1, and the first and last tile have the whole edge to themselves.
     """
-    length = min(tile or side, side)
+    length = min(-(-tile // multiple) * multiple or side, side)  # side is a multiple already
     last, step = side - length, max((length - overlap) // multiple * multiple, multiple)
     gaps = -(-last // step)
     starts = [last * n // gaps // multiple * multiple for n in range(gaps)] + [last]

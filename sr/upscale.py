@@ -110,7 +110,7 @@ def upscale(
     jobs, ignored = plan(inputs, output, format=format, suffix=suffix)
     report = Report(ignored=ignored)
     model.net.to(device)
-    with tqdm(jobs, unit="picture", desc=model.name) as bar:
+    with tqdm(jobs, unit="picture", desc=model.name, disable=None) as bar:
         for job in bar:
 
             def show(done: int, tiles: int, name: str = job.source.name) -> None:
@@ -135,9 +135,11 @@ def plan(inputs: Sequence[Path], output: Path, *, format: str | None, suffix: st
     if not found:
         raise UserError(f"no pictures in {', '.join(map(str, inputs))}; give pictures or a folder with some")
     if len(inputs) == 1 and inputs[0].is_file() and output.suffix and not output.is_dir():
-        jobs = [Job(inputs[0], output)]
+        if format or suffix:
+            raise UserError(f"{output} names the file itself; leave out --format and --suffix, or give a folder")
         if output.suffix.lower() not in SUFFIXES:
             raise UserError(f"{output}: cannot write '{output.suffix}'; end the name in one of {', '.join(SUFFIXES)}")
+        jobs = [Job(inputs[0], output)]
     elif output.is_file():
         raise UserError(f"{output} is a file; give a folder to write to")
     else:

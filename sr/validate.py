@@ -1,6 +1,7 @@
 """Validation: pictures through the network, compared with what they should be, shared over the ranks."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ _CAPTIONS = "bicubic", "ours", "ground truth"
 
 
 class Item(NamedTuple):
-    """One picture to validate on; without `lr` it is made from `hr`."""
+    """One picture to validate on; without `lr` that is made from `hr`. name: its stem, or path where stems repeat."""
 
+    name: str
     hr: Path
     lr: Path | None
 
@@ -75,21 +77,23 @@ def val_set(name: str, *, hr: Sequence[Path], lr: Sequence[Path] | None = None, 
     """
     if not hr:
         raise UserError(f"validation set '{name}' has no pictures; give a folder with images in 'hr'")
-    items = [Item(path, None) for path in hr] if lr is None else _pairs(name, hr, lr, scale)
+    stems = Counter(path.stem for path in hr)
+    partners = dict.fromkeys(hr) if lr is None else _pairs(name, hr, lr, scale)
+    items = [Item(p.stem if stems[p.stem] == 1 else p.as_posix(), p, partners[p]) for p in hr]
     for item in items:
         _check_size(item, scale)
     return ValSet(name, items)
 
 
-def _pairs(name: str, hr: Sequence[Path], lr: Sequence[Path], scale: int) -> list[Item]:
+def _pairs(name: str, hr: Sequence[Path], lr: Sequence[Path], scale: int) -> dict[Path, Path]:
     high, low = _by_stem(name, hr, scale), _by_stem(name, lr, scale)
     alone = [*(high[key] for key in high.keys() - low), *(low[key] for key in low.keys() - high)]
     if alone:
         raise UserError(
-            f"validation set '{name}': {min(alone)} and {len(alone) - 1} more have no partner of the same name; "
+            f"validation set '{name}': {min(alone)} has no partner of the same name ({len(alone)} in all); "
             "give hr and lr the same file names, or leave lr out to make it from hr"
         )
-    return [Item(path, low[key]) for key, path in high.items()]
+    return {path: low[key] for key, path in high.items()}
 
 
 def _by_stem(name: str, paths: Sequence[Path], scale: int) -> dict[str, Path]:
@@ -143,17 +147,16 @@ def evaluate(
     scale: int,
     metrics: Sequence[str] = ("psnr_y", "ssim_y"),
     pictures: int = 0,
-    spread: bool = True,
 ) -> Results:
-    """Measure `run` on every picture of the sets, a border of `scale` pixels left out.
+    """Measure `run` on every picture of the sets, a border of `scale` pixels left out. Collective: the ranks share the
+    pictures, and every rank returns the same table.
 
     run: float [1, 3, h, w] on the host -> [1, 3, h*scale, w*scale] on any device; it must not wait for other ranks.
     pictures: strips of the first so many pictures of each set.
-    spread: share the pictures over the ranks. Then the call is collective, every rank returns the same table, and when
-    one rank fails all raise, so that none is left waiting. False: this rank alone measures them all.
+    When one rank fails all raise, so that none is left waiting.
     """
     jobs = [(val.name, item, number < pictures) for val in sets for number, item in enumerate(val.items)]
-    mine = range(rank(), len(jobs), world()) if spread else range(len(jobs))
+    mine = range(rank(), len(jobs), world())
     found: dict[int, _Measured] = {}
     failure: Exception | None = None
     try:
@@ -161,8 +164,7 @@ def evaluate(
             found[job] = _measure(run, jobs[job], scale, metrics)
     except Exception as error:  # the other ranks must hear of it before it is raised
         failure = error
-    share = found, None if failure is None else f"{type(failure).__name__}: {failure}"
-    everyone = gather(share) if spread else [share]
+    everyone = gather((found, None if failure is None else f"{type(failure).__name__}: {failure}"))
     if failure is not None:
         raise failure
     for number, (_, told) in enumerate(everyone):
@@ -190,7 +192,7 @@ def _measure(
         raise UserError(f"{item.hr}: the model made {made} where {wanted} is right; set scale to the model's own")
     gt = gt.to(output.device)
     scores = {metric: METRICS[metric](output, gt, border=scale) for metric in metrics}
-    return _Measured(Row(name, item.hr.stem, scores), strip(lq, output.cpu(), gt.cpu()) if draw else None)
+    return _Measured(Row(name, item.name, scores), strip(lq, output.cpu(), gt.cpu()) if draw else None)
 
 
 def strip(lq: Tensor, output: Tensor, gt: Tensor) -> np.ndarray:

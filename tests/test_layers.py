@@ -13,9 +13,11 @@ LAYERS = [
     "errors construct atomic",
     "batch dist images bicubic tiles nets losses degrade metrics schedules optimizers",
     "data tasks",
-    "player ema checkpoint track validate upscale",
+    "player ema checkpoint track health validate upscale",
     "engine",
     "options build",
+    "describe",
+    "run",
     "cli __main__",
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms.split()}

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torchvision
 
-from sr.build import Build, load, train
+from sr.build import Build, load
 from sr.errors import UserError
+from sr.run import train
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "options").glob("*.yml"))

@@ -74,5 +74,5 @@ def test_whole_and_progress():
 
 
 def test_overlap_beyond_half_a_tile():
-    with pytest.raises(UserError, match="half a tile"):
+    with pytest.raises(UserError, match="give 0 to 8"):
         tiled(nearest, torch.rand(1, 3, 64, 64), scale=2, tile=16, overlap=9)

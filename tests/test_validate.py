@@ -51,10 +51,19 @@ def test_pairs_by_stem(tmp_path, hr, ending):
     for n, path in enumerate(lr):
         write_rgb(path, np.full(((41 + n) // 2, 25, 3), 10 * n, np.uint8))
     paired = val_set("set", hr=hr, lr=lr[::-1], scale=2)
-    assert paired.items == list(zip(hr, lr, strict=True))
+    assert [item[1:] for item in paired.items] == list(zip(hr, lr, strict=True))
     values: list[float] = []
     evaluate(lambda lq: values.append(lq.mean().item()) or enlarge(lq), [paired], scale=2)
     assert values == pytest.approx([0, 10 / 255, 20 / 255])
+
+
+def test_pictures_of_one_stem_are_told_apart(tmp_path, hr):
+    twin = tmp_path / "more" / hr[0].name
+    twin.parent.mkdir()
+    write_rgb(twin, picture(7, 40, 40))
+    results = evaluate(enlarge, [val_set("set", hr=[*hr, twin], scale=2)], scale=2, pictures=4)
+    assert [row.name for row in results.rows] == [str(hr[0]), "img 1", "img 2", str(twin)]
+    assert len(results.pictures) == 4
 
 
 def test_wrong_sets(tmp_path, hr):

@@ -36,5 +36,8 @@ def _local_mean(x: Tensor) -> Tensor:
     weights = (taps / taps.sum()).tolist()
     for axis in (1, 2):
         length = x.shape[axis] - WINDOW + 1
-        x = sum((w * x.narrow(axis, i, length) for i, w in enumerate(weights)), start=torch.zeros(()))
+        total = weights[0] * x.narrow(axis, 0, length)
+        for i, weight in enumerate(weights[1:], start=1):
+            total.add_(x.narrow(axis, i, length), alpha=weight)
+        x = total
     return x

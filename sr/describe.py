@@ -1,0 +1,65 @@
+"""Looking at options without training: resolved, counted, and what their degradation does to real images."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+from tqdm import tqdm
+
+from sr import construct
+from sr.build import TABLES, Build
+from sr.data.paths import image_paths
+from sr.errors import UserError
+from sr.images import read_rgb, write_rgb
+from sr.options import Options
+from sr.tasks import TASKS
+
+
+def resolved(options: Options, *, plugins: bool = True) -> str:
+    """The options with every default spelled out, as YAML that can be run again."""
+    values = options.model_dump(mode="json", exclude_none=True)
+    _fill(Options, values, plugins)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _fill(model: type[BaseModel], values: Mapping[str, Any], plugins: bool) -> None:
+    for name, part, _ in construct.parts_in(model, values, ()):
+        factory = construct.find(TABLES[name], part["type"], plugins=plugins)
+        own = construct.part_model(TABLES[name], factory)
+        for key, info in own.model_fields.items():
+            default = info.get_default(call_default_factory=True)
+            if not info.is_required() and default is not None:
+                part.setdefault(key, to_jsonable_python(default))
+        _fill(own, part, plugins)
+
+
+def summary(options: Options, *, plugins: bool = True) -> str:
+    """Parameter counts and the batch arithmetic, built without memory for weights."""
+    build, lines = Build(options.model_copy(update={"init": {}}), plugins=plugins), []
+    with torch.device("meta"):
+        for name in TASKS[options.task].players:
+            count = sum(p.numel() for p in build.net(name).parameters())
+            lines.append(f"{name:14s}{count / 1e6:.3f} M parameters")
+    world, train, size = int(os.environ.get("WORLD_SIZE", "1")), options.train, options.data.batch_size
+    if size % (world * train.accumulate):
+        raise UserError(f"data.batch_size {size} does not split over {world} processes x accumulate {train.accumulate}")
+    micro = size // (world * train.accumulate)
+    lines.append(f"batch         {size} = {world} process(es) x accumulate {train.accumulate} x {micro} samples")
+    lines.append(f"run           {train.total_steps} steps = {train.total_steps * size} samples")
+    return "\n".join(lines)
+
+
+def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool = True) -> list[Path]:
+    """Write what the network will see of whole images; each is degraded by the draws of its place in the list."""
+    degradation, written = Build(options, plugins=plugins).degradation(None), []
+    for position, path in enumerate(tqdm(image_paths(inputs), unit="image", disable=None)):
+        gt = torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None].float() / 255
+        lq = (degradation(gt, [position]).lq[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        written.append(output / f"{position:06d}_{path.stem}_lq.png")
+        write_rgb(written[-1], lq)
+    return written

@@ -1,0 +1,100 @@
+"""The health of a GAN: what people plot by hand, and a diagnosis in words when a known pattern lasts."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sr.tasks import Phase
+
+Values = Mapping[str, float]
+
+
+def shares(phase: Phase) -> dict[str, Tensor]:
+    """Each loss's share of the gradient at the output: |dL_i/dx| over the sum of them all, so the shares add up to 1.
+
+    Costs one more backward through each loss (not through the generator), and no sync.
+    """
+    output = phase.output
+    if output is None or not output.requires_grad:
+        return {}
+    grads = [
+        torch.autograd.grad(loss, output, retain_graph=True, allow_unused=True)[0] for loss in phase.losses.values()
+    ]
+    norms = torch.stack([output.new_zeros(()) if g is None else g.float().norm() for g in grads])
+    rates = norms / norms.sum().clamp(min=1e-30)
+    return {f"share_{name}": rate for name, rate in zip(phase.losses, rates.unbind(), strict=True)}
+
+
+@torch.no_grad()
+def looks(output: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """How the output differs from its target where losses do not say it; both [B, C, h, w] in 0..1.
+
+    sharpness: high-frequency energy over the target's; below 1 is blurred, above 1 oversharp or noisy.
+    colour: mean absolute difference of the two after averaging 8 x 8 pixels, in 0..1.
+    """
+    output, target = output.detach().float(), target.float()
+    sharpness = _detail(output) / _detail(target).clamp(min=1e-8)
+    window = min(8, *output.shape[-2:])
+    colour = (F.avg_pool2d(output, window) - F.avg_pool2d(target, window)).abs().mean()
+    return {"sharpness": sharpness, "colour": colour}
+
+
+def _detail(images: Tensor) -> Tensor:
+    """Mean energy of what a 3 x 3 box filter takes away."""
+    inner = images[..., 1:-1, 1:-1]
+    return (inner - F.avg_pool2d(images, 3, stride=1)).square().mean()
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A state that is no accident when it holds at `lasts` log entries in a row."""
+
+    holds: Callable[[Values, Values], bool]
+    says: str
+    lasts: int = 10
+
+
+PATTERNS = (
+    Pattern(
+        lambda now, first: min(now.get("d/accuracy_real", 0), now.get("d/accuracy_fake", 0)) > 0.98,
+        "the discriminator is saturated (over 98 % right on both): lower optimizer.discriminator.lr, smooth its labels "
+        "(losses.gan.real_label: 0.9), or add losses.gan.plus: [{type: r1, weight: 1, every: 16}]",
+    ),
+    Pattern(
+        lambda now, first: now.get("g/share_gan", 0) > 0.7,
+        "the GAN term makes over 70 % of the generator's gradient: lower losses.gan.weight, or raise the other weights",
+    ),
+    Pattern(
+        lambda now, first: now.get("g/sharpness", 1) < 0.5 and now.get("g/pixel", 1) < 0.9 * first.get("g/pixel", 0),
+        "the pixel loss falls while outputs hold less than half the detail of their targets: raise losses.gan.weight "
+        "or losses.perceptual.weight, or lower losses.pixel.weight",
+        lasts=50,
+    ),
+    Pattern(
+        lambda now, first: now.get("g/colour", 0) > 0.03 and now.get("g/colour", 0) > first.get("g/colour", 1),
+        "colours drift from the low-pass of the target: raise losses.pixel.weight, add losses.colour: {type: colour}, "
+        "or lower losses.gan.weight",
+    ),
+)
+
+
+class Diagnosis:
+    """Fed with every log entry; says each pattern once when it has lasted, and again after it was gone."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, float] = {}
+        self._runs = [0] * len(PATTERNS)
+
+    def observe(self, values: Values) -> list[str]:
+        """What is new to say after this entry."""
+        for name, value in values.items():
+            self._first.setdefault(name, value)
+        said = []
+        for number, pattern in enumerate(PATTERNS):
+            self._runs[number] = self._runs[number] + 1 if pattern.holds(values, self._first) else 0
+            if self._runs[number] == pattern.lasts:
+                said.append(pattern.says)
+        return said
