@@ -49,6 +49,28 @@ def agree(flag: bool) -> bool:
     return any(gather(flag))
 
 
+class _MeanOverRanks(torch.autograd.Function):
+    """What one rank's value does to every rank's loss comes back as the mean of their gradients: the same operation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        mean = x.clone()
+        td.all_reduce(mean)
+        return mean / world()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _MeanOverRanks.apply(gradient)
+
+
+def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The mean of `x` (any shape, the same on all) over all ranks, with gradient. Collective, in backward too.
+
+    Where gradients are averaged over ranks afterwards, as DDP does, they are those of one process with all samples.
+    """
+    return x if world() == 1 else _MeanOverRanks.apply(x)
+
+
 def barrier() -> None:
     if world() > 1:
         td.barrier(group=_control())

@@ -8,6 +8,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Constant:
+    """`value` throughout; a plain number means the same."""
+
     def __init__(self, *, value: NonNegative) -> None:
         self.value = value
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class SpectralConv2d(nn.Module):
-    """A convolution without bias whose kernel, as a matrix [out, in * k * k], has spectral norm 1.
+    """A convolution whose kernel, as a matrix [out, in * k * k], has spectral norm 1; by default it has no bias.
 
     The largest singular value is u^T W v; each forward in training mode improves u and v by one power iteration,
     a forward in eval mode leaves them alone. All of it is float32 outside autocast: half precision power
@@ -18,17 +18,27 @@ class SpectralConv2d(nn.Module):
     weight_u: Tensor
     weight_v: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = False,
+    ) -> None:
         super().__init__()
         self.stride, self.padding = stride, padding
-        self.weight_orig = nn.Conv2d(in_channels, out_channels, kernel_size, bias=False).weight
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
+        self.weight_orig, self.bias = plain.weight, plain.bias
         self.register_buffer("weight_u", F.normalize(torch.randn(out_channels), dim=0, eps=1e-12))
         self.register_buffer("weight_v", F.normalize(torch.randn(in_channels * kernel_size**2), dim=0, eps=1e-12))
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             weight = self._normalised()
-        return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
+        return F.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
 
     def _normalised(self) -> Tensor:
         weight = self.weight_orig.float()

@@ -16,6 +16,9 @@ class PSNR(Task):
     def __init__(self, *, generator: nn.Module, fidelity: Fidelity) -> None:
         self.generator, self.fidelity = generator, fidelity
 
+    def report(self) -> dict[str, float]:
+        return self.fidelity.report()
+
     def step(self, batch: Pair, step: int) -> Iterator[Phase]:
         output = self.generator(batch.lq)
         yield Phase("generator", self.fidelity(output, batch, step), output=output)

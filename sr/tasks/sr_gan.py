@@ -30,6 +30,9 @@ class SRGAN(Task):
         self.generator, self.discriminator = generator, discriminator
         self.fidelity, self.gan, self.conditional = fidelity, gan, conditional
 
+    def report(self) -> dict[str, float]:
+        return self.fidelity.report()
+
     def step(self, batch: Pair, step: int) -> Iterator[Phase]:
         condition, real = self._condition(batch), batch.gt
         fake = self.generator(batch.lq)

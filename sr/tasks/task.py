@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sr.batch import Pair
+from sr.nets.spectral import SpectralConv2d
 
+LAYERS = (nn.Conv2d, nn.Linear, SpectralConv2d)
 Terms = dict[str, Tensor]
 Weight = Callable[[int], float]
 """A loss weight as a function of the optimizer step."""
@@ -40,6 +42,10 @@ class Task:
     def step(self, batch: Pair, step: int) -> Iterator[Phase]:
         raise NotImplementedError
 
+    def report(self) -> dict[str, float]:
+        """What the losses have to say about themselves at log time, on the host already."""
+        return {}
+
 
 class Fidelity:
     """Named terms that judge an output by what it should be, each with its weight.
@@ -60,6 +66,17 @@ class Fidelity:
                 losses[name] = weight(step) * value
         return losses
 
+    def watch(self, generator: nn.Module) -> None:
+        """Let the terms that listen to the generator's inside (distillation) check that they can, and begin."""
+        for _, loss in self.terms.values():
+            if hasattr(loss, "watch"):
+                loss.watch(generator)
+
+    def report(self) -> dict[str, float]:
+        """`<term>/<name>` of every term that counts something (the hits of a feature cache)."""
+        said = {name: loss.report() for name, (_, loss) in self.terms.items() if hasattr(loss, "report")}
+        return {f"{name}/{key}": value for name, row in said.items() for key, value in row.items()}
+
 
 class Critic:
     """A discriminator as a loss sees it: images in, a list of logit maps out; what it is conditioned on is fixed.
@@ -79,6 +96,26 @@ class Critic:
             if images is shown:
                 self._note(name, torch.cat([m.detach().float().flatten() for m in maps]))
         return maps
+
+    def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The logit maps, and what each layer inside the module reads: the features that the one before it made.
+
+        First layers are left out, known by reading as many channels as the images (with their condition) have.
+        """
+        channels = images.shape[1] + (0 if self.condition is None else self.condition.shape[1])
+        features: list[Tensor] = []
+
+        def collect(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+            if inputs[0].shape[1] != channels:
+                features.append(inputs[0])
+
+        layers = [module for module in self.module.modules() if isinstance(module, LAYERS)]
+        hooks = [layer.register_forward_pre_hook(collect) for layer in layers]
+        try:
+            return self(images), features
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _note(self, name: str, logits: Tensor) -> None:
         self.report[f"logit_{name}"] = logits.mean()

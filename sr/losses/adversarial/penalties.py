@@ -1,0 +1,68 @@
+"""Penalties on the slope of the discriminator; they go with any GAN loss.
+
+The papers' discriminators give one logit for an image. For a map of N logits the gradient of their sum is divided by
+sqrt(N): were the logits to look at patches apart from each other, the squared slope would be the mean over them, so
+a weight means the same whatever the size of the map. (A penalty on the sum alone is N times as large.)
+
+A slope is that of one image only where images do not meet: avoid batch norm. Each penalty costs the discriminator one
+more forward and two backwards, in float32 outside autocast, for half precision loses gradients of gradients.
+"""
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from sr.losses.adversarial.base import Critic
+
+
+class _Lazy:
+    """`every` = N: acts at every Nth step, with N times its weight (Karras et al. 2020, section 3.1)."""
+
+    def __init__(self, *, every: PositiveInt = 16) -> None:
+        self.every = every
+
+    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        return {}
+
+
+class R1(_Lazy):
+    """1/2 ||grad D(real)||^2 (Mescheder et al. 2018, equation 9); the weight is their gamma.
+
+    It acts at every Nth step (`every` = N) with N times its weight.
+    """
+
+    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        return {"r1": _squared_slopes(critic, real).mean() / 2}
+
+
+class R2(_Lazy):
+    """1/2 ||grad D(fake)||^2 (Mescheder et al. 2018, equation 10); the weight is their gamma.
+
+    It acts at every Nth step (`every` = N) with N times its weight.
+    """
+
+    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        return {"r2": _squared_slopes(critic, fake).mean() / 2}
+
+
+class GradientPenalty:
+    """(||grad D(x)|| - 1)^2, each x at a random place between a real and a fake (Gulrajani et al. 2017, equation 3)."""
+
+    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        between = torch.lerp(fake.float(), real.float(), torch.rand(len(real), 1, 1, 1, device=real.device))
+        slopes = (_squared_slopes(critic, between) + 1e-12).sqrt()  # the root of 0 has no gradient
+        return {"gp": (slopes - 1).square().mean()}
+
+
+def _squared_slopes(critic: Critic, images: Tensor) -> Tensor:
+    """||gradient of the logits by the image||^2 for each map and image, [maps, B]."""
+    images = images.detach().float().requires_grad_()
+    squares = []
+    with torch.autocast(images.device.type, enabled=False):
+        for logits in critic(images):
+            (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+            squares.append(gradient.square().sum(dim=(1, 2, 3)) / logits[0].numel())
+    return torch.stack(squares)

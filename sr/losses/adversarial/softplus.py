@@ -1,0 +1,22 @@
+"""The logistic, non-saturating GAN loss as StyleGAN writes it (Goodfellow et al. 2014; Karras et al. 2019)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from sr.losses.adversarial.base import Critic, over_maps
+
+
+class Softplus:
+    """D: softplus(-D(real)) + softplus(D(fake)). G: softplus(-D(fake)). Means over logits.
+
+    The same function as `vanilla` with labels 1 and 0.
+    """
+
+    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        return {"gan": over_maps(lambda x: F.softplus(-x).mean(), critic(fake))}
+
+    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        return {
+            "real": over_maps(lambda x: F.softplus(-x).mean(), critic(real)),
+            "fake": over_maps(lambda x: F.softplus(x).mean(), critic(fake)),
+        }

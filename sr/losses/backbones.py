@@ -1,0 +1,291 @@
+"""Networks trained to recognise things, as extractors of features: frozen, and cut off after the last layer needed."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision import models
+
+from sr.construct import nearest
+from sr.errors import UserError
+from sr.nets.layouts import State, load_weights
+
+Layers = Annotated[dict[str, float], Field(min_length=1)]
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """[B, 3, h, w] in 0..1 -> {layer: features [B, channels, h', w']}; `layers` holds each one's weight.
+
+    network: from normalised images to the features of the layers, in their order. It is frozen and in eval mode, and
+    runs in the precision of the surrounding autocast.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, layers: Mapping[str, float], mean: Any, std: Any) -> None:
+        super().__init__()
+        self.network, self.layers = network, dict(layers)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.network((images.float() - self.mean) / self.std)
+        return dict(zip(self.layers, features, strict=True))
+
+
+def open_backbone(
+    name: str, layers: Mapping[str, float] | None = None, *, weights: str = "pretrained", checkpointing: bool = False
+) -> Backbone:
+    """A row of BACKBONES, or `timm/NAME` for any model of timm that gives features.
+
+    layers: names and weights; None for the backbone's own choice. weights: `pretrained` (also spelled `torchvision`
+    or `timm`, after where it comes from), a file of that state dict, or `random` (seeded, with a warning).
+    checkpointing: compute the features a second time in the backward pass instead of keeping those between layers.
+    Raises UserError for unknown layers and for weights that cannot be had.
+    """
+    if weights == "random":
+        warnings.warn(f"{name} runs with random weights: its loss is no measure of perception", stacklevel=3)
+    of_timm = name.startswith("timm/")
+    if weights == ("timm" if of_timm else "torchvision"):
+        weights = "pretrained"
+    if of_timm:
+        return _open_timm(name.removeprefix("timm/"), layers, weights, checkpointing)
+    known = BACKBONES[name]
+    with torch.device("meta"):  # no memory for the classifiers, which are never used
+        net = known.build()
+    names = known.names(net)
+    layers = _in_order(name, layers or known.layers, list(names))
+    segments = _segments(names, set(layers))
+    state = _weights(name, weights, _part(net.state_dict(), segments))
+    net.load_state_dict(state, strict=False, assign=True)
+    for module in net.modules():
+        if isinstance(module, nn.ReLU | nn.ReLU6):
+            module.inplace = False  # a layer before its ReLU must not be overwritten by it
+    parts = [nn.Sequential(*(net.get_submodule(path) for path in segment)) for segment in segments]
+    return Backbone(_Chain(parts, checkpointing), layers, *IMAGENET)
+
+
+class _Chain(nn.Module):
+    """The outputs of each of the segments, which follow on each other."""
+
+    def __init__(self, segments: list[nn.Sequential], checkpointing: bool) -> None:
+        super().__init__()
+        self.segments, self.checkpointing = nn.ModuleList(segments), checkpointing
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for segment in self.segments:
+            if self.checkpointing and x.requires_grad:
+                x = checkpoint(segment, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = segment(x)
+            found.append(x)
+        return found
+
+
+# ---- torchvision ---------------------------------------------------------------------------------------------------
+
+Names = dict[str, list[str]]
+"""The layers of a network in the order they run: what each is called -> the paths of the modules that make it."""
+
+
+def _vgg_names(net: nn.Module) -> Names:
+    """conv1_1, relu1_1, ... pool1, conv2_1 and so on, as Simonyan and Zisserman number them."""
+    names, block, number = {}, 1, 0
+    for place, module in net.get_submodule("features").named_children():
+        if isinstance(module, nn.MaxPool2d):
+            name, block, number = f"pool{block}", block + 1, 0
+        elif isinstance(module, nn.Conv2d):
+            number += 1
+            name = f"conv{block}_{number}"
+        else:
+            name = f"relu{block}_{number}"
+        names[name] = [f"features.{place}"]
+    return names
+
+
+def _resnet_names(net: nn.Module) -> Names:
+    stem = {"stem": ["conv1", "bn1", "relu"], "maxpool": ["maxpool"]}
+    return stem | {f"layer{n}": [f"layer{n}"] for n in range(1, 5)}
+
+
+def _numbered_names(net: nn.Module) -> Names:
+    return {f"features.{place}": [f"features.{place}"] for place, _ in net.get_submodule("features").named_children()}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A network of torchvision, how its layers are called, and those that a loss takes unless told otherwise."""
+
+    build: Callable[[], nn.Module]
+    published: models.WeightsEnum
+    names: Callable[[nn.Module], Names]
+    layers: Mapping[str, float]
+
+
+def _even(*names: str) -> dict[str, float]:
+    return dict.fromkeys(names, 1.0)
+
+
+REAL_ESRGAN = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
+_VGG16 = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_3": 1.0, "conv4_3": 1.0, "conv5_3": 1.0}
+_RESNET = _even("layer1", "layer2", "layer3", "layer4")
+_MOBILENET = _even("features.1", "features.3", "features.6", "features.13", "features.17")
+_CONVNEXT = _even("features.1", "features.3", "features.5", "features.7")
+_ALEXNET = _even(*(f"features.{n}" for n in (1, 4, 7, 9, 11)))
+_SQUEEZENET = _even(*(f"features.{n}" for n in (1, 4, 7, 9, 10, 11, 12)))
+
+BACKBONES: dict[str, Known] = {
+    "vgg16": Known(models.vgg16, models.VGG16_Weights.IMAGENET1K_V1, _vgg_names, _VGG16),
+    "vgg19": Known(models.vgg19, models.VGG19_Weights.IMAGENET1K_V1, _vgg_names, REAL_ESRGAN),
+    "resnet50": Known(models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1, _resnet_names, _RESNET),
+    "mobilenet_v2": Known(models.mobilenet_v2, models.MobileNet_V2_Weights.IMAGENET1K_V1, _numbered_names, _MOBILENET),
+    "convnext_tiny": Known(
+        models.convnext_tiny, models.ConvNeXt_Tiny_Weights.IMAGENET1K_V1, _numbered_names, _CONVNEXT
+    ),
+    "alexnet": Known(models.alexnet, models.AlexNet_Weights.IMAGENET1K_V1, _numbered_names, _ALEXNET),
+    "squeezenet1_1": Known(
+        models.squeezenet1_1, models.SqueezeNet1_1_Weights.IMAGENET1K_V1, _numbered_names, _SQUEEZENET
+    ),
+}
+BackboneName = Annotated[str, Field(pattern=rf"^({'|'.join(BACKBONES)}|timm/.+)$")]
+
+
+def _in_order(backbone: str, layers: Mapping[str, float], names: list[str]) -> dict[str, float]:
+    for layer in layers:
+        if layer not in names:
+            raise UserError(
+                f"{backbone} has no layer '{layer}'; name any of {', '.join(names)}.{nearest(layer, names)}"
+            )
+    return {name: layers[name] for name in names if name in layers}
+
+
+def _segments(names: Names, wanted: set[str]) -> list[list[str]]:
+    """The paths of the modules up to each wanted layer from the one before; nothing after the last."""
+    segments, current = [], []
+    for name, paths in names.items():
+        current += paths
+        if name in wanted:
+            segments.append(current)
+            current = []
+    return segments
+
+
+def _part(state: Mapping[str, Tensor], segments: list[list[str]]) -> State:
+    paths = tuple(f"{path}." for segment in segments for path in segment)
+    return {key: value for key, value in state.items() if key.startswith(paths)}
+
+
+def _weights(name: str, source: str, wanted: State) -> State:
+    """A value for each of the `wanted` parameters and buffers, in float32."""
+    if source == "random":
+        return _random(wanted)
+    published = BACKBONES[name].published
+    found = _download(name) if source == "pretrained" else load_weights(source)[0]
+    # older files lack these counters, which play no part in eval mode
+    found = {key: torch.zeros(()) for key in wanted if key.endswith("num_batches_tracked")} | found
+    state = {key: found[key].float() for key in wanted if key in found}
+    if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in wanted.items()}:
+        raise UserError(f"{source} holds no weights of torchvision's {name}; download {published.url}")
+    return state
+
+
+def _random(wanted: Mapping[str, Tensor]) -> State:
+    """Draws that keep the features' scale from layer to layer (He et al. 2015), the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for key, value in wanted.items():
+        if value.ndim in (2, 4):
+            state[key] = torch.empty(value.shape)
+            nn.init.kaiming_normal_(state[key], nonlinearity="relu", generator=generator)
+        else:  # biases and means 0, norms' scales and variances 1
+            zero = key.endswith(("bias", "running_mean", "num_batches_tracked"))
+            state[key] = torch.full(value.shape, 0.0 if zero else 1.0)
+    return state
+
+
+def _download(name: str) -> State:
+    published = BACKBONES[name].published
+    try:
+        return dict(published.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu"))
+    except (OSError, RuntimeError) as error:
+        folder = f"{torch.hub.get_dir()}/checkpoints"
+        raise UserError(
+            f"{name}'s weights cannot be downloaded ({error}); put {published.url} into {folder}, "
+            "or set the loss's `weights` to the path of that file"
+        ) from None
+
+
+# ---- timm ----------------------------------------------------------------------------------------------------------
+
+
+def _open_timm(name: str, layers: Mapping[str, float] | None, weights: str, checkpointing: bool) -> Backbone:
+    """Layers are called as timm's `feature_info` calls them: `layer3`, `stages.2`, `blocks.11`."""
+    options: dict[str, Any] = {"pretrained": weights != "random"}
+    if weights not in ("pretrained", "random"):
+        options["pretrained_cfg_overlay"] = {"state_dict": load_weights(weights)[0]}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            # built whole first: that names all layers, and refuses a file that features_only would load in part
+            whole, sizing = _create_timm(name, options)
+            names = [info["module"] for info in whole.feature_info]
+            layers = _in_order(name, layers or _even(*names[-4:]), names)
+            places = [names.index(layer) for layer in layers]
+            options |= sizing | {"features_only": True, "out_indices": places}
+            patch = getattr(getattr(whole, "patch_embed", None), "patch_size", None)
+            if patch:  # the getter gives maps as [B, channels, h, w] where the model has them otherwise
+                options["feature_cls"] = "getter"
+            network, _ = _create_timm(name, options)
+    except UserError:
+        raise
+    except Exception as error:  # timm, Hugging Face's client and each model fail in their own ways
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"timm/{name} cannot be had ({type(error).__name__}: {reason}); check the name and the network, or set the "
+            "loss's `weights` to a file of the model's state dict"
+        ) from None
+    if checkpointing:
+        getattr(network, "model", network).set_grad_checkpointing(True)
+    cut = _Patches(network, patch) if patch else network
+    return Backbone(cut, layers, whole.pretrained_cfg["mean"], whole.pretrained_cfg["std"])
+
+
+class _Patches(nn.Module):
+    """A transformer fed with whole patches: the last column and row are repeated up to a multiple of the patch."""
+
+    def __init__(self, network: nn.Module, patch: tuple[int, int]) -> None:
+        super().__init__()
+        self.network, self.patch = network, patch
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        pad = (0, -x.shape[-1] % self.patch[1], 0, -x.shape[-2] % self.patch[0])
+        return self.network(F.pad(x, pad, mode="replicate"))
+
+
+def _create_timm(name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model, made to take images of any size where it can, and the options that this took."""
+    import timm
+
+    for sizing in _sizings():
+        try:
+            return timm.create_model(name, **{**sizing, **options}), sizing
+        except TypeError as error:  # a model that knows no such option takes any size already
+            if not sizing or "unexpected keyword" not in str(error):
+                raise
+    raise AssertionError("the last sizing is empty")
+
+
+def _sizings() -> Iterator[dict[str, Any]]:
+    yield {"dynamic_img_size": True}
+    yield {"strict_img_size": False}
+    yield {}

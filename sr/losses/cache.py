@@ -1,0 +1,62 @@
+"""Features of targets that come again need not be computed again."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Features = dict[str, Tensor]
+
+
+class FeatureCache:
+    """The least recently used features of targets, at most `megabytes` MiB of them on the device they came from.
+
+    It serves data without random crops, flips or sharpening draws, where an epoch brings the same targets again.
+    Entries are found by the target's content, so no order or name of samples is involved. Each call costs a copy of
+    the targets to the host, which waits for the device, and a BLAKE2 hash of about 1 GB/s. A target of 256 x 256
+    takes 31 MiB with the default layers of VGG19 in float32, so this pays for few targets or deep layers.
+    """
+
+    def __init__(self, extract: Callable[[Tensor], Features], *, megabytes: int) -> None:
+        self._extract, self._room = extract, megabytes * 2**20
+        self._kept: OrderedDict[bytes, Features] = OrderedDict()
+        self._size = self._hits = self._seen = 0
+
+    def __call__(self, targets: Tensor) -> Features:
+        """[B, 3, h, w] -> {layer: [B, channels, h', w']}."""
+        keys = [_key(target) for target in targets.detach().float().contiguous().cpu()]
+        rows = {key: row for row, key in enumerate(keys) if key not in self._kept}
+        self._seen += len(keys)
+        self._hits += sum(key not in rows for key in keys)
+        if rows:
+            found = self._extract(targets[list(rows.values())])
+            for place, key in enumerate(rows):
+                self._keep(key, {name: value[place].clone() for name, value in found.items()})
+        for key in keys:
+            self._kept.move_to_end(key)
+        batch = [self._kept[key] for key in keys]
+        while self._size > self._room:
+            _, dropped = self._kept.popitem(last=False)
+            self._size -= _bytes(dropped)
+        return {name: torch.stack([features[name] for features in batch]) for name in batch[0]}
+
+    def hit_rate(self) -> float:
+        """The share of targets since the last call of this whose features were at hand."""
+        rate = self._hits / max(self._seen, 1)
+        self._hits = self._seen = 0
+        return rate
+
+    def _keep(self, key: bytes, features: Features) -> None:
+        self._kept[key] = features
+        self._size += _bytes(features)
+
+
+def _key(target: Tensor) -> bytes:
+    content = target.numpy().tobytes() + repr(tuple(target.shape)).encode()
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _bytes(features: Features) -> int:
+    return sum(value.nbytes for value in features.values())

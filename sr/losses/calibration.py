@@ -1,0 +1,29 @@
+"""The few learned numbers that turn features into a measure of perception, out of their authors' packages."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from sr.errors import UserError
+from sr.nets.layouts import State, load_weights
+
+
+def load_calibration(source: str | None, published: tuple[str, str, str], sizes: Mapping[str, int]) -> State:
+    """Flat float32 values under the names of `sizes`, of these lengths, from the file `source`.
+
+    None takes the published file: (distribution, package, file in it); no code of the package runs.
+    """
+    distribution, package, file = published
+    if source is None:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise UserError(
+                f"the calibration of {package} is not installed; run: pip install {distribution}, or set the loss's "
+                f"`calibration` to the path of its {file}"
+            )
+        source = str(Path(spec.origin).parent / file)
+    state = {key: value.detach().float().flatten() for key, value in load_weights(source)[0].items()}
+    for key, size in sizes.items():
+        if key not in state or len(state[key]) != size:
+            raise UserError(f"{source} has no '{key}' of {size} values; give a file like {file} of {distribution}")
+    return {key: state[key] for key in sizes}

@@ -1,0 +1,34 @@
+"""Small separable filters for losses."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def slide(x: Tensor, taps: Sequence[float], axis: int) -> Tensor:
+    """Correlate along one axis with `taps`, inside only: that axis gets len(taps) - 1 shorter.
+
+    A weighted sum of shifted views, because autocast and TF32 would round the operands of a convolution: SSIM
+    subtracts nearly equal means, and few digits of the difference would be left.
+    """
+    length = x.shape[axis] - len(taps) + 1
+    views = [tap * x.narrow(axis, i, length) for i, tap in enumerate(taps) if tap]
+    return sum(views[1:], start=views[0])
+
+
+def smooth(x: Tensor, taps: Sequence[float]) -> Tensor:
+    """[..., h, w] correlated with `taps` along height and width, inside only."""
+    return slide(slide(x, taps, -2), taps, -1)
+
+
+def gaussian(sigma: float, reach: int) -> list[float]:
+    """2 * reach + 1 taps that sum to 1; sigma in pixels."""
+    taps = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(-reach, reach + 1)]
+    return [tap / sum(taps) for tap in taps]
+
+
+def length(*parts: Tensor) -> Tensor:
+    """Root of the sum of squares; its slope is 0, not undefined, where all parts are 0."""
+    return torch.stack([part.square() for part in parts]).sum(0).add(1e-12).sqrt()

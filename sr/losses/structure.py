@@ -1,0 +1,71 @@
+"""Structural similarity as a loss. The metric of that name (sr.metrics.ssim) counts 8-bit values; this one does not."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sr.errors import UserError
+from sr.losses.filters import gaussian, smooth
+
+_TAPS = gaussian(1.5, reach=5)
+_C1, _C2 = 0.01**2, 0.03**2
+_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+class SSIM(nn.Module):
+    """1 - SSIM, the mean over R, G and B (Wang et al. 2004, equation 13; Zhao et al. 2017 train with it).
+
+    The window is the paper's 11 x 11 Gaussian of sigma 1.5, where it lies inside the image; images are at least
+    11 pixels a side, else UserError.
+    """
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        _require(output, scales=1, name="ssim")
+        luminance, structure = _maps(output.float(), target.float())
+        return 1 - (luminance * structure).mean()
+
+
+class MSSSIM(nn.Module):
+    """1 - l_M prod_j (cs_j)^exponent_j, j from fine to coarse, halved by 2 x 2 means (Wang et al. 2003, equation 7).
+
+    cs_j is the mean of contrast times structure at scale j; the luminance l_M of the coarsest alone is in its factor.
+    exponents: one per scale. The paper's five need images of 176 pixels a side, three need 44; smaller ones raise
+    UserError. A factor below 1e-4 (unlike images, before training has begun) counts as 1e-4 and has no gradient.
+    """
+
+    def __init__(
+        self, *, exponents: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = _EXPONENTS
+    ) -> None:
+        super().__init__()
+        self.exponents = exponents
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        _require(output, scales=len(self.exponents), name=f"ms_ssim over {len(self.exponents)} scales")
+        a, b = output.float(), target.float()
+        factors = []
+        for scale, exponent in enumerate(self.exponents, 1):
+            luminance, structure = _maps(a, b)
+            coarsest = scale == len(self.exponents)
+            mean = (luminance * structure if coarsest else structure).mean((-2, -1))
+            factors.append(mean.clamp(min=1e-4) ** exponent)
+            if not coarsest:
+                a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        return 1 - torch.stack(factors).prod(0).mean()
+
+
+def _maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(luminance, contrast times structure) of every window: [B, c, h, w] -> [B, c, h - 10, w - 10]."""
+    mean_a, mean_b, square_a, square_b, product = smooth(torch.stack([a, b, a * a, b * b, a * b]), _TAPS)
+    variances = square_a - mean_a**2 + square_b - mean_b**2
+    structure = (2 * (product - mean_a * mean_b) + _C2) / (variances + _C2)
+    return (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1), structure
+
+
+def _require(images: Tensor, *, scales: int, name: str) -> None:
+    side, needed = min(images.shape[-2:]), len(_TAPS) * 2 ** (scales - 1)
+    if side < needed:
+        fewer = "" if scales == 1 else " or give fewer exponents"
+        raise UserError(f"{name} needs images of {needed} pixels a side, given {side}; enlarge data.gt_size{fewer}")

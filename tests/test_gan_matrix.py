@@ -1,0 +1,73 @@
+"""Every discriminator with every GAN loss and everything added to it, plain and conditional: one step of SRGAN."""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from sr import construct
+from sr.batch import Pair
+from sr.build import TABLES
+from sr.losses import ADVERSARIAL, GAN_TERMS
+from sr.losses.pixel import L1
+from sr.nets import DISCRIMINATORS
+from sr.tasks import TASKS
+from sr.tasks.task import Adversary, Fidelity
+
+SMALL = {
+    "unet_sn": {"num_feat": 4},
+    "patchgan": {"num_feat": 4},
+    "vgg": {"num_feat": 4},
+    "resnet": {},
+    "timm": {"name": "test_efficientnet"},
+    "multiscale": {"num_scales": 2, "of": {"type": "patchgan", "num_feat": 4, "num_layers": 1}},
+}
+EVERY = list(GAN_TERMS)
+PAIRS = [  # resnet is `timm` of a size that takes seconds to differentiate twice: the penalties join it once
+    (net, loss, [] if net == "resnet" and loss != "hinge" else EVERY)
+    for net, loss in itertools.product(DISCRIMINATORS, ADVERSARIAL)
+]
+PAIRS += [("patchgan", loss, [term]) for loss in ADVERSARIAL for term in EVERY]
+
+
+def one(step: int) -> float:
+    return 1.0
+
+
+def make(table: str, part: dict[str, object], **supplied: int):
+    """A part as an options file gives it: checked, then built."""
+    assert construct.check(part, table, TABLES) == []
+    return construct.make(part, table, TABLES, **supplied)
+
+
+@functools.cache
+def discriminator_of(net: str, channels: int) -> nn.Module:
+    return make("discriminators", {"type": net, **SMALL[net]}, num_in_ch=channels)
+
+
+@pytest.mark.parametrize("conditional", [False, True], ids=["plain", "conditional"])
+@pytest.mark.parametrize(("net", "loss", "plus"), PAIRS, ids=[f"{n}-{g}-{'+'.join(p)}" for n, g, p in PAIRS])
+def test_one_step(net, loss, plus, conditional):
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+    discriminator = discriminator_of(net, 6 if conditional else 3)
+    discriminator.zero_grad()
+    extras = [(one, make("gan_terms", {"type": term})) for term in plus]
+    adversary = Adversary(make("gan", {"type": loss}), one, extras)
+    fidelity = Fidelity({"pixel": (one, L1())})
+    task = TASKS["sr_gan"](
+        generator=generator, discriminator=discriminator, fidelity=fidelity, gan=adversary, conditional=conditional
+    )
+    lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 32, 32)
+    for phase in task.step(Pair(lq=lq, gt=gt, target=gt), step=0):
+        assert all(value.dtype == torch.float32 and value.isfinite() for value in phase.losses.values())
+        sum(value for name, value in phase.losses.items() if name != "pixel").backward()
+        if phase.player == "generator":
+            assert all(p.grad is None for p in discriminator.parameters())
+            assert all(p.grad.isfinite().all() and p.grad.any() for p in generator.parameters())
+            before = [p.grad.clone() for p in generator.parameters()]
+    assert all(torch.equal(p.grad, was) for p, was in zip(generator.parameters(), before, strict=True))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in discriminator.parameters())
+    assert next(discriminator.parameters()).grad.any()  # the first layer, so all between it and the logits
