@@ -165,6 +165,7 @@ class Build:
         ema = EMA(players["generator"].raw, decay=train.ema_decay)
         with dist.first_on_each_node():  # a perceptual loss may download its weights
             parts: dict[str, Any] = {"fidelity": self.fidelity(device, ema.net)}
+        parts["fidelity"].watch(players["generator"].raw)
         if options.losses.gan is not None:
             parts |= {"gan": self.adversary(), "conditional": self.conditional}
         stream = self.stream(self.source())

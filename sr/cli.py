@@ -3,11 +3,13 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -86,11 +88,19 @@ def validate(args: argparse.Namespace) -> int:
     )
     rows, means = {row.name: row.scores for row in results.rows}, results.means["images"]
     if args.json:
-        print(json.dumps({"model": args.model, "scale": model.scale, "mean": means, "images": rows}, indent=1))
+        table = {"model": args.model, "scale": model.scale, "mean": means, "images": rows}
+        print(json.dumps(_plain(table), indent=1, allow_nan=False))
         return 0
     for name, scores in [*rows.items(), ("mean", means)]:
         print(f"{name:24s}" + "".join(f"  {metric} {value:9.4f}" for metric, value in scores.items()))
     return 0
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity: the PSNR of equal images becomes null."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def upscale(args: argparse.Namespace) -> int:

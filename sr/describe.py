@@ -15,7 +15,7 @@ from sr import construct
 from sr.build import TABLES, Build
 from sr.data.paths import image_paths
 from sr.errors import UserError
-from sr.images import read_rgb, write_rgb
+from sr.images import Picture, read_picture, write_picture
 from sr.options import Options
 from sr.tasks import TASKS
 
@@ -58,8 +58,7 @@ def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool
     """Write what the network will see of whole images; each is degraded by the draws of its place in the list."""
     degradation, written = Build(options, plugins=plugins).degradation(None), []
     for position, path in enumerate(tqdm(image_paths(inputs), unit="image", disable=None)):
-        gt = torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None].float() / 255
-        lq = (degradation(gt, [position]).lq[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        lq = degradation(read_picture(path).rgb[None], [position]).lq[0]
         written.append(output / f"{position:06d}_{path.stem}_lq.png")
-        write_rgb(written[-1], lq)
+        write_picture(written[-1], Picture(lq))
     return written

@@ -151,7 +151,7 @@ class Engine:
 
     def log(self, tracker: Tracker, bar: Any, speed: float) -> None:
         """Means over steps and ranks; the device sync of the loop. Stops on a loss that is not finite."""
-        values = self.meter.read()
+        values = self.meter.read() | {f"g/{name}": value for name, value in self.task.report().items()}
         self._check_bad()
         bar.set_postfix({name: f"{values[name]:.4g}" for name in values if name in BAR}, refresh=False)
         for sentence in self.diagnosis.observe(values) if dist.is_main() else ():

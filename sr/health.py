@@ -20,12 +20,16 @@ def shares(phase: Phase) -> dict[str, Tensor]:
     output = phase.output
     if output is None or not output.requires_grad:
         return {}
-    grads = [
-        torch.autograd.grad(loss, output, retain_graph=True, allow_unused=True)[0] for loss in phase.losses.values()
-    ]
-    norms = torch.stack([output.new_zeros(()) if g is None else g.float().norm() for g in grads])
+    norms = torch.stack([_slope(loss, output) for loss in phase.losses.values()])
     rates = norms / norms.sum().clamp(min=1e-30)
     return {f"share_{name}": rate for name, rate in zip(phase.losses, rates.unbind(), strict=True)}
+
+
+def _slope(loss: Tensor, output: Tensor) -> Tensor:
+    grad = None
+    if loss.requires_grad:
+        grad = torch.autograd.grad(loss, output, retain_graph=True, allow_unused=True)[0]
+    return output.new_zeros((), dtype=torch.float32) if grad is None else grad.float().norm()
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ is known by its constructor alone; `resolve` is handed the tables and asks them.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
@@ -20,6 +20,7 @@ from sr.errors import UserError
 MAX_DEPTH, MAX_NODES = 32, 20_000
 Part = dict[str, Any]
 Files = str | list[str]
+_TERM: Any = {"anyOf": [{"$part": "losses"}, {"type": "object", "not": {"required": ["type"]}}]}
 
 
 class Section(BaseModel):
@@ -86,9 +87,9 @@ class Log(Section):
 
 
 class Losses(BaseModel):
-    """`gan` is the adversarial loss; every other name is a term that compares the output with its target."""
+    """`gan` is the adversarial loss, every other name a term on the output; without a type, of the type of its name."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": _TERM})
     __pydantic_extra__: dict[str, Annotated[Part, PartOf("losses")]]
     gan: Annotated[Part, PartOf("gan")] | None = None
 
@@ -239,9 +240,10 @@ def _descend(target: Any, step: str | int, assignment: str) -> Any:
 
 def resolve(document: Document, tables: Tables, *, plugins: bool = True) -> Options:
     """The typed options, or one UserError with a line for each mistake in the file."""
-    problems = construct.check_model(Options, document.values, tables, plugins=plugins)
+    values = _with_types(document.values, tables["losses"].rows)
+    problems = construct.check_model(Options, values, tables, plugins=plugins)
     if not problems:
-        options = Options.model_validate(document.values)
+        options = Options.model_validate(values)
         problems = contradictions(options)
     if problems:
         shown = sorted({(document.where(p.path), ".".join(map(str, p.path)), p.message) for p in problems}, key=_order)
@@ -249,6 +251,14 @@ def resolve(document: Document, tables: Tables, *, plugins: bool = True) -> Opti
             "\n".join(f"{where}  {key}: {message}" if key else f"{where}  {message}" for where, key, message in shown)
         )
     return options
+
+
+def _with_types(values: dict[str, Any], rows: Container[str]) -> dict[str, Any]:
+    losses = values.get("losses")
+    if not isinstance(losses, Mapping):
+        return values
+    typed = {k: {"type": k, **part} if k in rows and isinstance(part, Mapping) else part for k, part in losses.items()}
+    return {**values, "losses": typed}
 
 
 def _order(row: tuple[str, str, str]) -> tuple[int, str]:
@@ -285,8 +295,6 @@ def contradictions(options: Options) -> list[Problem]:
         message = f"{options.crop_size} is smaller than gt_size {data.gt_size}, which is cut from it; make it larger"
         problems.append(Problem(("data", "crop_size"), message))
     if data.batch_size % options.train.accumulate:
-        message = (
-            f"{data.batch_size} does not split into accumulate {options.train.accumulate} equal parts; use a multiple"
-        )
+        message = f"{data.batch_size} does not split into accumulate {options.train.accumulate} parts; use a multiple"
         problems.append(Problem(("data", "batch_size"), message))
     return problems

@@ -42,7 +42,16 @@ def accelerator() -> Accelerator:
             f"({made.distributed_type.value}); on CPU start them with "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
         )
+    if made.device.type == "cpu":
+        _share_cores()
     return made
+
+
+def _share_cores() -> None:
+    """Every process computes on its share of the cores: launchers set OMP_NUM_THREADS=1 where nobody asked for more."""
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def choose_precision(asked: str, device: torch.device) -> str:

@@ -1,0 +1,99 @@
+"""The verbs as a user types them: what they write, what they say, how they exit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sr.cli import main
+from tests.conftest import sr
+
+
+def test_shard_train_validate_upscale(photos: Path, recipe: Callable[..., Path], tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    assert main(["shard", str(photos), str(shards), "--size", "40", "--step", "16", "--workers", "1"]) == 0
+    assert json.loads((shards / "index.json").read_text())
+    file = recipe(data__source={"type": "shards", "path": str(shards)})
+    assert main(["train", str(file)]) == 0
+    model = tmp_path / "runs" / "tiny" / "models" / "net_g_4.safetensors"
+    out = tmp_path / "large"
+    assert main(["upscale", str(photos), "-o", str(out), "-m", str(model)]) == 0
+    assert {Image.open(path).size for path in out.iterdir()} == {(112, 96)}
+    assert main(["validate", "--model", str(model), "--hr", str(photos), "--json"]) == 0
+
+
+def test_upscale_lists_what_failed_and_exits_1(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "photo_2.png").write_bytes(b"no picture")
+    assert main(["upscale", str(photos), "-o", str(tmp_path / "out"), "-m", "bicubic", "--scale", "2"]) == 1
+    said = capsys.readouterr()
+    assert "photo_2.png" in said.err
+    assert "5 image(s) written" in said.out
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_validate_prints_strict_json(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in photos.iterdir():
+        Image.fromarray(np.full((48, 56, 3), 128, np.uint8)).save(path)  # flat: bicubic is exact, PSNR infinite
+    assert main(["validate", "--model", "bicubic", "--hr", str(photos), "--scale", "4", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert table["mean"]["psnr_y"] is None
+    assert table["mean"]["ssim_y"] == pytest.approx(1.0)
+    assert len(table["images"]) == 6
+
+
+def test_degrade_writes_what_the_network_sees(photos: Path, recipe: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "seen"
+    assert main(["degrade", str(photos), str(out), "--options", str(recipe())]) == 0
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert {Image.open(path).size for path in out.iterdir()} == {(28, 24)}
+    assert main(["degrade", str(photos), str(out), "--options", str(recipe())]) == 0
+    assert first == {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "nowhere.yml"],
+        ["upscale", "nowhere", "-o", "x", "-m", "bicubic", "--scale", "2"],
+        ["upscale", ".", "-o", "x", "-m", "nowhere.pth"],
+        ["upscale", ".", "-o", "x", "-m", "bicubic"],
+        ["upscale", ".", "-o", "x", "-m", "bicubic", "--scale", "2", "--device", "cuda:77"],
+        ["validate", "--model", "bicubic", "--hr", "nowhere", "--scale", "4"],
+        ["shard", "nowhere", "x"],
+        ["degrade", "nowhere", "x", "--options", "options/quickstart.yml"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_sentence(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.conftest import ROOT
+
+    args = [str(ROOT / a) if a.startswith("options/") else a for a in args]
+    (tmp_path / "picture.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sr: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_program_starts_without_basicsr() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; sys.modules['basicsr'] = None; import sr.cli, sr.run"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_help_names_every_verb() -> None:
+    said = sr("--help").stdout
+    for verb in ("train", "upscale", "validate", "shard", "degrade", "check", "schema"):
+        assert verb in said

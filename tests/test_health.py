@@ -1,0 +1,54 @@
+"""Shares add up, looks say what they claim, and a pattern is told once, with the option to turn."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from sr import health
+from sr.tasks import Phase
+
+
+def test_shares_are_those_of_the_gradients_at_the_output() -> None:
+    output = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    phase = Phase("generator", {"a": 3 * output.sum(), "b": output.sum(), "c": torch.zeros(())}, output=output)
+    found = {name: value.item() for name, value in health.shares(phase).items()}
+    assert found == pytest.approx({"share_a": 0.75, "share_b": 0.25, "share_c": 0.0})
+    assert output.grad is None
+    assert health.shares(Phase("discriminator", {"real": torch.ones(())})) == {}
+
+
+def test_looks_see_blur_noise_and_colour() -> None:
+    target = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    same = health.looks(target, target)
+    assert same["sharpness"].item() == pytest.approx(1.0)
+    assert same["colour"].item() == 0.0
+    assert health.looks(functional.avg_pool2d(target, 3, 1, 1), target)["sharpness"] < 0.5
+    shifted = health.looks(target + torch.tensor([0.1, 0.0, -0.1]).view(3, 1, 1), target)
+    assert shifted["colour"].item() == pytest.approx(0.2 / 3, rel=1e-4)
+    assert shifted["sharpness"].item() == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "word", "entries"),
+    [
+        ({"d/accuracy_real": 1.0, "d/accuracy_fake": 0.99}, "optimizer.discriminator.lr", 10),
+        ({"g/share_gan": 0.9}, "losses.gan.weight", 10),
+        ({"g/sharpness": 0.3, "g/pixel": 0.01}, "losses.perceptual.weight", 50),
+        ({"g/colour": 0.05}, "losses.colour", 10),
+    ],
+)
+def test_a_pattern_that_lasts_is_told_once_with_the_option_to_turn(
+    values: dict[str, float], word: str, entries: int
+) -> None:
+    diagnosis = health.Diagnosis()
+    diagnosis.observe({"g/pixel": 0.1, "g/colour": 0.001, "g/sharpness": 0.9})
+    said = [diagnosis.observe(values) for _ in range(entries + 20)]
+    assert [number for number, lines in enumerate(said, 1) if lines] == [entries]
+    assert word in said[entries - 1][0]
+
+
+def test_a_pattern_that_breaks_off_is_not_told() -> None:
+    diagnosis = health.Diagnosis()
+    for number in range(60):
+        share = 0.1 if number % 7 == 0 else 0.9
+        assert diagnosis.observe({"g/share_gan": share, "d/accuracy_real": 1.0, "d/accuracy_fake": 0.5}) == []

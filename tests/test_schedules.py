@@ -1,0 +1,61 @@
+"""Learning rates are pure functions of the step, and the optimizer follows them."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sr.build import Build, load
+from sr.ema import EMA
+from sr.schedules import Cosine, MultiStep, Warmup
+
+
+def test_multistep_equals_torch() -> None:
+    net = nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.2)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5], gamma=0.5)
+    ours = MultiStep(milestones=[3, 5], gamma=0.5)
+    for step in range(8):
+        assert ours(0.2, step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+
+
+def test_cosine_restarts_and_ends_at_eta_min() -> None:
+    cosine = Cosine(periods=[4, 8], eta_min=1e-7, total_steps=12)
+    assert cosine(2e-4, 0) == pytest.approx(2e-4)
+    assert cosine(2e-4, 2) == pytest.approx(1e-7 + (2e-4 - 1e-7) / 2)
+    assert cosine(2e-4, 4) == pytest.approx(2e-4)
+    assert cosine(2e-4, 6) == pytest.approx(1e-7 + (2e-4 - 1e-7) * (1 + math.cos(math.pi / 4)) / 2)
+    assert cosine(2e-4, 12) == cosine(2e-4, 99) == 1e-7
+    assert Cosine(total_steps=10)(1.0, 5) == pytest.approx(0.5)
+
+
+def test_warmup_rises_to_the_schedule() -> None:
+    warm = Warmup(MultiStep(milestones=[100]), 4)
+    assert [warm(1.0, step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_the_optimizer_follows(recipe: Callable[..., Path]) -> None:
+    file = recipe(schedule={"type": "multistep", "milestones": [2], "gamma": 0.1})
+    engine = Build(load(file)).engine()
+    engine.run()
+    assert engine.players["generator"].rate == pytest.approx(1e-4)
+    assert engine.players["discriminator"].rate == pytest.approx(1e-4)
+
+
+def test_the_average_follows_the_formula_and_copies_buffers() -> None:
+    net = nn.BatchNorm1d(2)
+    average = EMA(net, decay=0.5)
+    with torch.no_grad():
+        net.weight.fill_(3.0)
+        net.running_mean.fill_(7.0)  # type: ignore[union-attr, operator]
+    average.update(net, step=0)  # young: decay 1/10
+    assert average.net.weight.tolist() == pytest.approx([0.1 * 1 + 0.9 * 3] * 2)
+    average.update(net, step=1000)
+    assert average.net.weight.tolist() == pytest.approx([0.5 * 2.8 + 0.5 * 3] * 2)
+    assert average.net.running_mean.tolist() == [7.0, 7.0]  # type: ignore[union-attr, operator]
+    assert not any(p.requires_grad for p in average.net.parameters())
