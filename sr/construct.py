@@ -27,9 +27,13 @@ Factory = Callable[..., Any]
 
 @dataclass(frozen=True)
 class PartOf:
-    """Annotation: this option is a part out of the table of that name, as in `Annotated[Stage, PartOf("degrade")]`."""
+    """Annotation: this option is a part out of the table of that name, as in `Annotated[Stage, PartOf("degrade")]`.
+
+    factory: the constructor receives a function without arguments that builds a new one at each call.
+    """
 
     table: str
+    factory: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())
@@ -41,7 +45,8 @@ class PartOf:
 @dataclass(frozen=True)
 class Table:
     """Rows name -> constructor; `shared` keys any part of the table may have beside its constructor's own
-    (name -> (type, default), read by `sr.build`); `supplied` parameters come from elsewhere in the options."""
+    (name -> (type, default), read by `sr.build`); `supplied` parameters come from elsewhere in the options.
+    A row `name.*` stands for a family: called with what a type has in place of `*`, it returns the constructor."""
 
     rows: Mapping[str, Factory]
     shared: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
@@ -65,9 +70,12 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 def find(table: Table, name: str, *, plugins: bool = True) -> Factory:
     """The constructor behind a type's name. Raises UserError with what is known and the nearest spelling."""
+    family, dot, member = name.partition(".")
+    if dot and f"{family}.*" in table.rows:
+        return table.rows[f"{family}.*"](member)
     if name in table.rows:
         return table.rows[name]
-    if "." in name:
+    if dot:
         return _plugin(name, allowed=plugins)
     raise UserError(f"no '{name}' here. Known: {', '.join(table.rows)}.{nearest(name, list(table.rows))}")
 
@@ -219,7 +227,7 @@ def _flatten(annotation: Any) -> list[Any]:
 
 
 def make(part: Mapping[str, Any], name: str, tables: Tables, *args: Any, plugins: bool = True, **supplied: Any) -> Any:
-    """Build a checked part, innermost parts first. `supplied` values fill the parameters the part left out."""
+    """Build a checked part, innermost first. `supplied` fills what it, or parts of the same table inside, left out."""
     table = tables[name]
     factory = find(table, part["type"], plugins=plugins)
     model = model_of(factory)
@@ -228,22 +236,30 @@ def make(part: Mapping[str, Any], name: str, tables: Tables, *args: Any, plugins
     kwargs = {key: getattr(typed, key) for key in values}
     for key, info in model.model_fields.items():
         if key in kwargs:
-            kwargs[key] = _build((info.annotation, *info.metadata), kwargs[key], tables, plugins)
+            build = functools.partial(_nested, tables=tables, plugins=plugins, supplied={name: supplied})
+            kwargs[key] = _build((info.annotation, *info.metadata), kwargs[key], build)
         elif key in supplied:
             kwargs[key] = supplied[key]
     return factory(*args, **kwargs)
 
 
-def _build(annotations: tuple[Any, ...], value: Any, tables: Tables, plugins: bool) -> Any:
+def _nested(
+    part: Mapping[str, Any], kind: PartOf, *, tables: Tables, plugins: bool, supplied: Mapping[str, dict[str, Any]]
+) -> Any:
+    build = functools.partial(make, part, kind.table, tables, plugins=plugins, **supplied.get(kind.table, {}))
+    return build if kind.factory else build()
+
+
+def _build(annotations: tuple[Any, ...], value: Any, build: Callable[[Mapping[str, Any], PartOf], Any]) -> Any:
     """The value with every part inside it built."""
     for annotation in annotations:
         inner, origin = typing.get_args(annotation), typing.get_origin(annotation)
         if isinstance(annotation, PartOf) and isinstance(value, Mapping):
-            return make(value, annotation.table, tables, plugins=plugins)
+            return build(value, annotation)
         if origin is list and isinstance(value, list):
-            return [_build(inner, item, tables, plugins) for item in value]
+            return [_build(inner, item, build) for item in value]
         if inner and origin not in (list, dict, typing.Literal):
-            value = _build(inner, value, tables, plugins)
+            value = _build(inner, value, build)
     return value
 
 
@@ -251,14 +267,14 @@ def schema(model: type[BaseModel], tables: Tables) -> dict[str, Any]:
     """The JSON schema of a model for editors, every part spelled out from its constructor."""
     definitions: dict[str, Any] = {}
     for name, table in tables.items():
-        rows = [_row_schema(table, kind, factory, definitions) for kind, factory in table.rows.items()]
+        rows = [_row_schema(table, kind, row, definitions) for kind, row in table.rows.items() if "*" not in kind]
         definitions[f"part.{name}"] = {"anyOf": [*rows, _PLUGIN_SCHEMA]}
     root = _inline(model.model_json_schema(), definitions)
     root["$defs"] = {**root.get("$defs", {}), **_inline(definitions, definitions)}
     return root
 
 
-_PLUGIN_SCHEMA = {
+_PLUGIN_SCHEMA = {  # and members of families: their parameters are checked, but not spelled out
     "type": "object",
     "properties": {"type": {"type": "string", "pattern": r".+\..+"}},
     "required": ["type"],

@@ -83,6 +83,7 @@ def test_what_is_no_model_is_said_in_one_sentence(tmp_path):
     huge = {"scale": 4, "num_feat": 10**9}
     save_safetensors(tmp_path / "huge.safetensors", state, architecture("rrdbnet", huge))
     save_safetensors(tmp_path / "code.safetensors", state, architecture("os.system", {}))
+    save_safetensors(tmp_path / "no_such.safetensors", state, architecture("basicsr.os", {}))
     save_safetensors(tmp_path / "broken.safetensors", state, {"architecture": "{"})
     for file in tmp_path.iterdir():
         with pytest.raises(UserError, match=file.name) as error:

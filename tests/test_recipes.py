@@ -8,10 +8,21 @@ import torchvision
 
 from sr.build import Build, load
 from sr.errors import UserError
+from sr.nets.layouts import save_pth
+from sr.nets.rrdbnet import RRDBNet
 from sr.run import train
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "options").glob("*.yml"))
+SMALL: dict[str, dict[str, int]] = {
+    "rrdbnet": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4},
+    "compact": {"num_feat": 8, "num_conv": 1},
+}
+
+
+def teacher(folder: Path, scale: int) -> Path:
+    save_pth(folder / "teacher.pth", RRDBNet(scale=scale, **SMALL["rrdbnet"]).state_dict())  # type: ignore[arg-type]
+    return folder / "teacher.pth"
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda p: p.stem)
@@ -22,18 +33,19 @@ def test_recipe_runs_a_step(file: Path, photos: Path, tmp_path: Path) -> None:
     sets = [
         f"out={tmp_path}",
         f"data.source={{type: folder, gt: {photos}}}",
-        "data.gt_size=32",
-        "data.crop_size=48",
+        "data.gt_size=64",
+        "data.crop_size=72",
         "data.batch_size=2",
         "data.workers=0",
-        "generator.num_feat=8",
-        "generator.num_block=1",
-        "generator.num_grow_ch=4",
+        *(f"generator.{key}={value}" for key, value in SMALL[options.generator["type"]].items()),
         "train.total_steps=1",
         f"validation.sets={{own: {{hr: {photos}}}}}",
     ]
     sets += ["discriminator.num_feat=8"] if options.discriminator else []
     sets += ["losses.perceptual.weights=random"] if "perceptual" in options.losses.fidelity else []
+    sets += (
+        [f"losses.distill.teacher={teacher(tmp_path, options.scale)}"] if "distill" in options.losses.fidelity else []
+    )
     sets += ["data.make=null"] if options.data.make else []
     train(load(file, sets))
     assert list((tmp_path / file.stem / "models").glob("net_g_1.safetensors"))

@@ -13,6 +13,8 @@ from sr.data.mix import Mix
 from sr.data.source import Source
 from sr.errors import UserError
 
+GRACE_SECONDS = 20
+
 
 class Stream:
     """Micro-batches for one rank; over all ranks and `accumulate` micro-batches they are the same global batches.
@@ -86,9 +88,12 @@ class _Positions(Sampler[list[int]]):
 
 
 def _deaf(worker: int) -> None:
-    """A signal for the whole process group is the trainer's to answer: its last step still needs its workers."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    """A signal for the whole process group is the trainer's to answer: its last step still needs its workers.
+
+    SIGTERM only puts the end off, because a trainer that crashes ends its workers by it and waits for them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
 
 
 def _as_it_is(content: Any) -> Any:

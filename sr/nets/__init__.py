@@ -1,7 +1,35 @@
 """Generators and discriminators: one file each, one row each."""
 
-from sr.nets.rrdbnet import RRDBNet
-from sr.nets.unet_sn import UNetDiscriminatorSN
+from collections.abc import Callable
+from typing import Any
 
-GENERATORS: dict[str, type] = {"rrdbnet": RRDBNet}
-DISCRIMINATORS: dict[str, type] = {"unet_sn": UNetDiscriminatorSN}
+from sr.nets.basicsr_net import basicsr_net
+from sr.nets.compact import Compact
+from sr.nets.edsr import EDSR
+from sr.nets.multiscale import MultiScale
+from sr.nets.patchgan import PatchGAN
+from sr.nets.rcan import RCAN
+from sr.nets.rrdbnet import RRDBNet
+from sr.nets.spandrel_net import spandrel_net
+from sr.nets.srresnet import SRResNet
+from sr.nets.timm_disc import ResNetDiscriminator, TimmDiscriminator
+from sr.nets.unet_sn import UNetDiscriminatorSN
+from sr.nets.vgg_disc import VGGDiscriminator
+
+GENERATORS: dict[str, Callable[..., Any]] = {
+    "rrdbnet": RRDBNet,
+    "srresnet": SRResNet,
+    "edsr": EDSR,
+    "rcan": RCAN,
+    "compact": Compact,
+    "basicsr.*": basicsr_net,
+    "spandrel": spandrel_net,
+}
+DISCRIMINATORS: dict[str, type] = {
+    "unet_sn": UNetDiscriminatorSN,
+    "patchgan": PatchGAN,
+    "vgg": VGGDiscriminator,
+    "resnet": ResNetDiscriminator,
+    "timm": TimmDiscriminator,
+    "multiscale": MultiScale,
+}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr.construct import model_of
+from sr.construct import Factory, Table, find, model_of
 from sr.errors import UserError
 from sr.nets import GENERATORS
 from sr.nets.layouts import State, load_weights, to_new_esrgan
@@ -56,14 +56,17 @@ def open_model(path: str | Path, *, expect_scale: int | None = None) -> Model:
 def _ours(path: str | Path, state: State, description: str) -> Model:
     try:
         part = json.loads(description)
-        kind = GENERATORS[part["type"]]  # rows of our table only: a file never names code to import
-        net = _build(kind, part["kwargs"], state)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        kind = str(part["type"])  # of our table only: a file never names code to import
+        factory = find(Table(GENERATORS), kind, plugins=False)
+        net = None if kind == "spandrel" else _build(factory, part["kwargs"], state)
+    except (UserError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path}: its weights and the architecture in its metadata do not go together ({_first_line(error)}); "
             "copy it again, or open it with the version of sr that wrote it"
         ) from None
-    return Model(net, net.scale, net.multiple, f"{part['type']} x{net.scale}", part["kwargs"].get("num_in_ch", 3))
+    if net is None:  # the file that it was built from may be gone; the weights tell the same
+        return _foreign(path, state)
+    return Model(net, net.scale, net.multiple, f"{kind} x{net.scale}", part["kwargs"].get("num_in_ch", 3))
 
 
 def _published_rrdb(path: str | Path, state: State, expect_scale: int | None) -> Model | None:
@@ -95,9 +98,9 @@ def _rrdb_kwargs(state: State, expect_scale: int | None) -> dict[str, Any]:
     }
 
 
-def _build(kind: type, kwargs: Any, state: State) -> Any:
+def _build(kind: Factory, kwargs: Any, state: State) -> Any:
     """The net with its weights; ValueError, before memory is taken for it, where they do not fit."""
-    checked = model_of(kind).model_validate(kwargs).model_dump()
+    checked = model_of(kind).model_validate(kwargs).model_dump(exclude_unset=True)
     with torch.device("meta"):
         misfits = _misfits(kind(**checked), state)
     if misfits:

@@ -1,25 +1,12 @@
 """The generator of ESRGAN (Wang et al. 2018) and Real-ESRGAN (Wang et al. 2021)."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-Count = Annotated[int, Field(gt=0, le=1024)]
-
-
-def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
-
-
-def _small_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Weights a tenth of He et al.'s: a deep stack of residuals starts near the identity (ESRGAN, section 3.1)."""
-    conv = _conv(in_channels, out_channels)
-    nn.init.kaiming_normal_(conv.weight).data.mul_(0.1)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return conv
+from sr.nets.layers import Count, conv3, enlargements, small_conv3
 
 
 def _lrelu(x: Tensor) -> Tensor:
@@ -31,11 +18,11 @@ class ResidualDenseBlock(nn.Module):
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
         super().__init__()
-        self.conv1 = _small_conv(num_feat, num_grow_ch)
-        self.conv2 = _small_conv(num_feat + num_grow_ch, num_grow_ch)
-        self.conv3 = _small_conv(num_feat + 2 * num_grow_ch, num_grow_ch)
-        self.conv4 = _small_conv(num_feat + 3 * num_grow_ch, num_grow_ch)
-        self.conv5 = _small_conv(num_feat + 4 * num_grow_ch, num_feat)
+        self.conv1 = small_conv3(num_feat, num_grow_ch)
+        self.conv2 = small_conv3(num_feat + num_grow_ch, num_grow_ch)
+        self.conv3 = small_conv3(num_feat + 2 * num_grow_ch, num_grow_ch)
+        self.conv4 = small_conv3(num_feat + 3 * num_grow_ch, num_grow_ch)
+        self.conv5 = small_conv3(num_feat + 4 * num_grow_ch, num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
         dense = x
@@ -80,14 +67,14 @@ class RRDBNet(nn.Module):
         super().__init__()
         self.scale: int = scale
         self.multiple: int = {1: 4, 2: 2}.get(scale, 1) if unshuffle else 1
-        self.enlargements = _enlargements(scale * self.multiple)
-        self.conv_first = _conv(num_in_ch * self.multiple**2, num_feat)
+        self.enlargements = enlargements(scale * self.multiple)
+        self.conv_first = conv3(num_in_ch * self.multiple**2, num_feat)
         self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
-        self.conv_body = _conv(num_feat, num_feat)
+        self.conv_body = conv3(num_feat, num_feat)
         for n in range(len(self.enlargements)):
-            self.add_module(f"conv_up{n + 1}", _conv(num_feat, num_feat))
-        self.conv_hr = _conv(num_feat, num_feat)
-        self.conv_last = _conv(num_feat, num_out_ch)
+            self.add_module(f"conv_up{n + 1}", conv3(num_feat, num_feat))
+        self.conv_hr = conv3(num_feat, num_feat)
+        self.conv_last = conv3(num_feat, num_out_ch)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -101,8 +88,3 @@ class RRDBNet(nn.Module):
             features = _lrelu(self.get_submodule(f"conv_up{n + 1}")(enlarged))
         out = self.conv_last(_lrelu(self.conv_hr(features)))
         return out[..., : height * self.scale, : width * self.scale]
-
-
-def _enlargements(factor: int) -> tuple[int, ...]:
-    """The steps by which nearest neighbour reaches `factor`: (2, 2) for 4, (3,) for 3."""
-    return (3,) if factor == 3 else (2,) * (factor.bit_length() - 1)

@@ -1,0 +1,89 @@
+"""Any network of basicsr's registry as a generator."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from inspect import Parameter
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from sr.construct import nearest
+from sr.errors import UserError
+from sr.nets.any_size import any_size
+from sr.nets.basicsr import basicsr
+
+SCALE = frozenset({"upscale", "scale"})
+
+
+@functools.cache
+def basicsr_net(name: str) -> Callable[..., nn.Module]:
+    """Any network of basicsr by its registered name, as `type: basicsr.SwinIR`; it takes basicsr's own parameters.
+
+    Returns its constructor with keyword-only parameters; `scale` fills `upscale` or `scale` where the network has
+    it. Parameter names and files are basicsr's. Raises UserError where basicsr is not installed or lacks the name.
+    """
+    kind = _registered(name)
+    own = _options_of(kind)
+
+    def build(*, scale: int, **kwargs: Any) -> nn.Module:
+        net = _build(f"basicsr.{name}", kind, kwargs | _scale(f"basicsr.{name}", scale, kwargs, own))
+        window = kwargs.get("window_size", own["window_size"].default) if "window_size" in own else 1
+        net.scale = scale  # type: ignore[assignment]
+        return any_size(net, scale=scale, multiple=window)
+
+    parameters = {"scale": Parameter("scale", Parameter.KEYWORD_ONLY)} | own
+    build.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    return build
+
+
+def _registered(name: str) -> type[nn.Module]:
+    basicsr("archs")
+    known = {key.removesuffix("_basicsr"): kind for key, kind in basicsr("utils.registry").ARCH_REGISTRY}
+    if name not in known:
+        raise UserError(f"basicsr has no network '{name}'. It has {', '.join(known)}.{nearest(name, list(known))}")
+    return known[name]
+
+
+def _options_of(kind: type[nn.Module]) -> dict[str, Parameter]:
+    """The parameters that options can give: not **kwargs, which swallow mistakes, and no classes."""
+    found = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        a_class = inspect.isclass(parameter.default) and parameter.default is not Parameter.empty
+        if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and not a_class:
+            found[name] = parameter.replace(kind=Parameter.KEYWORD_ONLY)
+    for key in SCALE.intersection(found):
+        found[key] = found[key].replace(default=None)  # it comes from the options' scale
+    return found
+
+
+def _scale(name: str, scale: int, kwargs: dict[str, Any], own: dict[str, Parameter]) -> dict[str, int]:
+    """The scale under the name that the network has for it."""
+    keys = SCALE.intersection(own)
+    if not keys and scale != 1:
+        raise UserError(f"{name} does not enlarge, but scale is {scale}; set scale: 1 or choose another generator")
+    for key in keys:
+        if kwargs.get(key) not in (None, scale):
+            raise UserError(f"{name}: {key} {kwargs[key]} is not the scale of these options, {scale}; leave it out")
+    return dict.fromkeys(keys, scale)
+
+
+def _build(name: str, kind: type[nn.Module], kwargs: dict[str, Any]) -> nn.Module:
+    try:
+        with _NumbersOnHost():
+            return kind(**kwargs)
+    except Exception as error:  # basicsr checks little by itself; a wrong value may fail anywhere
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise UserError(f"{name} cannot be built from these parameters ({reason}); correct them") from None
+
+
+class _NumbersOnHost(TorchFunctionMode):
+    """Some networks read numbers out of torch.linspace while they are built, which meta tensors do not hold."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)

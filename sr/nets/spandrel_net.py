@@ -1,0 +1,52 @@
+"""A network out of a file that spandrel recognises, to go on training it."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr.errors import UserError
+from sr.nets.any_size import any_size
+from sr.nets.layouts import load_weights
+
+
+def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:
+    """The network in a file of any architecture that spandrel recognises, with its weights, ready to be trained.
+
+    [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names stay as spandrel has them, so what is
+    saved opens there again. Raises UserError where the file holds no such network or enlarges by another factor.
+    """
+    import spandrel  # takes seconds to import
+
+    state, _ = load_weights(file)
+    device = torch.get_default_device()
+    try:
+        with torch.device("cpu"):  # not meta: the weights are in the file, and some networks compute while built
+            found = spandrel.ModelLoader().load_from_state_dict(state)
+    except Exception as error:  # spandrel guesses hyper-parameters from shapes; odd files break it in many ways
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise UserError(f"{file} is no network that spandrel recognises ({reason}); give another file") from None
+    name = found.architecture.name
+    if found.scale != scale:
+        raise UserError(f"{file} is {name} x{found.scale}, but scale is {scale}; set scale: {found.scale}")
+    if (found.input_channels, found.output_channels) != (3, 3):
+        raise UserError(f"{file} is {name} for {found.input_channels} channels, not RGB; give a colour model")
+    sizes = found.size_requirements
+    with torch.device("cpu"):
+        if sizes.square or not _is_plain(found):
+            raise UserError(f"{file} is {name}, whose network alone does not map an image to an image; give another")
+    net = any_size(found.model, scale=scale, multiple=sizes.multiple_of, minimum=sizes.minimum)
+    return net.train().requires_grad_(True).to(device)
+
+
+@torch.no_grad()
+def _is_plain(found: Any) -> bool:
+    """Whether the network by itself gives what spandrel gives, which for some computes before or after it."""
+    sizes = found.size_requirements
+    side = -(-max(16, sizes.minimum) // sizes.multiple_of) * sizes.multiple_of
+    image = torch.linspace(0, 1, 3 * side * side).view(1, 3, side, side)
+    try:
+        own = found.model.eval()(image)
+    except Exception:  # it wants other inputs, or returns a tuple
+        return False
+    return isinstance(own, Tensor) and torch.allclose(own.clamp(0, 1), found(image), atol=1e-4)
