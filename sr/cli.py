@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -227,8 +228,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(message: str, code: int) -> int:
     """Say it once, and leave. One of many processes must not wait for the others in clean-up: they may wait for it."""
     rank = os.environ.get("RANK", "0")
-    if rank == "0" or code == 70:
-        print(f"sr: {message}" if rank == "0" else f"sr (rank {rank}): {message}", file=sys.stderr, flush=True)
+    if rank != "0":
+        time.sleep(3)  # where rank 0 failed alike and has told, the launcher ends this process meanwhile
+    print(f"sr: {message}" if rank == "0" else f"sr (rank {rank}): {message}", file=sys.stderr, flush=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         os._exit(code)

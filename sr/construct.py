@@ -42,7 +42,7 @@ class PartOf:
         return {"$part": self.table}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed as itself: its rows are a dict
 class Table:
     """Rows name -> constructor; `shared` keys any part of the table may have beside its constructor's own
     (name -> (type, default), read by `sr.build`); `supplied` parameters come from elsewhere in the options.
@@ -119,9 +119,6 @@ def part_model(table: Table, factory: Factory) -> type[BaseModel]:
         if name in base.model_fields:
             fields[name] = (base.model_fields[name].annotation, Field(None, validate_default=False))
     return create_model(base.__name__, __base__=base, **fields) if fields else base
-
-
-Table.__hash__ = object.__hash__  # type: ignore[method-assign]  # rows are dicts: a table is hashed as itself
 
 
 def check(part: Any, name: str, tables: Tables, path: Path = (), *, plugins: bool = True) -> list[Problem]:

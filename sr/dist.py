@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as td
 
+from sr.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -42,11 +44,6 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * world()
     td.all_gather_object(values, value, group=_control())
     return values
-
-
-def agree(flag: bool) -> bool:
-    """True on every rank when it is True on any. Collective."""
-    return any(gather(flag))
 
 
 class _MeanOverRanks(torch.autograd.Function):
@@ -90,7 +87,7 @@ def first_on_each_node() -> Iterator[None]:
 
 
 class Vote:
-    """`agree` without the wait: the answer of one step is read at the next.
+    """Agreeing without the wait: the answer of one step is read at the next.
 
     Each rank calls `cast` once a step; it returns whether any rank's flag was up at the *previous* step,
     so the message travels while the step computes and all ranks see the same answer at the same step.
@@ -112,15 +109,16 @@ class Vote:
         return answer
 
 
-def on_main(work: Callable[[], T]) -> T | None:
-    """Run `work` on rank 0 while the others wait; an error there is raised on every rank alike. Collective."""
-    result, error = None, None
+def on_main(work: Callable[[], object]) -> None:
+    """Run `work` on rank 0 while the others wait; where it fails there, every rank raises. Collective."""
+    error: Exception | None = None
     if is_main():
         try:
-            result = work()
-        except Exception as caught:
+            work()
+        except Exception as caught:  # raised below, once the others know
             error = caught
-    for rank_error in gather(error):
-        if rank_error is not None:
-            raise rank_error
-    return result
+    told = gather(error and (str(error) or type(error).__name__))[0]
+    if error is not None:
+        raise error
+    if told is not None:
+        raise UserError(str(told))

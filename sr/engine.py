@@ -3,8 +3,8 @@
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from sr import checkpoint, dist, health
 from sr.batch import Pair, Raw
+from sr.data.stream import worker_deaths
 from sr.ema import EMA
 from sr.errors import UserError
 from sr.player import PRECISIONS, Player
@@ -67,7 +68,7 @@ class Engine:
         task: Task,
         players: Mapping[str, Player],
         ema: EMA,
-        batches: Callable[[int], Iterator[Raw]],
+        batches: Callable[[int], Generator[Raw, None, None]],
         prepare: Callable[[Raw], Pair],
         evaluate: Callable[[nn.Module], Results] | None,
         export: Callable[[nn.Module, Path, int], None],
@@ -86,9 +87,8 @@ class Engine:
         self.resume()
         tracker = Tracker(plan.folder, resume_step=self.step)
         bar = tqdm(total=plan.total_steps, initial=self.step, disable=not dist.is_main(), unit="step", mininterval=1.0)
-        batches, vote = self.batches(self.consumed), dist.Vote()
-        since, logged = time.monotonic(), self.step
-        with _signals() as received, bar:
+        since, logged, vote = time.monotonic(), self.step, dist.Vote()
+        with worker_deaths(), _signals() as received, closing(self.batches(self.consumed)) as batches, bar:
             while self.step < plan.total_steps:
                 self.train_step(batches)
                 bar.update()
@@ -98,11 +98,10 @@ class Engine:
                 if self._due(plan.log_every) or validate or save:
                     speed = (self.step - logged) * plan.batch_size / max(time.monotonic() - since, 1e-9)
                     self.log(tracker, bar, speed)
-                if validate:
-                    self.validate(tracker)
-                if save:
-                    self.save()
-                if self._due(plan.log_every) or validate or save:
+                    if validate:
+                        self.validate(tracker)
+                    if save:
+                        self.save()
                     since, logged = time.monotonic(), self.step
                 if stop and self.step < plan.total_steps:
                     raise self._stopped(received)
@@ -193,7 +192,8 @@ class Engine:
 
     def save(self) -> None:
         """Everything to continue from, and the generator for use. Rank 0 writes; all learn of a failure."""
-        state = {"step": self.step, "consumed": self.consumed, "bad": self.bad, "best": self.best}
+        bad = sum(dist.gather(self.bad))
+        state = {"step": self.step, "consumed": self.consumed, "bad": bad, "best": self.best}
         state["identity"] = self.plan.identity
 
         def write() -> None:

@@ -1,7 +1,8 @@
 """The batches of a rank: an infinite stream that starts at any position."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class Stream:
         )
         self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
 
-    def batches(self, consumed: int = 0) -> Iterator[Raw]:
+    def batches(self, consumed: int = 0) -> Generator[Raw, None, None]:
         """Infinite. Raises UserError when the data cannot be read or a worker died."""
         loader: DataLoader = DataLoader(
             self._crops,
@@ -63,12 +64,8 @@ class Stream:
         )
         batches = iter(loader)
         while True:
-            try:
+            with worker_deaths():
                 content = next(batches)
-            except RuntimeError as error:
-                if "DataLoader worker (pid" not in str(error):
-                    raise
-                raise UserError(_obituary(error)) from None
             if isinstance(content, str):
                 raise UserError(content)
             yield Raw([Group(*group) for group in content["groups"]], content["bad"])
@@ -100,12 +97,19 @@ def _as_it_is(content: Any) -> Any:
     return content
 
 
-def _obituary(error: RuntimeError) -> str:
-    said = " ".join(str(error).split()).rstrip(". ")
-    return (
-        f"{said}: the machine took it away, most likely for want of memory or of /dev/shm;"
-        " use fewer data.workers or give the container more memory (docker: --shm-size)"
-    )
+@contextmanager
+def worker_deaths() -> Iterator[None]:
+    """Tell a user of a worker that died; torch may raise that anywhere in the main thread, in the middle of a step."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        said = " ".join(str(error).split()).rstrip(". ")
+        raise UserError(
+            f"{said}: the machine took it away, most likely for want of memory or of /dev/shm;"
+            " use fewer data.workers or give the container more memory (docker: --shm-size)"
+        ) from None
 
 
 def _check_sizes(scale: int, gt_size: int, crop_size: int) -> None:

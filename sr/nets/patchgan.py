@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from sr.nets.layers import Count
 from sr.nets.norm import keep_statistics
 from sr.nets.spectral import SpectralConv2d
 
-Count = Annotated[int, Field(gt=0, le=1024)]
 Norm = Literal["batch", "instance", "spectral", "none"]
 
 

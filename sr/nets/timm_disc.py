@@ -1,17 +1,15 @@
 """Classification networks of timm as discriminators."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from sr.construct import nearest
 from sr.errors import UserError
+from sr.nets.layers import Count
 from sr.nets.norm import keep_statistics
-
-Count = Annotated[int, Field(gt=0, le=1024)]
 
 
 class TimmDiscriminator(nn.Module):

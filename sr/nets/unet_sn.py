@@ -1,14 +1,10 @@
 """The discriminator of Real-ESRGAN (Wang et al. 2021, section 3.3)."""
 
-from typing import Annotated
-
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from sr.nets.layers import Count
 from sr.nets.spectral import SpectralConv2d
-
-Count = Annotated[int, Field(gt=0, le=1024)]
 
 
 def _down(in_channels: int, out_channels: int) -> SpectralConv2d:

@@ -1,14 +1,12 @@
 """The discriminator of SRGAN and ESRGAN (Ledig et al. 2017, figure 4; Wang et al. 2018)."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from sr.nets.layers import Count
 from sr.nets.norm import keep_statistics
-
-Count = Annotated[int, Field(gt=0, le=1024)]
 
 
 class VGGDiscriminator(nn.Module):

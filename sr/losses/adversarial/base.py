@@ -1,5 +1,6 @@
 """What GAN losses share: they are given the critic and images, not logits."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,3 +21,24 @@ class Critic(Protocol):
 def over_maps(loss: Callable[[Tensor], Tensor], maps: list[Tensor]) -> Tensor:
     """The mean of `loss` over logit maps in float32; a map weighs the same whatever its size."""
     return torch.stack([loss(logits.float()) for logits in maps]).mean()
+
+
+class Labelled(ABC):
+    """Losses that pull each logit towards a label: D its reals to `real_label` and its fakes to `fake_label`,
+    G its fakes to `real_label`."""
+
+    real_label: float
+    fake_label: float
+
+    @abstractmethod
+    def distance(self, logits: Tensor, label: float) -> Tensor:
+        """The mean distance of float32 logits from a label."""
+
+    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        return {"gan": self._over(critic(fake), self.real_label)}
+
+    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        return {"real": self._over(critic(real), self.real_label), "fake": self._over(critic(fake), self.fake_label)}
+
+    def _over(self, maps: list[Tensor], label: float) -> Tensor:
+        return over_maps(lambda logits: self.distance(logits, label), maps)

@@ -1,0 +1,130 @@
+"""Train several pairs of discriminator and GAN loss briefly from one generator, and draw what became of each.
+
+    python tools/try_pairs.py --shards datasets/photos --init net_g_best.safetensors --hr DIR --out pairs.png
+
+Needs shards of gt images and the weights of a generator from the PSNR stage. One picture: a row for each pair with the
+curves of the discriminator's loss and of the output's sharpness, and a strip of a held-out image; a table on stdout.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image, ImageDraw
+
+from sr.build import TABLES, Build
+from sr.nets.models import open_model
+from sr.options import Document, resolve
+
+PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "unet_sn + vanilla": ({"type": "unet_sn", "num_feat": 16}, {"type": "vanilla"}),
+    "patchgan spectral + lsgan": ({"type": "patchgan", "num_feat": 32, "norm": "spectral"}, {"type": "lsgan"}),
+    "vgg + relativistic vanilla": ({"type": "vgg", "num_feat": 16}, {"type": "relativistic", "base": "vanilla"}),
+    "multiscale patchgan + hinge + feature matching": (
+        {"type": "multiscale", "num_scales": 2, "of": {"type": "patchgan", "num_feat": 16, "norm": "instance"}},
+        {"type": "hinge", "plus": [{"type": "feature_matching", "weight": 0.01}]},
+    ),
+    "resnet 18 + softplus + r1": (
+        {"type": "resnet", "num_layers": 18},
+        {"type": "softplus", "plus": [{"type": "r1", "weight": 1.0, "every": 8}]},
+    ),
+}
+CURVES = {"d/real + d/fake": ("d/real", "d/fake"), "g/sharpness": ("g/sharpness",)}
+
+
+def options(args: argparse.Namespace, number: int, pair: str) -> dict[str, Any]:
+    discriminator, gan = PAIRS[pair]
+    generator = json.loads(open_metadata(args.init)["options"])["generator"]
+    return {
+        "name": f"pair_{number}",
+        "out": args.runs,
+        "task": "sr_gan",
+        "scale": open_model(args.init).scale,
+        "generator": generator,
+        "discriminator": discriminator,
+        "init": {"generator": args.init},
+        "losses": {"pixel": {"type": "l1"}, "gan": {"weight": args.weight, **gan}},
+        "degrade": [{"type": "downscale", "mode": "bicubic"}],
+        "data": {"source": {"type": "shards", "path": args.shards}, "crop_size": 152, "gt_size": 128, "batch_size": 4,
+                 "workers": 1, "rotate": True},
+        "optimizer": {name: {"type": "adam", "lr": 1e-4} for name in ("generator", "discriminator")},
+        "train": {"total_steps": args.steps, "ema_decay": 0.9},
+        "validation": {"every": args.steps, "sets": {"held": {"hr": args.hr}}, "pictures": 1},
+        "log": {"every": max(1, args.steps // 30)},
+        "save": {"every": args.steps},
+    }  # fmt: skip
+
+
+def open_metadata(path: str) -> dict[str, str]:
+    from sr.nets.layouts import load_weights
+
+    return load_weights(path)[1]
+
+
+def train(values: dict[str, Any]) -> tuple[list[dict[str, float]], np.ndarray]:
+    """(the log's entries, the strip of the first held-out image)"""
+    chosen = resolve(Document("try_pairs", values, {}, {}), TABLES)
+    engine = Build(chosen).engine()
+    engine.run()
+    log = [json.loads(line) for line in (chosen.folder / "log.jsonl").read_text().splitlines()]
+    assert engine.evaluate is not None
+    with torch.no_grad():
+        strip = next(iter(engine.evaluate(engine.ema.net).pictures.values()))
+    return log, strip
+
+
+def draw_curve(log: list[dict[str, float]], title: str, tags: tuple[str, ...], size: tuple[int, int]) -> Image.Image:
+    """Sum of the tags over the steps as a line, with its first and last value in words."""
+    points = [(row["step"], sum(row[tag] for tag in tags)) for row in log if all(tag in row for tag in tags)]
+    steps, values = zip(*points, strict=True)
+    low, high = min(values), max(max(values), min(values) + 1e-9)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    across, down = (size[0] - 16) / max(1, steps[-1] - steps[0]), (size[1] - 32) / (high - low)
+    line = [(8 + across * (step - steps[0]), 24 + down * (high - value)) for step, value in points]
+    pen.rectangle((4, 20, size[0] - 4, size[1] - 4), outline="#bbb")
+    pen.line(line, fill="#c33", width=2)
+    pen.text((6, 4), f"{title}: {values[0]:.3f} -> {values[-1]:.3f}  (steps {steps[0]} to {steps[-1]})", fill="black")
+    return canvas
+
+
+def draw_row(title: str, log: list[dict[str, float]], strip: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(strip)
+    height = picture.height // len(CURVES)
+    row = Image.new("RGB", (340 + picture.width, picture.height + 18), "white")
+    ImageDraw.Draw(row).text((6, 3), title, fill="black")
+    for number, (name, tags) in enumerate(CURVES.items()):
+        row.paste(draw_curve(log, name, tags, (336, height)), (0, 18 + number * height))
+    row.paste(picture, (340, 18))
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("shards", "init", "hr", "out"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--weight", type=float, default=5e-3, help="of the GAN term")
+    parser.add_argument("--runs", default="runs/pairs")
+    args = parser.parse_args()
+    rows = []
+    for number, pair in enumerate(PAIRS):
+        log, strip = train(options(args, number, pair))
+        first, last = (next(row for row in order if "g/sharpness" in row) for order in (log, log[::-1]))
+        keys = ["g/gan", "d/real", "d/fake", "g/sharpness", "g/pixel"]
+        print(yaml.safe_dump({pair: {k: f"{first[k]:.4g} -> {last[k]:.4g}" for k in keys}}, width=200), flush=True)
+        rows.append(draw_row(pair, log, strip))
+    sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, sum(r.height for r in rows[:number])))
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(args.out)
+    print(f"drawn in {args.out}")
+
+
+if __name__ == "__main__":
+    main()
