@@ -1,5 +1,6 @@
 """Options in, objects out: the only file that knows both."""
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -8,9 +9,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import yaml
+from torch import nn
 
 from sr import construct, dist
+from sr.atomic import replacing
 from sr.construct import PartOf, Table
 from sr.data import SOURCES
 from sr.data.assemble import Assemble
@@ -19,19 +22,23 @@ from sr.data.paths import image_paths
 from sr.data.stream import Stream
 from sr.degrade import STAGES
 from sr.degrade.pipeline import Degradation
+from sr.document import read
 from sr.ema import EMA
 from sr.engine import Engine, Plan
+from sr.errors import UserError
 from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS
 from sr.losses.weights import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS
 from sr.nets.layouts import save_safetensors
 from sr.nets.models import architecture, load_into
 from sr.optimizers import OPTIMIZERS
-from sr.options import Options, Part, read, resolve
+from sr.options import Options, Part, resolve
 from sr.player import Player, accelerator, choose_precision
 from sr.schedules import SCHEDULES, Schedule, Warmup
 from sr.tasks import TASKS
 from sr.tasks.task import Adversary, Fidelity, Weight
+from sr.tiles import tiled
+from sr.upscale import OVERLAP, TILE
 from sr.validate import Results, ValSet, evaluate, val_set
 
 WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
@@ -94,9 +101,10 @@ class Build:
         parts = self.options.losses.fidelity
         return Fidelity({n: (self.weight(p), self._make(p, "losses").to(device)) for n, p in parts.items()}, average)
 
-    def adversary(self) -> Adversary:
+    def adversary(self) -> Adversary | None:
         part = self.options.losses.gan
-        assert part is not None
+        if part is None:
+            return None
         plus = [(self.weight(extra), self._make(extra, "gan_terms")) for extra in part.get("plus", [])]
         return Adversary(self._make(part, "gan"), self.weight(part), plus)
 
@@ -151,6 +159,7 @@ class Build:
         players: dict[str, Player] = {}
         for name, optimizer in options.optimizer.items():
             net = self.net(name).to(device)
+            self._rehearse(name, net)
             if train.channels_last:
                 net = net.to(memory_format=torch.channels_last)
             players[name] = Player(
@@ -166,23 +175,43 @@ class Build:
         with dist.first_on_each_node():  # a perceptual loss may download its weights
             parts: dict[str, Any] = {"fidelity": self.fidelity(device, ema.net)}
         parts["fidelity"].watch(players["generator"].raw)
-        if options.losses.gan is not None:
-            parts |= {"gan": self.adversary(), "conditional": self.conditional}
+        gan, degradation = self.adversary(), self.degradation(options.data.gt_size)
+        if gan is not None:
+            parts |= {"gan": gan, "conditional": self.conditional}
         stream = self.stream(self.source())
         return Engine(
             task=kind(**{name: player.module for name, player in players.items()}, **parts),
             players=players,
             ema=ema,
             batches=stream.batches,
-            prepare=Assemble(self.degradation(options.data.gt_size), device=device, channels_last=train.channels_last),
+            prepare=Assemble(degradation, device=device, channels_last=train.channels_last),
             evaluate=partial(self.evaluate, sets=sets) if sets else None,
             export=self.export,
+            record=self.record,
             plan=self.plan(precision),
         )
 
+    def _rehearse(self, player: str, net: nn.Module) -> None:
+        """One small forward of a copy, so that sizes that do not fit are told before anything else is made."""
+        size, generates = self.options.data.gt_size, player == "generator"
+        side = size // self.options.scale if generates else size
+        images = torch.zeros(2, 6 if self.conditional and not generates else 3, side, side)
+        try:
+            with torch.no_grad():
+                output = copy.deepcopy(net)(images.to(next(net.parameters()).device))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise UserError(
+                f"the {player} does not take images of {side} x {side} ({str(error).splitlines()[0]}); "
+                "change data.gt_size, or the part's own sizes"
+            ) from None
+        if generates and output.shape[1:] != (3, size, size):
+            made, times = "x".join(map(str, output.shape[1:])), self.options.scale
+            raise UserError(f"the generator makes {made} of 3x{side}x{side}; it has to make RGB {times} times as large")
+
     def plan(self, precision: str) -> Plan:
-        options, train = self.options, self.options.train
-        identity = {"task": options.task, "scale": options.scale, "generator": options.generator}
+        options, train, filled = self.options, self.options.train, self.filled()
         return Plan(
             folder=options.folder,
             total_steps=train.total_steps,
@@ -196,16 +225,30 @@ class Build:
             keep=options.save.keep,
             best=options.validation.best,
             max_bad=options.data.max_bad,
-            identity=identity | ({"discriminator": options.discriminator} if options.discriminator else {}),
+            identity={key: filled.get(key) for key in ("task", "scale", "generator", "discriminator")},
         )
 
     def evaluate(self, net: nn.Module, *, sets: list[ValSet]) -> Results:
-        device = next(net.parameters()).device
+        """Validate whole pictures in tiles, so that one as large as life fits beside the training."""
+        scale, best = self.options.scale, self.options.validation.best
+        tiles: dict[str, Any] = {"tile": TILE, "overlap": OVERLAP, "multiple": getattr(net, "multiple", 1)}
+        run = partial(tiled, net, scale=scale, device=next(net.parameters()).device, **tiles)
+        metrics = list(dict.fromkeys(["psnr_y", "ssim_y", best]))
+        return evaluate(run, sets, scale=scale, metrics=metrics, pictures=self.options.validation.pictures)
 
-        def run(lq: Tensor) -> Tensor:
-            return net(lq.to(device)).cpu()
+    def filled(self) -> dict[str, Any]:
+        """The options with every default spelled out, also those of the parts."""
+        values = self.options.model_dump(mode="json", exclude_none=True)
+        construct.fill(Options, values, TABLES, plugins=self._plugins)
+        return values
 
-        return evaluate(run, sets, scale=self.options.scale, pictures=self.options.validation.pictures)
+    def record(self) -> None:
+        with replacing(self.options.folder / "options.yml") as aside:
+            aside.write_text(self.resolved())
+
+    def resolved(self) -> str:
+        """`filled` as YAML that can be run again."""
+        return yaml.safe_dump(self.filled(), sort_keys=False, allow_unicode=True)
 
     def export(self, net: nn.Module, path: Path, step: int) -> None:
         """Weights under the published names, with what is needed to build the net again in the metadata."""

@@ -8,6 +8,7 @@ A folder without its final name is the rest of a crash and is cleared by the nex
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def save(root: Path, step: int, state: Mapping[str, Any], tensors: Tensors, *, k
 
 def steps(root: Path) -> list[int]:
     """Steps of the finished checkpoints, oldest first."""
-    return sorted(int(path.name.removeprefix("step_")) for path in root.glob("step_*") if path.is_dir())
+    names = [re.fullmatch(r"step_(\d{8,})", path.name) for path in root.glob("step_*") if path.is_dir()]
+    return sorted(int(name[1]) for name in names if name)
 
 
 def load_newest(root: Path) -> Checkpoint | None:

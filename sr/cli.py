@@ -29,16 +29,17 @@ def check(args: argparse.Namespace) -> int:
     from sr import build, describe
 
     options = build.load(args.options, args.set, plugins=args.plugins)
-    print(describe.resolved(options, plugins=args.plugins))
+    print(build.Build(options, plugins=args.plugins).resolved())
     print(describe.summary(options, plugins=args.plugins))
     return 0
 
 
 def schema(args: argparse.Namespace) -> int:
-    from sr import build, construct
+    from sr import build
     from sr.options import Options
+    from sr.schema import schema as of
 
-    print(json.dumps(construct.schema(Options, build.TABLES), indent=1))
+    print(json.dumps(of(Options, build.TABLES), indent=1))
     return 0
 
 
@@ -214,15 +215,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except UserError as error:
         return _failed(str(error), error.exit_code)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return _reader_gone()
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror or error}; make room or choose another place, then run it again", 2)
+    except torch.OutOfMemoryError as error:
+        said = str(error).partition(". ")[0]
+        return _failed(f"{said}; raise train.accumulate, or lower data.batch_size, data.gt_size or --tile", 2)
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
-    except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception:
         traceback.print_exc()
         return _failed("a defect of sr, not yours: please report the lines above", 70)
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has left (`sr check x.yml | head`); nothing more is to be written to it."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _failed(message: str, code: int) -> int:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import core_schema
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import core_schema, to_jsonable_python
 
 from sr.errors import UserError
 
@@ -96,13 +96,13 @@ def _plugin(name: str, *, allowed: bool) -> Factory:
 
 
 @functools.cache
-def model_of(factory: Factory) -> type[BaseModel]:
+def model_of(factory: Factory, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:
     """A strict pydantic model of a constructor's keyword-only parameters."""
     function = factory.__init__ if inspect.isclass(factory) else factory
     hints = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in leave_out:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[name] = (hints.get(name, Any), default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -111,18 +111,20 @@ def model_of(factory: Factory) -> type[BaseModel]:
 
 
 @functools.cache
-def part_model(table: Table, factory: Factory) -> type[BaseModel]:
-    """`model_of` as a part of its table sees it: shared keys added, supplied parameters optional."""
-    base = model_of(factory)
-    fields: dict[str, Any] = dict(table.shared)
-    for name in table.supplied:
-        if name in base.model_fields:
-            fields[name] = (base.model_fields[name].annotation, Field(None, validate_default=False))
+def part_model(table: Table, factory: Factory, *, inner: bool = False) -> type[BaseModel]:
+    """`model_of` as the options see it: without the supplied parameters, and with the table's shared keys.
+
+    inner: the part stands inside one of its own table, where shared keys have no one to read them.
+    """
+    base = model_of(factory, table.supplied)
+    fields: dict[str, Any] = {} if inner else dict(table.shared)
     return create_model(base.__name__, __base__=base, **fields) if fields else base
 
 
-def check(part: Any, name: str, tables: Tables, path: Path = (), *, plugins: bool = True) -> list[Problem]:
-    """Everything wrong with one part and the parts inside it."""
+def check(
+    part: Any, name: str, tables: Tables, path: Path = (), *, plugins: bool = True, outer: str = ""
+) -> list[Problem]:
+    """Everything wrong with one part and the parts inside it. outer: the table of the part that it stands in."""
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
         return [Problem(path, f"give a mapping with a 'type'. Known types: {', '.join(tables[name].rows)}.")]
     try:
@@ -130,12 +132,19 @@ def check(part: Any, name: str, tables: Tables, path: Path = (), *, plugins: boo
     except UserError as error:
         return [Problem((*path, "type"), str(error))]
     values = {key: value for key, value in part.items() if key != "type"}
-    model = part_model(tables[name], factory)
-    return check_model(model, values, tables, path, owner=part["type"], plugins=plugins)
+    model = part_model(tables[name], factory, inner=name == outer)
+    return check_model(model, values, tables, path, owner=part["type"], plugins=plugins, outer=name)
 
 
 def check_model(
-    model: type[BaseModel], values: Any, tables: Tables, path: Path = (), *, owner: str = "", plugins: bool = True
+    model: type[BaseModel],
+    values: Any,
+    tables: Tables,
+    path: Path = (),
+    *,
+    owner: str = "",
+    plugins: bool = True,
+    outer: str = "",
 ) -> list[Problem]:
     """Everything wrong with `values` for a model, and with every part inside them."""
     problems: list[Problem] = []
@@ -144,7 +153,7 @@ def check_model(
     except ValidationError as error:
         problems = [_sentence(model, details, path, owner) for details in error.errors()]
     for name, part, where in parts_in(model, values, path):
-        problems += check(part, name, tables, where, plugins=plugins)
+        problems += check(part, name, tables, where, plugins=plugins, outer=outer)
     return problems
 
 
@@ -260,38 +269,12 @@ def _build(annotations: tuple[Any, ...], value: Any, build: Callable[[Mapping[st
     return value
 
 
-def schema(model: type[BaseModel], tables: Tables) -> dict[str, Any]:
-    """The JSON schema of a model for editors, every part spelled out from its constructor."""
-    definitions: dict[str, Any] = {}
-    for name, table in tables.items():
-        rows = [_row_schema(table, kind, row, definitions) for kind, row in table.rows.items() if "*" not in kind]
-        definitions[f"part.{name}"] = {"anyOf": [*rows, _PLUGIN_SCHEMA]}
-    root = _inline(model.model_json_schema(), definitions)
-    root["$defs"] = {**root.get("$defs", {}), **_inline(definitions, definitions)}
-    return root
-
-
-_PLUGIN_SCHEMA = {  # and members of families: their parameters are checked, but not spelled out
-    "type": "object",
-    "properties": {"type": {"type": "string", "pattern": r".+\..+"}},
-    "required": ["type"],
-}
-
-
-def _row_schema(table: Table, kind: str, factory: Factory, definitions: dict[str, Any]) -> dict[str, Any]:
-    row = part_model(table, factory).model_json_schema()
-    definitions.update(row.pop("$defs", {}))
-    row["properties"] = {"type": {"const": kind}, **row.get("properties", {})}
-    row["required"] = ["type", *row.get("required", [])]
-    row["title"] = kind
-    row["description"] = inspect.getdoc(factory) or ""
-    return row
-
-
-def _inline(node: Any, definitions: dict[str, Any]) -> Any:
-    """Turn every {"$part": table} into a reference to that table's definition."""
-    if isinstance(node, dict):
-        if "$part" in node:
-            return {"$ref": f"#/$defs/part.{node['$part']}"}
-        return {key: _inline(value, definitions) for key, value in node.items()}
-    return [_inline(item, definitions) for item in node] if isinstance(node, list) else node
+def fill(model: type[BaseModel], values: Mapping[str, Any], tables: Tables, *, plugins: bool = True) -> None:
+    """Spell out, in place, the default of every key that the checked parts in `values` leave out."""
+    for name, part, _ in parts_in(model, values, ()):
+        own = part_model(tables[name], find(tables[name], part["type"], plugins=plugins))
+        for key, info in own.model_fields.items():
+            default = info.get_default(call_default_factory=True)
+            if not info.is_required() and default is not None:
+                part.setdefault(key, to_jsonable_python(default))
+        fill(own, part, tables, plugins=plugins)

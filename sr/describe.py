@@ -1,18 +1,12 @@
-"""Looking at options without training: resolved, counted, and what their degradation does to real images."""
+"""Looking at options without training: counted, and what their degradation does to real images."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
-from pydantic import BaseModel
-from pydantic_core import to_jsonable_python
 from tqdm import tqdm
 
-from sr import construct
-from sr.build import TABLES, Build
+from sr.build import Build
 from sr.data.paths import image_paths
 from sr.errors import UserError
 from sr.images import Picture, read_picture, write_picture
@@ -20,27 +14,10 @@ from sr.options import Options
 from sr.tasks import TASKS
 
 
-def resolved(options: Options, *, plugins: bool = True) -> str:
-    """The options with every default spelled out, as YAML that can be run again."""
-    values = options.model_dump(mode="json", exclude_none=True)
-    _fill(Options, values, plugins)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def _fill(model: type[BaseModel], values: Mapping[str, Any], plugins: bool) -> None:
-    for name, part, _ in construct.parts_in(model, values, ()):
-        factory = construct.find(TABLES[name], part["type"], plugins=plugins)
-        own = construct.part_model(TABLES[name], factory)
-        for key, info in own.model_fields.items():
-            default = info.get_default(call_default_factory=True)
-            if not info.is_required() and default is not None:
-                part.setdefault(key, to_jsonable_python(default))
-        _fill(own, part, plugins)
-
-
 def summary(options: Options, *, plugins: bool = True) -> str:
     """Parameter counts and the batch arithmetic, built without memory for weights."""
     build, lines = Build(options.model_copy(update={"init": {}}), plugins=plugins), []
+    build.degradation(options.data.gt_size), build.schedule(), build.adversary()  # what only their constructors know
     with torch.device("meta"):
         for name in TASKS[options.task].players:
             count = sum(p.numel() for p in build.net(name).parameters())

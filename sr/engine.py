@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from sr import checkpoint, dist, health
@@ -59,7 +59,8 @@ class Engine:
 
     batches(consumed): this rank's endless micro-batches from a global sample position on.
     prepare(raw): the micro-batch on the device, degraded. evaluate(net): the validation table, the same on all ranks.
-    export(net, path, step): writes the weights that other programs open.
+    export(net, path, step): writes the weights that other programs open. record(): notes what this run is, once it
+    is known that it may go on in its folder.
     """
 
     def __init__(
@@ -72,10 +73,12 @@ class Engine:
         prepare: Callable[[Raw], Pair],
         evaluate: Callable[[nn.Module], Results] | None,
         export: Callable[[nn.Module, Path, int], None],
+        record: Callable[[], None],
         plan: Plan,
     ) -> None:
         self.task, self.players, self.ema, self.plan = task, players, ema, plan
-        self.batches, self.prepare, self.evaluate, self.export = batches, prepare, evaluate, export
+        self.batches, self.prepare, self.evaluate = batches, prepare, evaluate
+        self.export, self.record = export, record
         self.step = self.consumed = self.bad = 0
         self.best: dict[str, Any] = {}
         self.device = next(iter(players.values())).accelerator.device
@@ -85,10 +88,12 @@ class Engine:
         """Train from wherever the run folder stands to `total_steps`. Raises Stopped after SIGTERM or SIGINT."""
         plan = self.plan
         self.resume()
+        dist.on_main(self.record)
         tracker = Tracker(plan.folder, resume_step=self.step)
         bar = tqdm(total=plan.total_steps, initial=self.step, disable=not dist.is_main(), unit="step", mininterval=1.0)
         since, logged, vote = time.monotonic(), self.step, dist.Vote()
-        with worker_deaths(), _signals() as received, closing(self.batches(self.consumed)) as batches, bar:
+        stream = closing(self.batches(self.consumed))
+        with closing(tracker), bar, worker_deaths(), _signals() as received, stream as batches:
             while self.step < plan.total_steps:
                 self.train_step(batches)
                 bar.update()
@@ -96,8 +101,7 @@ class Engine:
                 validate = self._due(plan.validate_every) and self.evaluate is not None
                 save = self._due(plan.save_every) or stop
                 if self._due(plan.log_every) or validate or save:
-                    speed = (self.step - logged) * plan.batch_size / max(time.monotonic() - since, 1e-9)
-                    self.log(tracker, bar, speed)
+                    self.log(tracker, bar, samples=(self.step - logged) * plan.batch_size, since=since)
                     if validate:
                         self.validate(tracker)
                     if save:
@@ -105,7 +109,6 @@ class Engine:
                     since, logged = time.monotonic(), self.step
                 if stop and self.step < plan.total_steps:
                     raise self._stopped(received)
-        tracker.close()
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.plan.total_steps
@@ -134,23 +137,28 @@ class Engine:
                 phase = next(phases, None)
             if phase is None:
                 return
+            if not phase.losses:  # every weight is still 0, on all ranks alike
+                continue
             player, tag = self.players[phase.player], phase.player[0]
-            shown: dict[str, Tensor] = phase.losses | phase.report
+            report = dict(phase.report)
             measure = last and (self.step + 1) % self.plan.log_every == 0
             if measure and phase.output is not None:
-                shown |= health.shares(phase) | health.looks(phase.output, batch.target)
+                report |= health.shares(phase) | health.looks(phase.output, batch.target)
             total = torch.stack([loss.float() for loss in phase.losses.values()]).sum()
             norm = player.update(total / self.plan.accumulate, step=self.step, last=last, measure=measure)
-            shown |= {} if norm is None else {"grad_norm": norm}
-            self.meter.add({f"{tag}/{name}": value for name, value in shown.items()}, step=self.step + 1)
+            report |= {} if norm is None else {"grad_norm": norm}
+            for values, checked in ((phase.losses, True), (report, False)):
+                tagged = {f"{tag}/{name}": value for name, value in values.items()}
+                self.meter.add(tagged, step=self.step + 1, checked=checked)
 
     def _autocast(self) -> torch.autocast:
         dtype = PRECISIONS[self.plan.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
-    def log(self, tracker: Tracker, bar: Any, speed: float) -> None:
+    def log(self, tracker: Tracker, bar: Any, *, samples: int, since: float) -> None:
         """Means over steps and ranks; the device sync of the loop. Stops on a loss that is not finite."""
         values = self.meter.read() | {f"g/{name}": value for name, value in self.task.report().items()}
+        speed = samples / max(time.monotonic() - since, 1e-9)
         self._check_bad()
         bar.set_postfix({name: f"{values[name]:.4g}" for name in values if name in BAR}, refresh=False)
         for sentence in self.diagnosis.observe(values) if dist.is_main() else ():
@@ -174,7 +182,7 @@ class Engine:
         for name, image in results.pictures.items():
             tracker.picture(f"val/{name}", image, step=self.step)
         value = float(np.mean([row[self.plan.best] for row in results.means.values()]))
-        better = not self.best or value > self.best["value"]
+        better = self.best.get("metric") != self.plan.best or value > self.best["value"]
         if better:
             self.best = {"step": self.step, "value": value, "metric": self.plan.best}
             dist.on_main(lambda: self.export(self.ema.net, self.models / "net_g_best.safetensors", self.step))

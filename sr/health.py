@@ -13,7 +13,8 @@ Values = Mapping[str, float]
 
 
 def shares(phase: Phase) -> dict[str, Tensor]:
-    """Each loss's share of the gradient at the output: |dL_i/dx| over the sum of them all, so the shares add up to 1.
+    """Each loss's `share` of the gradient at the output, |dL_i/dx| over the sum of them all, and its `ratio`, that of
+    the weighted values; both add up to 1.
 
     Costs one more backward through each loss (not through the generator), and no sync.
     """
@@ -22,13 +23,16 @@ def shares(phase: Phase) -> dict[str, Tensor]:
         return {}
     norms = torch.stack([_slope(loss, output) for loss in phase.losses.values()])
     rates = norms / norms.sum().clamp(min=1e-30)
-    return {f"share_{name}": rate for name, rate in zip(phase.losses, rates.unbind(), strict=True)}
+    shares = {f"share_{name}": rate for name, rate in zip(phase.losses, rates.unbind(), strict=True)}
+    total = torch.stack([loss.detach().float() for loss in phase.losses.values()]).sum()
+    return shares | {f"ratio_{name}": loss.detach().float() / total for name, loss in phase.losses.items()}
 
 
 def _slope(loss: Tensor, output: Tensor) -> Tensor:
     grad = None
     if loss.requires_grad:
-        grad = torch.autograd.grad(loss, output, retain_graph=True, allow_unused=True)[0]
+        # Times the number of values: the gradient of a mean is below half precision's range.
+        grad = torch.autograd.grad(loss * output.numel(), output, retain_graph=True, allow_unused=True)[0]
     return output.new_zeros((), dtype=torch.float32) if grad is None else grad.float().norm()
 
 
@@ -54,8 +58,9 @@ def _detail(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A state that is no accident when it holds at `lasts` log entries in a row."""
+    """A state that is no accident when it holds at `lasts` measured entries in a row; `needs`: what measures it."""
 
+    needs: tuple[str, ...]
     holds: Callable[[Values, Values], bool]
     says: str
     lasts: int = 10
@@ -63,22 +68,26 @@ class Pattern:
 
 PATTERNS = (
     Pattern(
-        lambda now, first: min(now.get("d/accuracy_real", 0), now.get("d/accuracy_fake", 0)) > 0.98,
-        "the discriminator is saturated (over 98 % right on both): lower optimizer.discriminator.lr, smooth its labels "
-        "(losses.gan.real_label: 0.9), or add losses.gan.plus: [{type: r1, weight: 1, every: 16}]",
+        ("d/accuracy_real", "d/accuracy_fake"),
+        lambda now, first: min(now["d/accuracy_real"], now["d/accuracy_fake"]) > 0.98,
+        "the discriminator is saturated (over 98 % right on both): lower optimizer.discriminator.lr, add losses.gan."
+        "plus: [{type: r1, weight: 1, every: 16}], or smooth vanilla's and lsgan's labels (losses.gan.real_label: 0.9)",
     ),
     Pattern(
-        lambda now, first: now.get("g/share_gan", 0) > 0.7,
+        ("g/share_gan",),
+        lambda now, first: now["g/share_gan"] > 0.7,
         "the GAN term makes over 70 % of the generator's gradient: lower losses.gan.weight, or raise the other weights",
     ),
     Pattern(
-        lambda now, first: now.get("g/sharpness", 1) < 0.5 and now.get("g/pixel", 1) < 0.9 * first.get("g/pixel", 0),
+        ("g/sharpness", "g/pixel"),
+        lambda now, first: now["g/sharpness"] < 0.5 and now["g/pixel"] < 0.9 * first["g/pixel"],
         "the pixel loss falls while outputs hold less than half the detail of their targets: raise losses.gan.weight "
         "or losses.perceptual.weight, or lower losses.pixel.weight",
         lasts=50,
     ),
     Pattern(
-        lambda now, first: now.get("g/colour", 0) > 0.03 and now.get("g/colour", 0) > first.get("g/colour", 1),
+        ("g/colour",),
+        lambda now, first: now["g/colour"] > 0.03 and now["g/colour"] > first["g/colour"],
         "colours drift from the low-pass of the target: raise losses.pixel.weight, add losses.colour: {type: colour}, "
         "or lower losses.gan.weight",
     ),
@@ -86,7 +95,10 @@ PATTERNS = (
 
 
 class Diagnosis:
-    """Fed with every log entry; says each pattern once when it has lasted, and again after it was gone."""
+    """Fed with every log entry; says each pattern once when it has lasted, and again after it was gone.
+
+    Entries that do not measure a pattern (those of validations and saves between two log steps) leave it as it is.
+    """
 
     def __init__(self) -> None:
         self._first: dict[str, float] = {}
@@ -94,11 +106,14 @@ class Diagnosis:
 
     def observe(self, values: Values) -> list[str]:
         """What is new to say after this entry."""
+        if "g/pixel" not in values and "g/l1" in values:
+            values = {**values, "g/pixel": values["g/l1"]}
         for name, value in values.items():
             self._first.setdefault(name, value)
         said = []
         for number, pattern in enumerate(PATTERNS):
-            self._runs[number] = self._runs[number] + 1 if pattern.holds(values, self._first) else 0
-            if self._runs[number] == pattern.lasts:
-                said.append(pattern.says)
+            if all(name in values for name in pattern.needs):
+                self._runs[number] = self._runs[number] + 1 if pattern.holds(values, self._first) else 0
+                if self._runs[number] == pattern.lasts:
+                    said.append(pattern.says)
         return said

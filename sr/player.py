@@ -13,11 +13,11 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from sr import dist
 from sr.errors import UserError
 from sr.schedules import Schedule
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-STATE = ("exp_avg", "exp_avg_sq", "step")  # what Adam and AdamW remember of each parameter
 
 
 def accelerator() -> Accelerator:
@@ -55,9 +55,16 @@ def _share_cores() -> None:
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies it faster than fp32, else fp32."""
+    """`auto` is bf16 where the hardware of every rank multiplies it faster than fp32, else fp32. Collective."""
     if asked != "auto":
         return asked
+    found = dist.gather(_fastest(device))
+    if len(set(found)) > 1:
+        raise UserError(f"train.precision: auto is {sorted(set(found))} on different ranks; set it to one of them")
+    return found[0]
+
+
+def _fastest(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
@@ -128,10 +135,11 @@ class Player:
             self.raw.load_state_dict(model)
         except RuntimeError as error:
             raise ValueError(str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)) from None
-        for name, parameter in self.raw.named_parameters():
-            moments = {m: state[f"{m}/{name}"] for m in STATE if f"{m}/{name}" in state}
-            if moments:
-                self.optimizer.state[parameter] = {m: _like(parameter, value) for m, value in moments.items()}
+        parameters = dict(self.raw.named_parameters())
+        for key, value in state.items():
+            moment, _, name = key.partition("/")
+            if moment not in ("model", "scaler"):
+                self.optimizer.state[parameters[name]][moment] = _like(parameters[name], value)
         if self.scaler.is_enabled() and "scaler/scale" in state:
             scaler = self.scaler.state_dict()
             scaler |= {"scale": float(state["scaler/scale"]), "_growth_tracker": int(state["scaler/tracker"])}

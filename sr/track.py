@@ -31,9 +31,12 @@ class Meter:
         self._first_bad: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def add(self, values: Mapping[str, Tensor], *, step: int) -> None:
+    def add(self, values: Mapping[str, Tensor], *, step: int, checked: bool = True) -> None:
+        """checked=False: what may be infinite in a healthy run, such as a norm under a loss scaler, counts as 0."""
         for name, value in values.items():
             value = value.detach().float()
+            if not checked:
+                value = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
             bad = torch.where(torch.isfinite(value), torch.inf, float(step))
             if name in self._sums:
                 self._sums[name] += value

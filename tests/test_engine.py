@@ -194,6 +194,76 @@ def test_best_is_kept_and_old_checkpoints_go(recipe: Recipe, photos: Path, tmp_p
     assert (tmp_path / "runs" / "tiny" / "models" / "net_g_best.safetensors").is_file()
 
 
+@pytest.mark.parametrize("best", ["psnr_rgb", "ssim_y"])
+def test_best_by_any_metric(recipe: Recipe, photos: Path, best: str) -> None:
+    file = recipe(validation={"every": 4, "sets": {"own": {"hr": str(photos)}}, "best": best})
+    run = engine(file)
+    run.run()
+    assert run.best["metric"] == best
+
+
+def test_an_overflow_that_the_scaler_answers_is_no_failure(recipe: Recipe) -> None:
+    run = engine(recipe(), "train.precision=fp16", "train.clip_norm=1.0", "train.total_steps=6")
+    for player in run.players.values():
+        player.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = [p.clone() for p in run.players["generator"].raw.parameters()]
+    run.run()
+    assert run.players["generator"].scaler.get_scale() < 2.0**60
+    assert all(torch.isfinite(p).all() for p in run.players["generator"].raw.parameters())
+    assert all(torch.equal(p, q) for p, q in zip(before, run.players["generator"].raw.parameters(), strict=True))
+
+
+def test_a_term_that_starts_late_leaves_its_player_alone_until_then(recipe: Recipe) -> None:
+    late = {"type": "ramp", "to": 1.0, "start": 3}
+    run = engine(recipe(losses__pixel={"type": "l1", "weight": late}, losses__gan={"type": "hinge", "weight": late}))
+    before = [p.clone() for p in run.players["generator"].raw.parameters()]
+    batches = run.batches(0)
+    for _ in range(3):
+        run.train_step(batches)
+    assert all(torch.equal(p, q) for p, q in zip(before, run.players["generator"].raw.parameters(), strict=True))
+    run.train_step(batches)
+    assert not all(torch.equal(p, q) for p, q in zip(before, run.players["generator"].raw.parameters(), strict=True))
+
+
+class Momentum(torch.optim.SGD):
+    """An optimizer from outside."""
+
+    def __init__(self, params: object, *, lr: float, momentum: float = 0.9) -> None:
+        super().__init__(params, lr=lr, momentum=momentum)  # type: ignore[arg-type]
+
+
+def test_any_optimizer_resumes(recipe: Recipe) -> None:
+    part = {"type": "tests.test_engine.Momentum", "lr": 1e-3}
+    whole = engine(recipe(name="whole", optimizer__generator=part), "train.total_steps=6")
+    whole.run()
+    engine(recipe(name="part", optimizer__generator=part), "train.total_steps=3").run()
+    rest = engine(recipe(name="part", optimizer__generator=part), "train.total_steps=6")
+    rest.run()
+    assert any("momentum_buffer" in key for key in state(rest))
+    assert_same(state(whole), state(rest))
+
+
+def test_a_refused_run_leaves_the_record_alone_and_a_spelled_out_one_goes_on(recipe: Recipe, tmp_path: Path) -> None:
+    engine(recipe()).run()
+    record = tmp_path / "runs" / "tiny" / "options.yml"
+    text = record.read_text()
+    with pytest.raises(UserError):
+        engine(recipe(), "generator.num_feat=16").run()
+    assert record.read_text() == text
+    (tmp_path / "runs" / "tiny" / "checkpoints" / "step_00000004_backup").mkdir()
+    run = engine(record, "train.total_steps=5")  # its own record, every default spelled out
+    run.run()
+    assert run.step == 5
+
+
+def test_sizes_that_do_not_fit_are_told_before_anything_is_made(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the discriminator does not take images of 32 x 32.*data.gt_size"):
+        engine(recipe(discriminator={"type": "patchgan", "num_layers": 6}))
+    with pytest.raises(UserError, match="it has to make RGB"):
+        engine(recipe(generator={"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_out_ch": 1}))
+    assert not (tmp_path / "runs").exists()
+
+
 def _gan(generator: nn.Module, discriminator: nn.Module) -> SRGAN:
     gan = Adversary(Vanilla(), lambda step: 1.0)
     return SRGAN(generator=generator, discriminator=discriminator, fidelity=Fidelity({}), gan=gan)

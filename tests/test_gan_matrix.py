@@ -16,7 +16,7 @@ from sr.nets import DISCRIMINATORS
 from sr.tasks import TASKS
 from sr.tasks.task import Adversary, Fidelity
 
-SMALL = {
+NETS = {
     "unet_sn": {"num_feat": 4},
     "patchgan": {"num_feat": 4},
     "vgg": {"num_feat": 4},
@@ -24,12 +24,24 @@ SMALL = {
     "timm": {"name": "test_efficientnet"},
     "multiscale": {"num_scales": 2, "of": {"type": "patchgan", "num_feat": 4, "num_layers": 1}},
 }
+VARIANTS = {  # what differs inside a type, with every loss but without additions
+    **{
+        f"patchgan {norm}": {"type": "patchgan", "num_feat": 4, "norm": norm}
+        for norm in ("instance", "spectral", "none")
+    },
+    "pixel": {"type": "patchgan", "num_feat": 4, "num_layers": 0},
+    "attention": {"type": "timm", "name": "test_vit"},
+}
+BASES = {f"relativistic {base}": {"type": "relativistic", "base": base} for base in ("lsgan", "hinge")}
 EVERY = list(GAN_TERMS)
 PAIRS = [  # resnet is `timm` of a size that takes seconds to differentiate twice: the penalties join it once
     (net, loss, [] if net == "resnet" and loss != "hinge" else EVERY)
     for net, loss in itertools.product(DISCRIMINATORS, ADVERSARIAL)
 ]
 PAIRS += [("patchgan", loss, [term]) for loss in ADVERSARIAL for term in EVERY]
+PAIRS += [(net, loss, []) for net in VARIANTS for loss in ADVERSARIAL]
+PAIRS += [(net, base, []) for net in ("unet_sn", "multiscale") for base in BASES]
+PAIRS += [("attention", "hinge", ["r1", "gradient_penalty"])]
 
 
 def one(step: int) -> float:
@@ -44,7 +56,8 @@ def make(table: str, part: dict[str, object], **supplied: int):
 
 @functools.cache
 def discriminator_of(net: str, channels: int) -> nn.Module:
-    return make("discriminators", {"type": net, **SMALL[net]}, num_in_ch=channels)
+    part = VARIANTS.get(net) or {"type": net, **NETS[net]}
+    return make("discriminators", part, num_in_ch=channels)
 
 
 @pytest.mark.parametrize("conditional", [False, True], ids=["plain", "conditional"])
@@ -55,7 +68,7 @@ def test_one_step(net, loss, plus, conditional):
     discriminator = discriminator_of(net, 6 if conditional else 3)
     discriminator.zero_grad()
     extras = [(one, make("gan_terms", {"type": term})) for term in plus]
-    adversary = Adversary(make("gan", {"type": loss}), one, extras)
+    adversary = Adversary(make("gan", BASES.get(loss, {"type": loss})), one, extras)
     fidelity = Fidelity({"pixel": (one, L1())})
     task = TASKS["sr_gan"](
         generator=generator, discriminator=discriminator, fidelity=fidelity, gan=adversary, conditional=conditional

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 LAYERS = [
-    "errors construct atomic",
+    "errors construct atomic schema document",
     "batch dist images bicubic tiles nets losses degrade metrics schedules optimizers",
     "data tasks",
     "player ema checkpoint track health validate upscale",

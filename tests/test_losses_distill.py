@@ -5,16 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from sr import construct
 from sr.batch import Pair
 from sr.build import TABLES, Build, load
+from sr.document import read
 from sr.errors import UserError
 from sr.losses import distill
 from sr.losses.distill import Distill
 from sr.nets.layouts import save_safetensors
 from sr.nets.models import Model, architecture
 from sr.nets.rrdbnet import RRDBNet
-from sr.options import Options, read
+from sr.options import Options
+from sr.schema import schema
 from sr.tasks.psnr import PSNR
 
 SMALL = {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}
@@ -102,8 +103,7 @@ def test_unknown_module_of_the_teacher(teacher, tmp_path):
 
 def test_a_loss_without_a_type_has_the_type_of_its_name(teacher, tmp_path, recipe, batch):
     file = recipe(losses__distill={"teacher": str(tmp_path / "teacher.safetensors"), "weight": 0.5}, losses__l1={})
-    schema = construct.schema(Options, TABLES)
-    assert not list(jsonschema.Draft202012Validator(schema).iter_errors(read(file).values))
+    assert not list(jsonschema.Draft202012Validator(schema(Options, TABLES)).iter_errors(read(file).values))
     options = load(file)
     assert options.losses.fidelity["distill"]["type"] == "distill"
     assert options.losses.fidelity["l1"] == {"type": "l1"}

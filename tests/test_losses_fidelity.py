@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sr.batch import Pair
 from sr.build import Build, load
 from sr.errors import UserError
+from sr.losses import FIDELITY
 from sr.losses.colour import Colour
 from sr.losses.edges import Edge, Gradient
 from sr.losses.frequency import FFT, FocalFrequency
@@ -34,6 +35,13 @@ LOSSES = {
     "colour": Colour(),
     "ldl": LDL(),
 }
+OTHERWHERE = {"vgg19", "perceptual", "style", "lpips", "dists", "distill"}  # tested in files of their own
+
+
+def test_no_loss_is_forgotten() -> None:
+    assert {name.removesuffix("_isotropic") for name in LOSSES} | OTHERWHERE == set(FIDELITY)
+
+
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 

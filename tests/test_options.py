@@ -9,11 +9,12 @@ import jsonschema
 import pytest
 import yaml
 
-from sr import construct
-from sr.build import TABLES, load
-from sr.describe import resolved, summary
+from sr.build import TABLES, Build, load
+from sr.describe import summary
+from sr.document import read
 from sr.errors import UserError
-from sr.options import Options, read
+from sr.options import Options
+from sr.schema import schema as schema_of
 from tests.conftest import ROOT, TINY, sr
 
 Recipe = Callable[..., Path]
@@ -59,7 +60,8 @@ def test_all_mistakes_at_once_with_line_key_and_fix(tmp_path: Path) -> None:
     [
         ({"task": "psnr"}, "discriminator", "no use"),
         ({"discriminator": None}, "discriminator", "needs"),
-        ({"data__gt_size": 33}, "data.gt_size", "multiple of scale 2; use 32"),
+        ({"data__make": {"photos": "x"}}, "data.make", "type: shards"),
+        ({"data__gt_size": 33}, "data.gt_size", "no multiple of scale 2"),
         ({"data__crop_size": 16}, "data.crop_size", "smaller than gt_size"),
         ({"train__accumulate": 3}, "data.batch_size", "multiple"),
         ({"optimizer__discriminator": None}, "optimizer", "add optimizer.discriminator"),
@@ -118,10 +120,10 @@ def test_exponents_are_numbers(tmp_path: Path) -> None:
 def test_resolved_options_run_again(recipe: Recipe, tmp_path: Path) -> None:
     options = load(recipe())
     again = tmp_path / "again.yml"
-    again.write_text(resolved(options))
+    again.write_text(Build(options).resolved())
     assert "num_grow_ch: 4" in again.read_text()
     assert "sinc_prob: 0.1" in again.read_text()  # a default of a part, spelled out
-    assert resolved(load(again)) == again.read_text()
+    assert Build(load(again)).resolved() == again.read_text()
 
 
 def test_plugins_are_used_and_can_be_shut_out(recipe: Recipe) -> None:
@@ -133,7 +135,7 @@ def test_plugins_are_used_and_can_be_shut_out(recipe: Recipe) -> None:
 
 
 def test_schema_accepts_the_recipes_and_refuses_mistakes() -> None:
-    schema = construct.schema(Options, TABLES)
+    schema = schema_of(Options, TABLES)
     validator = jsonschema.Draft202012Validator(schema)
     for file in sorted((ROOT / "options").glob("*.yml")):
         errors = list(validator.iter_errors(read(file).values))

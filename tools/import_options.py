@@ -83,6 +83,8 @@ def losses(given: Given, kind: str) -> dict[str, Any]:
     gan = part(given, "train.gan_opt", "gan", type_key="gan_type", renamed=weight | labels, type="GANLoss", **fixed)
     if gan and kind == "ESRGANModel":
         gan |= {"type": "relativistic", "base": gan["type"]}
+        if gan["base"] == "lsgan":
+            given.remarks["train.gan_opt.gan_type"] = "relativistic over lsgan has labels 1 and -1 here, there 1 and 0"
     return found | {"gan": gan and slim(gan, "gan")}
 
 
@@ -270,8 +272,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = Given(yaml.safe_load(args.file.read_text(encoding="utf-8")))
         options = convert(given, args.gpus)
-    except (UserError, OSError, yaml.YAMLError) as error:
-        print(f"{args.file}: {error}", file=sys.stderr)
+    except (UserError, OSError, yaml.YAMLError, ValueError, TypeError) as error:
+        print(f"{args.file}: cannot be imported ({error}); mend that key in the file", file=sys.stderr)
         return 2
     print(f"# From {args.file.name}. Shards load faster: sr shard FOLDER OUT, data.source: {{type: shards, path: OUT}}")
     print(yaml.safe_dump(options, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True), end="")

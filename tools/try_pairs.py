@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from draw_curves import below, draw_curve, read
 from PIL import Image, ImageDraw
 
 from sr.build import TABLES, Build
+from sr.document import Document
 from sr.nets.models import open_model
-from sr.options import Document, resolve
+from sr.options import resolve
 
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "unet_sn + vanilla": ({"type": "unet_sn", "num_feat": 16}, {"type": "vanilla"}),
@@ -70,26 +72,11 @@ def train(values: dict[str, Any]) -> tuple[list[dict[str, float]], np.ndarray]:
     chosen = resolve(Document("try_pairs", values, {}, {}), TABLES)
     engine = Build(chosen).engine()
     engine.run()
-    log = [json.loads(line) for line in (chosen.folder / "log.jsonl").read_text().splitlines()]
+    log = read(chosen.folder / "log.jsonl")
     assert engine.evaluate is not None
     with torch.no_grad():
         strip = next(iter(engine.evaluate(engine.ema.net).pictures.values()))
     return log, strip
-
-
-def draw_curve(log: list[dict[str, float]], title: str, tags: tuple[str, ...], size: tuple[int, int]) -> Image.Image:
-    """Sum of the tags over the steps as a line, with its first and last value in words."""
-    points = [(row["step"], sum(row[tag] for tag in tags)) for row in log if all(tag in row for tag in tags)]
-    steps, values = zip(*points, strict=True)
-    low, high = min(values), max(max(values), min(values) + 1e-9)
-    canvas = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(canvas)
-    across, down = (size[0] - 16) / max(1, steps[-1] - steps[0]), (size[1] - 32) / (high - low)
-    line = [(8 + across * (step - steps[0]), 24 + down * (high - value)) for step, value in points]
-    pen.rectangle((4, 20, size[0] - 4, size[1] - 4), outline="#bbb")
-    pen.line(line, fill="#c33", width=2)
-    pen.text((6, 4), f"{title}: {values[0]:.3f} -> {values[-1]:.3f}  (steps {steps[0]} to {steps[-1]})", fill="black")
-    return canvas
 
 
 def draw_row(title: str, log: list[dict[str, float]], strip: np.ndarray) -> Image.Image:
@@ -118,11 +105,8 @@ def main() -> None:
         keys = ["g/gan", "d/real", "d/fake", "g/sharpness", "g/pixel"]
         print(yaml.safe_dump({pair: {k: f"{first[k]:.4g} -> {last[k]:.4g}" for k in keys}}, width=200), flush=True)
         rows.append(draw_row(pair, log, strip))
-    sheet = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
-    for number, row in enumerate(rows):
-        sheet.paste(row, (0, sum(r.height for r in rows[:number])))
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(args.out)
+    below(rows).save(args.out)
     print(f"drawn in {args.out}")
 
 

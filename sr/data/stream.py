@@ -14,7 +14,7 @@ from sr.data.mix import Mix
 from sr.data.source import Source
 from sr.errors import UserError
 
-GRACE_SECONDS = 20
+GRACE_SECONDS = 300  # for the last step, its validation and its checkpoint
 
 
 class Stream:
@@ -41,7 +41,6 @@ class Stream:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        _check_sizes(scale, gt_size, crop_size)
         self.micro_batch = _micro_batch(batch_size, world, accumulate)
         self._crops = Crops(
             source, seed=seed, scale=scale, gt_size=gt_size, crop_size=crop_size, flip=flip, rotate=rotate
@@ -110,14 +109,6 @@ def worker_deaths() -> Iterator[None]:
             f"{said}: the machine took it away, most likely for want of memory or of /dev/shm;"
             " use fewer data.workers or give the container more memory (docker: --shm-size)"
         ) from None
-
-
-def _check_sizes(scale: int, gt_size: int, crop_size: int) -> None:
-    if gt_size % scale:
-        near = f"{max(gt_size // scale, 1) * scale} or {(gt_size // scale + 1) * scale}"
-        raise UserError(f"gt_size {gt_size} is not a multiple of scale {scale}; use {near}")
-    if crop_size < gt_size:
-        raise UserError(f"crop_size {crop_size} is below gt_size {gt_size}; use {gt_size} or more")
 
 
 def _micro_batch(batch_size: int, world: int, accumulate: int) -> int:

@@ -255,7 +255,10 @@ def _open_timm(name: str, layers: Mapping[str, float] | None, weights: str, chec
             "loss's `weights` to a file of the model's state dict"
         ) from None
     if checkpointing:
-        getattr(network, "model", network).set_grad_checkpointing(True)
+        try:
+            getattr(network, "model", network).set_grad_checkpointing(True)
+        except (AssertionError, AttributeError):
+            raise UserError(f"timm/{name} cannot recompute its layers; set the loss's checkpointing: false") from None
     cut = _Patches(network, patch) if patch else network
     return Backbone(cut, layers, whole.pretrained_cfg["mean"], whole.pretrained_cfg["std"])
 

@@ -11,7 +11,7 @@ Features = dict[str, Tensor]
 
 
 class FeatureCache:
-    """The least recently used features of targets, at most `megabytes` MiB of them on the device they came from.
+    """The features of targets on the device they came from, the least recently used dropped beyond `megabytes` MiB.
 
     It serves data without random crops, flips or sharpening draws, where an epoch brings the same targets again.
     Entries are found by the target's content, so no order or name of samples is involved. Each call costs a copy of

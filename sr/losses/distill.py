@@ -57,6 +57,10 @@ class Distill(nn.Module):
             generator.eval()(example)
             self.teacher(example)
         generator.train(was_training)
+        for of, names in (("generator", self.features), ("teacher", self.features.values())):
+            for name in names:
+                if not isinstance(self._seen[of].get(name), Tensor):
+                    raise UserError(f"features: '{name}' of the {of} gives no tensor; choose a layer it calls")
         for mine, theirs in self.features.items():
             ours, wanted = list(self._seen["generator"][mine].shape), list(self._seen["teacher"][theirs].shape)
             if ours != wanted:

@@ -74,4 +74,5 @@ class _L2Pool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         kernel = self.get_buffer("kernel").expand(channels, 1, 3, 3)
-        return (F.conv2d(x.square(), kernel, stride=2, padding=1, groups=channels) + 1e-12).sqrt()
+        with torch.autocast(x.device.type, enabled=False):  # squares leave the range of half precision, 1e-12 too
+            return (F.conv2d(x.float().square(), kernel, stride=2, padding=1, groups=channels) + 1e-12).sqrt()

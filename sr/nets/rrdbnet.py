@@ -86,5 +86,8 @@ class RRDBNet(nn.Module):
         for n, factor in enumerate(self.enlargements):
             enlarged = F.interpolate(features, scale_factor=factor, mode="nearest")
             features = _lrelu(self.get_submodule(f"conv_up{n + 1}")(enlarged))
-        out = self.conv_last(_lrelu(self.conv_hr(features)))
+        features = _lrelu(self.conv_hr(features))
+        # The image itself never in half precision: the gradient of a small loss term beside L1's would be rounded away.
+        with torch.autocast(x.device.type, enabled=False):
+            out = self.conv_last(features.to(self.conv_last.weight.dtype))
         return out[..., : height * self.scale, : width * self.scale]

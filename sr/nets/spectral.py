@@ -1,4 +1,4 @@
-"""Spectral normalisation (Miyato et al. 2018) that keeps its numbers under autocast, DDP and ZeRO."""
+"""Spectral normalisation (Miyato et al. 2018) that keeps its numbers under autocast and DDP."""
 
 import torch
 import torch.nn.functional as F

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.batch import Pair
-from sr.tasks.task import Adversary, Critic, Fidelity, Phase, Task, frozen
+from sr.tasks.task import Adversary, Critic, Fidelity, Phase, Task, frozen, joined
 
 
 class SRGAN(Task):
@@ -39,10 +39,10 @@ class SRGAN(Task):
         with frozen(self.discriminator) as module:
             critic = Critic(module, real=real, fake=fake, condition=condition)
             adversarial = self.gan.generator(critic, real=real, fake=fake, step=step)
-        yield Phase("generator", self.fidelity(fake, batch, step) | adversarial, output=fake)
+        yield Phase("generator", joined(self.fidelity(fake, batch, step), adversarial), output=fake)
 
         fake = fake.detach()
-        critic = Critic(self.discriminator, real=real, fake=fake, condition=condition)
+        critic = Critic(self.discriminator, real=real, fake=fake, condition=condition, boundary=self.gan.boundary)
         losses = self.gan.discriminator(critic, real=real, fake=fake, step=step)
         yield Phase("discriminator", losses, critic.report)
 

@@ -84,8 +84,16 @@ class Critic:
     Notes the mean logits and the share judged right of the real and the fake images it is shown, without a sync.
     """
 
-    def __init__(self, module: nn.Module, *, real: Tensor, fake: Tensor, condition: Tensor | None = None) -> None:
-        self.module, self.condition = module, condition
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        real: Tensor,
+        fake: Tensor,
+        condition: Tensor | None = None,
+        boundary: float | None = None,
+    ) -> None:
+        self.module, self.condition, self.boundary = module, condition, boundary
         self.shown = {"real": real, "fake": fake}
         self.report: Terms = {}
 
@@ -119,7 +127,8 @@ class Critic:
 
     def _note(self, name: str, logits: Tensor) -> None:
         self.report[f"logit_{name}"] = logits.mean()
-        self.report[f"accuracy_{name}"] = ((logits > 0) == (name == "real")).float().mean()
+        if self.boundary is not None:
+            self.report[f"accuracy_{name}"] = ((logits > self.boundary) == (name == "real")).float().mean()
 
 
 class Adversarial(Protocol):
@@ -145,20 +154,30 @@ class Adversary:
             return {}
         terms = _scaled(self.loss.generator(critic, real=real, fake=fake), self.weight(step))
         for weight, extra in self._due(step):
-            terms |= _scaled(extra.generator(critic, real=real, fake=fake), weight)
+            terms = joined(terms, _scaled(extra.generator(critic, real=real, fake=fake), weight))
         return terms
 
     def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor, step: int) -> Terms:
         terms = self.loss.discriminator(critic, real=real, fake=fake)
         for weight, extra in self._due(step):
-            terms = terms | _scaled(extra.discriminator(critic, real=real, fake=fake), weight)
+            terms = joined(terms, _scaled(extra.discriminator(critic, real=real, fake=fake), weight))
         return terms
+
+    @property
+    def boundary(self) -> float | None:
+        """The logit between real and fake, for the accuracy; None for a loss that has none of its own."""
+        return getattr(self.loss, "boundary", None)
 
     def _due(self, step: int) -> Iterator[tuple[float, Adversarial]]:
         for weight, extra in self.plus:
             every = getattr(extra, "every", 1)
             if step % every == 0 and weight(step):
                 yield every * weight(step), extra
+
+
+def joined(terms: Terms, more: Terms) -> Terms:
+    """Both; where a name stands in both, the sum, so that no term is lost."""
+    return terms | {name: terms[name] + value if name in terms else value for name, value in more.items()}
 
 
 def _scaled(terms: Terms, weight: float) -> Terms:

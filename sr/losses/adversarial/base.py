@@ -29,6 +29,7 @@ class Labelled(ABC):
 
     real_label: float
     fake_label: float
+    boundary = 0.0  # logits above it are taken for real
 
     @abstractmethod
     def distance(self, logits: Tensor, label: float) -> Tensor:

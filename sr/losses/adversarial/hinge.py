@@ -12,6 +12,8 @@ class Hinge:
     Logits beyond the margin teach the discriminator nothing more, which keeps it from running away.
     """
 
+    boundary = 0.0
+
     def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {"gan": over_maps(lambda x: -x.mean(), critic(fake))}
 

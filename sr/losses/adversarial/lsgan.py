@@ -10,6 +10,7 @@ class LSGAN(Labelled):
 
     def __init__(self, *, real_label: float = 1.0, fake_label: float = 0.0) -> None:
         self.real_label, self.fake_label = real_label, fake_label
+        self.boundary = (real_label + fake_label) / 2
 
     def distance(self, logits: Tensor, label: float) -> Tensor:
         return (logits - label).square().mean()

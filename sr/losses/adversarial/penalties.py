@@ -11,6 +11,7 @@ more forward and two backwards, in float32 outside autocast, for half precision 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sr.losses.adversarial.base import Critic
 
@@ -46,7 +47,10 @@ class R2(_Lazy):
 
 
 class GradientPenalty:
-    """(||grad D(x)|| - 1)^2, each x at a random place between a real and a fake (Gulrajani et al. 2017, equation 3)."""
+    """(||grad D(x)|| - 1)^2, each x at a random place between a real and a fake (Gulrajani et al. 2017, equation 3).
+
+    The places are drawn anew for each step and rank, so other numbers of processes see other places.
+    """
 
     def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {}
@@ -61,7 +65,8 @@ def _squared_slopes(critic: Critic, images: Tensor) -> Tensor:
     """||gradient of the logits by the image||^2 for each map and image, [maps, B]."""
     images = images.detach().float().requires_grad_()
     squares = []
-    with torch.autocast(images.device.type, enabled=False):
+    # Fused attention has no gradient of its gradient.
+    with torch.autocast(images.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         for logits in critic(images):
             (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
             squares.append(gradient.square().sum(dim=(1, 2, 3)) / logits[0].numel())

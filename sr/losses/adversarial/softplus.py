@@ -12,6 +12,8 @@ class Softplus:
     The same function as `vanilla` with labels 1 and 0.
     """
 
+    boundary = 0.0
+
     def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {"gan": over_maps(lambda x: F.softplus(-x).mean(), critic(fake))}
 
