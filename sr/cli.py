@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,23 +150,30 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"sr {__version__}")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(function: object, text: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(function.__name__, help=text, description=text)  # type: ignore[attr-defined]
+    def verb(function: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = verbs.add_parser(function.__name__, help=text, description=text)
         made.set_defaults(run=function)
         return made
 
-    def with_options(made: argparse.ArgumentParser, flag: str = "options") -> None:
-        made.add_argument(flag, required=True, metavar="FILE") if flag.startswith("-") else made.add_argument(flag)
-        made.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override, as losses.gan.type=hinge"
-        )
-        made.add_argument("--no-plugins", dest="plugins", action="store_false", help="refuse types from outside sr")
-
-    with_options(verb(train, "train from an options file; the same command again continues"))
-    with_options(verb(check, "check an options file, print it resolved, count parameters"))
+    _options(verb(train, "train from an options file; the same command again continues"))
+    _options(verb(check, "check an options file, print it resolved, count parameters"))
     verb(schema, "print the JSON schema of options files, for editors")
+    _shard(verb(shard, "turn a folder of images into webdataset shards of sub-images"))
+    made = verb(degrade, "write what the network will see of a folder of images")
+    made.add_argument("input"), made.add_argument("output")
+    _options(made, "--options")
+    _validate(verb(validate, "measure a model on pairs of images"))
+    _upscale(verb(upscale, "enlarge an image or a folder tree of images"))
+    return root
 
-    made = verb(shard, "turn a folder of images into webdataset shards of sub-images")
+
+def _options(made: argparse.ArgumentParser, flag: str = "options") -> None:
+    made.add_argument(flag, required=True, metavar="FILE") if flag.startswith("-") else made.add_argument(flag)
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as losses.gan.type=hinge")
+    made.add_argument("--no-plugins", dest="plugins", action="store_false", help="refuse types from outside sr")
+
+
+def _shard(made: argparse.ArgumentParser) -> None:
     made.add_argument("input"), made.add_argument("output")
     made.add_argument("--size", type=int, default=480, help="side of a sub-image in pixels (%(default)s)")
     made.add_argument("--step", type=int, default=240, help="distance between sub-images (%(default)s)")
@@ -178,11 +185,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     made.add_argument("--strict", action="store_true", help="an unreadable image is an error")
 
-    made = verb(degrade, "write what the network will see of a folder of images")
-    made.add_argument("input"), made.add_argument("output")
-    with_options(made, "--options")
 
-    made = verb(validate, "measure a model on pairs of images")
+def _validate(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", required=True, help="a model file, or bicubic")
     made.add_argument("--hr", required=True, metavar="DIR")
     made.add_argument("--lr", metavar="DIR", help="left out: made from --hr by MATLAB's bicubic")
@@ -190,7 +194,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true")
     _device(made, tile=0)
 
-    made = verb(upscale, "enlarge an image or a folder tree of images")
+
+def _upscale(made: argparse.ArgumentParser) -> None:
     made.add_argument("input", nargs="+")
     made.add_argument("-o", "--output", required=True, metavar="DIR")
     made.add_argument("-m", "--model", required=True, help="a model file, or bicubic")
@@ -198,7 +203,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--format", choices=("png", "jpg", "webp", "tif"), help="of what is written (as the input)")
     made.add_argument("--suffix", default="", help="appended to each name")
     _device(made, tile=256)
-    return root
 
 
 def _device(made: argparse.ArgumentParser, *, tile: int) -> None:
