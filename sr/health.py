@@ -24,7 +24,7 @@ def shares(phase: Phase) -> dict[str, Tensor]:
     norms = torch.stack([_slope(loss, output) for loss in phase.losses.values()])
     rates = norms / norms.sum().clamp(min=1e-30)
     shares = {f"share_{name}": rate for name, rate in zip(phase.losses, rates.unbind(), strict=True)}
-    total = torch.stack([loss.detach().float() for loss in phase.losses.values()]).sum()
+    total = torch.stack([loss.detach().float() for loss in phase.losses.values()]).sum().clamp(min=1e-30)
     return shares | {f"ratio_{name}": loss.detach().float() / total for name, loss in phase.losses.items()}
 
 

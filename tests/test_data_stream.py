@@ -188,11 +188,7 @@ def test_a_batch_that_does_not_divide_names_those_that_do(batch_size, world, acc
         Stream(sources(), batch_size=batch_size, world=world, accumulate=accumulate, **SETTINGS)
 
 
-def test_sizes_must_fit_the_scale():
-    with pytest.raises(UserError, match="use 16 or 20"):
-        Stream(sources(), batch_size=1, **SETTINGS | {"gt_size": 18})
-    with pytest.raises(UserError, match="use 16 or more"):
-        Stream(sources(), batch_size=1, **SETTINGS | {"crop_size": 12})
+def test_a_source_without_images_is_refused():
     with pytest.raises(UserError, match="holds no images"):
         Stream(Noise([0]), batch_size=1, **SETTINGS)
 

@@ -9,10 +9,11 @@ from sr.tasks import Phase
 
 
 def test_shares_are_those_of_the_gradients_at_the_output() -> None:
-    output = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    output = torch.ones(1, 3, 4, 4, requires_grad=True)
     phase = Phase("generator", {"a": 3 * output.sum(), "b": output.sum(), "c": torch.zeros(())}, output=output)
     found = {name: value.item() for name, value in health.shares(phase).items()}
-    assert found == pytest.approx({"share_a": 0.75, "share_b": 0.25, "share_c": 0.0})
+    shares = {"share_a": 0.75, "share_b": 0.25, "share_c": 0.0}
+    assert found == pytest.approx(shares | {"ratio_a": 0.75, "ratio_b": 0.25, "ratio_c": 0.0})
     assert output.grad is None
     assert health.shares(Phase("discriminator", {"real": torch.ones(())})) == {}
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sr.build import load
-from sr.describe import resolved, summary
+from sr.build import Build, load
+from sr.describe import summary
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -135,8 +135,8 @@ def run(
     assert (code, err) == (0, "")
     ours.write_text(out)
     summary(load(ours))
-    ours.write_text(resolved(load(ours)))
-    assert resolved(load(ours)) == ours.read_text()
+    ours.write_text(Build(load(ours)).resolved())
+    assert Build(load(ours)).resolved() == ours.read_text()
     rest = [line[4:].split(": ", 1) for line in out.splitlines() if line.startswith("#   ")]
     return yaml.safe_load(out), {key: why for key, why in rest}
 
@@ -185,7 +185,7 @@ def test_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_real_esrgan_is_our_own_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options, rest = run(real_esrgan(), tmp_path, capsys)
     ours, recipe = load(tmp_path / "ours.yml"), load(ROOT / "options" / "realesrgan_x4.yml")
-    assert yaml.safe_load(resolved(ours))["degrade"] == yaml.safe_load(resolved(recipe))["degrade"]
+    assert yaml.safe_load(Build(ours).resolved())["degrade"] == yaml.safe_load(Build(recipe).resolved())["degrade"]
     assert ours.data.batch_size == recipe.data.batch_size == 48  # 12 on each of the name's 4 GPUs
     assert (ours.crop_size, ours.data.gt_size) == (400, 256)
     assert options["losses"] == {
