@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import spandrel
+import torch
 from PIL import Image
 
 from sr.cli import main
+from sr.nets.models import open_model
 from tests.conftest import sr
 
 
@@ -23,6 +26,16 @@ def test_shard_train_validate_upscale(photos: Path, recipe: Callable[..., Path],
     assert main(["upscale", str(photos), "-o", str(out), "-m", str(model)]) == 0
     assert {Image.open(path).size for path in out.iterdir()} == {(112, 96)}
     assert main(["validate", "--model", str(model), "--hr", str(photos), "--json"]) == 0
+
+
+def test_what_training_leaves_opens_in_spandrel(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    assert main(["train", str(recipe(generator__num_grow_ch=32))]) == 0
+    file = tmp_path / "runs" / "tiny" / "models" / "net_g_4.safetensors"
+    theirs, ours = spandrel.ModelLoader().load_from_file(file), open_model(file)
+    lq = torch.rand(1, 3, 12, 10)
+    with torch.no_grad():
+        assert torch.allclose(theirs(lq), ours.net(lq).clamp(0, 1), atol=1e-5)
+    assert theirs.scale == 2
 
 
 def test_upscale_lists_what_failed_and_exits_1(
