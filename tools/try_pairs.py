@@ -35,6 +35,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"type": "softplus", "plus": [{"type": "r1", "weight": 1.0, "every": 8}]},
     ),
 }
+SHOWN = ["g/gan", "d/real", "d/fake", "g/sharpness", "g/pixel"]  # means of the first and the last third of a run
 CURVES = {"d/real + d/fake": ("d/real", "d/fake"), "g/sharpness": ("g/sharpness",)}
 
 
@@ -90,20 +91,25 @@ def draw_row(title: str, log: list[dict[str, float]], strip: np.ndarray) -> Imag
     return row
 
 
+def mean(rows: list[dict[str, float]], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("shards", "init", "hr", "out"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--weight", type=float, default=5e-3, help="of the GAN term")
+    parser.add_argument("--weight", type=float, default=0.1, help="of the GAN term")
     parser.add_argument("--runs", default="runs/pairs")
     args = parser.parse_args()
     rows = []
     for number, pair in enumerate(PAIRS):
         log, strip = train(options(args, number, pair))
-        first, last = (next(row for row in order if "g/sharpness" in row) for order in (log, log[::-1]))
-        keys = ["g/gan", "d/real", "d/fake", "g/sharpness", "g/pixel"]
-        print(yaml.safe_dump({pair: {k: f"{first[k]:.4g} -> {last[k]:.4g}" for k in keys}}, width=200), flush=True)
+        entries = [row for row in log if "g/sharpness" in row]
+        third = max(1, len(entries) // 3)
+        shown = {key: f"{mean(entries[:third], key):.4g} -> {mean(entries[-third:], key):.4g}" for key in SHOWN}
+        print(yaml.safe_dump({pair: shown}, width=200), flush=True)
         rows.append(draw_row(pair, log, strip))
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     below(rows).save(args.out)
