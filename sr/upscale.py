@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sr import bicubic
 from sr.errors import UserError
-from sr.images import SUFFIXES, Picture, list_images, read_picture, write_picture
+from sr.images import SUFFIXES, ImageError, Picture, list_images, read_picture, write_picture
 from sr.nets.models import Model, open_model
 from sr.tiles import check_overlap, tiled
 
@@ -123,7 +123,8 @@ def upscale(
                 write_picture(job.target, larger)
             except Exception as error:  # whatever is wrong with one picture must not cost the others
                 logging.getLogger(__name__).debug("%s", job.source, exc_info=True)
-                report.failed.append((job.source, str(error) or type(error).__name__))
+                reason = error.reason if isinstance(error, ImageError) else str(error) or type(error).__name__
+                report.failed.append((job.source, reason))
             else:
                 report.written.append(job.target)
     return report
