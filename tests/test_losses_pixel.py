@@ -25,3 +25,10 @@ def test_equals_basicsr(ours, name, kwargs):
 def test_huber_is_a_parabola_inside_delta_and_a_line_outside():
     error = torch.tensor([0.05, 0.3])
     assert torch.allclose(Huber(delta=0.1)(error, torch.zeros(2)), torch.tensor([0.05**2 / 2, 0.1 * 0.25]).mean())
+
+
+@pytest.mark.parametrize("kind", [L1, L2, Charbonnier, Huber])
+def test_range_two_is_the_loss_of_images_in_minus_one_to_one(kind):
+    output, target = torch.rand(2, 3, 8, 9), torch.rand(2, 3, 8, 9)
+    torch.testing.assert_close(kind(range=2)(output, target), kind()(2 * output - 1, 2 * target - 1))
+    assert torch.equal(kind(range=1)(output, target), kind()(output, target))

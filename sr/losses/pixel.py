@@ -9,43 +9,53 @@ from torch import Tensor, nn
 Positive = Annotated[float, Field(gt=0)]
 
 
-class L1(nn.Module):
-    """mean |output - target|."""
+class _Pixel(nn.Module):
+    """range: the width of the pixel range that the weight is meant for. Images are 0..1 here; 2 makes the loss that
+    of -1..1, so that the lambda of pix2pix, 100, can be given as 100.
+    """
+
+    def __init__(self, *, range: Positive = 1.0) -> None:
+        super().__init__()
+        self.range = range
+
+
+class L1(_Pixel):
+    """range * mean |output - target|."""
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.l1_loss(output.float(), target.float())
+        return self.range * F.l1_loss(output.float(), target.float())
 
 
-class L2(nn.Module):
-    """mean (output - target)², the mean squared error: highest PSNR, smoothest pictures."""
+class L2(_Pixel):
+    """mean (range * (output - target))², the mean squared error: highest PSNR, smoothest pictures."""
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(output.float(), target.float())
+        return self.range**2 * F.mse_loss(output.float(), target.float())
 
 
-class Charbonnier(nn.Module):
-    """mean sqrt((output - target)² + eps): L1 with a rounded tip (Lai et al. 2017, LapSRN).
+class Charbonnier(_Pixel):
+    """mean sqrt((range * (output - target))² + eps): L1 with a rounded tip (Lai et al. 2017, LapSRN).
 
     eps: as basicsr has it, inside the root; LapSRN's is 1e-6.
     """
 
-    def __init__(self, *, eps: Positive = 1e-12) -> None:
-        super().__init__()
+    def __init__(self, *, eps: Positive = 1e-12, range: Positive = 1.0) -> None:
+        super().__init__(range=range)
         self.eps = eps
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return ((output.float() - target.float()).square() + self.eps).sqrt().mean()
+        return ((self.range * (output.float() - target.float())).square() + self.eps).sqrt().mean()
 
 
-class Huber(nn.Module):
-    """mean of d² / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = output - target (Huber 1964).
+class Huber(_Pixel):
+    """mean of d² / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = range * (output - target) (Huber 1964).
 
-    delta: in the images' unit; 1 and more make it half the squared error everywhere.
+    delta: in the unit of d; range and more make it half the squared error everywhere.
     """
 
-    def __init__(self, *, delta: Positive = 0.1) -> None:
-        super().__init__()
+    def __init__(self, *, delta: Positive = 0.1, range: Positive = 1.0) -> None:
+        super().__init__(range=range)
         self.delta = delta
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.huber_loss(output.float(), target.float(), delta=self.delta)
+        return F.huber_loss(self.range * output.float(), self.range * target.float(), delta=self.delta)

@@ -9,10 +9,13 @@ from sr.nets.edsr import EDSR
 from sr.nets.multiscale import MultiScale
 from sr.nets.patchgan import PatchGAN
 from sr.nets.rcan import RCAN
+from sr.nets.resnet import ResNet
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.spandrel_net import spandrel_net
 from sr.nets.srresnet import SRResNet
 from sr.nets.timm_disc import ResNetDiscriminator, TimmDiscriminator
+from sr.nets.translation import preset
+from sr.nets.unet import UNet
 from sr.nets.unet_sn import UNetDiscriminatorSN
 from sr.nets.vgg_disc import VGGDiscriminator
 
@@ -22,6 +25,12 @@ GENERATORS: dict[str, Callable[..., Any]] = {
     "edsr": EDSR,
     "rcan": RCAN,
     "compact": Compact,
+    "unet_128": preset(UNet, num_downs=7),
+    "unet_256": preset(UNet, num_downs=8),
+    "unet": UNet,
+    "resnet_6blocks": preset(ResNet, num_block=6),
+    "resnet_9blocks": preset(ResNet, num_block=9),
+    "resnet": ResNet,
     "basicsr.*": basicsr_net,
     "spandrel": spandrel_net,
 }
