@@ -10,7 +10,7 @@ class Group:
     """Samples of one source kind inside a micro-batch.
 
     rows: their places in the micro-batch. positions: their global sample positions, the key of every random draw.
-    gt: uint8 [n, 3, H, W]. lq: uint8 [n, 3, H/scale, W/scale], or None where the degradation has yet to make it.
+    gt: uint8 [n, C, H, W]. lq: uint8 [n, C', H/scale, W/scale], or None where the degradation has yet to make it.
     """
 
     rows: list[int]
@@ -29,10 +29,11 @@ class Raw:
 
 @dataclass(frozen=True)
 class Pair:
-    """One micro-batch on the device; all float RGB in 0..1.
+    """One micro-batch on the device; all float in 0..1, RGB unless the recipe has other channels.
 
-    lq: [B, 3, h, w]. gt: [B, 3, h*scale, w*scale], what the discriminator sees as real.
+    lq: [B, C', h, w]. gt: [B, C, h*scale, w*scale], what the discriminator sees as real.
     target: like gt, what the fidelity losses compare with: sharpened where the recipe asks for it, else gt itself.
+    Translation, at scale 1: lq is the picture given, gt the one wanted; of unpaired sets a and b, each for itself.
     """
 
     lq: Tensor

@@ -65,10 +65,37 @@ def read_rgb(source: str | Path | bytes, *, name: str | None = None) -> np.ndarr
     Grey is repeated, palettes and CMYK are converted, alpha is dropped, 16 bits are rounded to 8, and of an
     animation the first frame is taken. Raises ImageError.
     """
-    pixels, _ = _read(source, name)
+    return read_pixels(source, channels=3, name=name)
+
+
+def read_pixels(source: str | Path | bytes, *, channels: int, name: str | None = None) -> np.ndarray:
+    """Like `read_rgb`, as uint8 [h, w, channels]: grey, grey and alpha, RGB, RGB and alpha (see `with_channels`), or
+    from 5 on the bands of a TIFF of 8 or 16 bits, as they are stored. Raises ImageError.
+    """
+    pixels = _read(source, name)[0] if channels <= 4 else _read_bands(source, channels, name)
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2))
+    return with_channels(pixels, channels)
+
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 [h, w, 1 to 4] -> [h, w, channels]. Grey out of RGB is Pillow's L (ITU-R 601 luma); alpha is 255 where
+    there was none. Raises ValueError for more than 4, unless it is so many already.
+    """
+    given = pixels.shape[2]
+    if given != channels:
+        if max(given, channels) > 4:
+            raise ValueError(f"has {given} channels, not {channels}")
+        planes = pixels[..., :3] if given >= 3 else pixels[..., :1]
+        if channels <= 2 < given:
+            planes = np.asarray(Image.fromarray(planes).convert("L"))[..., None]
+        elif given <= 2 < channels:
+            planes = planes.repeat(3, axis=2)
+        if channels in (2, 4):
+            alpha = pixels[..., -1:] if given in (2, 4) else np.full_like(pixels[..., :1], 255)
+            planes = np.concatenate([planes, alpha], axis=2)
+        pixels = planes
+    return np.ascontiguousarray(pixels)
 
 
 def read_picture(source: str | Path | bytes, *, name: str | None = None) -> Picture:
@@ -144,6 +171,25 @@ def _read(source: str | Path | bytes, name: str | None) -> tuple[np.ndarray, byt
                     pixels = pixels.astype(np.uint16) << 8 | np.asarray(_upright(twin))
             return (pixels[..., None] if pixels.ndim == 2 else pixels), icc
     except Exception as error:  # decoders raise all sorts on damaged input, and none of it may end a run
+        raise _unreadable(source, name, error) from None
+
+
+def _read_bands(source: str | Path | bytes, channels: int, name: str | None) -> np.ndarray:
+    """uint8 or uint16 [h, w, channels] of a TIFF, whose bands may be samples, planes or pages."""
+    import tifffile  # Pillow opens no such TIFF
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            stored = file.series[0]
+            bands = [axis for axis, letter in enumerate(stored.axes) if letter not in "YX"]
+            if len(bands) != 1 or stored.ndim != 3 or stored.shape[bands[0]] != channels:
+                raise ValueError(f"holds {'x'.join(map(str, stored.shape))} values, not height x width x {channels}")
+            if stored.dtype not in (np.uint8, np.uint16):
+                raise ValueError(f"{stored.dtype} pixels have no known white; convert it to 16 bits")
+            if stored.size > MAX_PIXELS * channels:
+                raise ValueError(f"{stored.size // channels} pixels are more than the {MAX_PIXELS} allowed")
+            return np.moveaxis(stored.asarray(), bands[0], 2)
+    except Exception as error:
         raise _unreadable(source, name, error) from None
 
 

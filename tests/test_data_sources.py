@@ -37,7 +37,8 @@ def shown(source):
 
 
 def test_the_table_names_the_sources():
-    assert list(SOURCES) == ["shards", "folder", "mix"]
+    translation = ["side_by_side", "paired", "unpaired", "colorize", "edges"]
+    assert list(SOURCES) == ["shards", "folder", "mix", *translation]
 
 
 def test_members_of_one_key_are_a_sample(tmp_path):

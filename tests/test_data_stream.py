@@ -196,7 +196,7 @@ def test_a_source_without_images_is_refused():
 def test_workers_outlive_the_signals_that_ask_the_trainer_to_save():
     before = set(multiprocessing.active_children())
     batches = Stream(Noise([9]), batch_size=2, workers=2, **SETTINGS).batches()
-    next(batches)
+    next(batches), next(batches)  # one of each, so that both have started
     workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
     for worker, number in itertools.product(workers, (signal.SIGINT, signal.SIGTERM)):

@@ -9,7 +9,18 @@ import torch
 from PIL import Image
 
 from sr import images
-from sr.images import ImageError, Picture, list_images, read_picture, read_rgb, size_of, write_picture, write_rgb
+from sr.images import (
+    ImageError,
+    Picture,
+    list_images,
+    read_picture,
+    read_pixels,
+    read_rgb,
+    size_of,
+    with_channels,
+    write_picture,
+    write_rgb,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (12, 17, 3), dtype=np.uint16)
@@ -51,6 +62,59 @@ def test_gray_palette_alpha_bilevel_and_cmyk_become_rgb():
     assert np.array_equal(read_rgb(saved(Image.fromarray(clear), format="PNG")), RGB)
     assert set(np.unique(read_rgb(saved(Image.fromarray(gray > 128), format="PNG")))) == {0, 255}
     assert read_rgb(saved(Image.fromarray(RGB).convert("CMYK"), format="JPEG")).shape == RGB.shape
+
+
+GRAY = np.asarray(Image.fromarray(RGB).convert("L"))
+FILES = {1: GRAY, 2: np.dstack([GRAY, RGB[..., 0]]), 3: RGB, 4: np.dstack([RGB, GRAY])}
+
+
+@pytest.mark.parametrize("stored", FILES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_any_file_is_read_with_as_many_channels_as_asked_for(stored, channels):
+    pixels = read_pixels(saved(Image.fromarray(FILES[stored]), format="PNG"), channels=channels)
+    assert pixels.shape == (12, 17, channels)
+    colours = GRAY[..., None] if channels <= 2 else RGB if stored >= 3 else GRAY[..., None].repeat(3, 2)
+    assert np.array_equal(pixels[..., : colours.shape[2]], colours)
+    if channels in (2, 4):
+        alpha = {2: RGB[..., 0], 4: GRAY}.get(stored, np.full_like(GRAY, 255))
+        assert np.array_equal(pixels[..., -1], alpha)
+
+
+def test_16_bits_are_rounded_before_they_become_grey(tmp_path):
+    write_picture(tmp_path / "deep.png", Picture(torch.from_numpy(DEEP.transpose(2, 0, 1) / 65535.0).float(), bits=16))
+    expected = np.asarray(Image.fromarray(ROUNDED).convert("L"))
+    assert np.array_equal(read_pixels(tmp_path / "deep.png", channels=1)[..., 0], expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("layout", ["contig", "separate", "pages"])
+def test_bands_of_a_tiff(dtype, layout):
+    tifffile = pytest.importorskip("tifffile")
+    bands = np.random.default_rng(2).integers(0, np.iinfo(dtype).max + 1, (12, 17, 5), dtype=dtype)
+    stored = bands if layout == "contig" else bands.transpose(2, 0, 1)
+    options = {"photometric": "minisblack", "compression": "zlib", "metadata": None}
+    file = io.BytesIO()
+    tifffile.imwrite(file, stored, **options, **({} if layout == "pages" else {"planarconfig": layout}))
+    expected = bands if dtype == np.uint8 else np.round(bands / 257.0)
+    pixels = read_pixels(file.getvalue(), channels=5)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, expected)
+    with pytest.raises(ImageError, match=r"x: holds [0-9x]+ values, not height x width x 6"):
+        read_pixels(file.getvalue(), channels=6, name="x")
+
+
+def test_channels_that_are_not_there_are_an_error():
+    tifffile = pytest.importorskip("tifffile")
+    with pytest.raises(ImageError, match="not a TIFF"):
+        read_pixels(saved(Image.fromarray(RGB), format="PNG"), channels=5)
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((5, 8, 8), np.float32), photometric="minisblack", planarconfig="separate")
+    with pytest.raises(ImageError, match="float32 pixels have no known white"):
+        read_pixels(file.getvalue(), channels=5)
+    with pytest.raises(ImageError):
+        read_pixels(file.getvalue()[:150], channels=5)
+    with pytest.raises(ValueError, match="has 5 channels, not 3"):
+        with_channels(np.zeros((4, 4, 5), np.uint8), 3)
 
 
 def test_exif_orientation_is_applied_once():

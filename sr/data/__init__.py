@@ -1,7 +1,20 @@
 """Training data: sources of images, the order of samples, crops, and the stream of batches."""
 
+from sr.data.colorize import Colorize
+from sr.data.edges import Edges
 from sr.data.folder import FolderSource
 from sr.data.mix import Mix
 from sr.data.shards import ShardSource
+from sr.data.translation import Paired, SideBySide
+from sr.data.unpaired import Unpaired
 
-SOURCES: dict[str, type] = {"shards": ShardSource, "folder": FolderSource, "mix": Mix}
+SOURCES: dict[str, type] = {
+    "shards": ShardSource,
+    "folder": FolderSource,
+    "mix": Mix,
+    "side_by_side": SideBySide,
+    "paired": Paired,
+    "unpaired": Unpaired,
+    "colorize": Colorize,
+    "edges": Edges,
+}

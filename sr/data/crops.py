@@ -1,6 +1,7 @@
 """From a position in the run to the crop that is trained on: pure, so any worker of any rank may do it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,17 +9,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sr.data.mix import Mix, Route, parts_of
-from sr.data.source import Sample, Source, fit_gt
+from sr.data.derived import Derived
+from sr.data.mix import Route, Sources, sides_of
+from sr.data.source import Sample, Source, fit_gt, oriented, resized
 from sr.errors import UserError
 from sr.images import ImageError
 
-CROP_STREAM = 7  # the second word of the random key, see sr.data.order.ORDER_STREAM
+CROP_STREAM, OTHER_STREAM = 7, 8  # the second word of the random key, see sr.data.order.ORDER_STREAM
 TRIES = 16
+Images = tuple[Tensor, Tensor | None]
 
 
 class Crop(NamedTuple):
-    """gt: uint8 [3, H, W]. lq: uint8 [3, H/scale, W/scale] or None. bad: the samples passed over before this one."""
+    """gt: uint8 [C, H, W]. lq: uint8 [C', H/scale, W/scale] or None. bad: the samples passed over before this one."""
 
     gt: Tensor
     lq: Tensor | None
@@ -30,19 +33,32 @@ class Crops(Dataset):
 
     Pairs are cropped to `gt_size`, images without lq to `crop_size` (the degradation needs a margin). Position p
     always gives the same crop: the sample comes from the order, and the draws from `default_rng([seed, 7, p])`.
+    Translation: `direction` says which of a pair is given (see `oriented`), and pictures are resized to `load_size` x
+    `load_size` before they are cropped. Unpaired sets give two samples a position, cropped each by draws of its own.
     """
 
     def __init__(
-        self, source: Source | Mix, *, seed: int, scale: int, gt_size: int, crop_size: int, flip: bool, rotate: bool
+        self,
+        source: Sources,
+        *,
+        seed: int,
+        scale: int,
+        gt_size: int,
+        crop_size: int,
+        flip: bool,
+        rotate: bool,
+        direction: str = "a_to_b",
+        load_size: int | None = None,
     ) -> None:
-        self._parts = parts_of(source)
-        for part, _ in self._parts:
-            if sum(part.counts) == 0:
-                raise UserError("a data source holds no images; correct its path")
-        self._route = Route(self._parts, seed=seed)
-        self._seed, self._scale = seed, scale
-        self._gt_size, self._crop_size = gt_size, crop_size
-        self._flip, self._rotate = flip, rotate
+        sides = sides_of(source)
+        self._unpaired = len(sides) > 1
+        if scale > 1 and (self._unpaired or load_size or direction != "a_to_b" or _derives(sides)):
+            raise UserError(f"translation keeps the size, so it needs scale 1 and not {scale}; correct scale")
+        self._side = _Side(sides[0], seed=seed, first=0, stream=CROP_STREAM)
+        self._other = _Side(sides[1], seed=seed, first=len(sides[0]), stream=OTHER_STREAM) if self._unpaired else None
+        self._scale, self._gt_size, self._load_size = scale, gt_size, load_size
+        self._lone_size = gt_size if self._unpaired else crop_size
+        self._direction, self._flip, self._rotate = direction, flip, rotate
 
     def __getitem__(self, positions: list[int]) -> dict[str, Any] | str:
         """A micro-batch in plain types (see `sr.data.stream`), or the sentence that says why there is none.
@@ -62,36 +78,38 @@ class Crops(Dataset):
 
     def crop(self, position: int) -> Crop:
         """Raises UserError when neither the sample nor any of its next neighbours can be read."""
-        part, shard, index = self._route(position)
-        source = self._parts[part][0]
-        failed: list[tuple[str, str]] = []
-        for place in _neighbours(source, shard, index):
-            draw = np.random.default_rng([self._seed, CROP_STREAM, position])
-            try:
-                gt, lq = self._cut(source.read(*place), draw)
-            except (ImageError, ValueError) as error:
-                failed.append((source.name(*place), error.reason if isinstance(error, ImageError) else str(error)))
-            else:
-                stand_in = source.name(*place) if failed else ""
-                return Crop(gt, lq, [f"{name}: {reason} (replaced by {stand_in})" for name, reason in failed])
-        (first, reason), (last, _) = failed[0], failed[-1]
-        raise UserError(f"none of {len(failed)} samples from {first} ({reason}) to {last} can be used; mend the data")
+        (gt, lq), bad = self._side(position, self._cut)
+        if self._other is None:
+            return Crop(gt, lq, bad)
+        (plain, lq), more = self._other(position, self._cut)
+        return Crop(gt, plain if lq is None else lq, bad + more)
 
-    def _cut(self, sample: Sample, draw: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+    def _cut(self, source: Source, place: tuple[int, int], draw: np.random.Generator) -> Images:
         """The random crop, flips and turns of one sample. Every draw is made, so that no option shifts another's."""
         where, turns = draw.random(2), draw.random(3) < 0.5
-        gt, lq = sample
+        turn = partial(self._turn, turns=turns)
+        if isinstance(source, Derived):
+            photo = _window(self._loaded(source.photo(*place)), self._gt_size, where)
+            gt, lq = self._oriented(source.split(photo))
+            return turn(gt), None if lq is None else turn(lq)
+        gt, lq = self._oriented(source.read(*place))
         if lq is None:
-            return self._turn(_window(gt, self._crop_size, where), turns), None
+            return turn(_window(self._loaded(gt), self._lone_size, where)), None
         size = self._gt_size // self._scale
         # Mirrored with the edge repeated, a pair stays aligned: whole lq pixels stand over whole blocks of gt.
-        gt = _pad(fit_gt(gt, lq, self._scale), self._gt_size, "symmetric")
-        lq = _pad(lq, size, "symmetric")
+        gt = _pad(self._loaded(fit_gt(gt, lq, self._scale)), self._gt_size, "symmetric")
+        lq = _pad(self._loaded(lq), size, "symmetric")
         top, left = _corner(lq, size, where)
         lq = lq[top : top + size, left : left + size]
         top, left = top * self._scale, left * self._scale
         gt = gt[top : top + self._gt_size, left : left + self._gt_size]
-        return self._turn(gt, turns), self._turn(lq, turns)
+        return turn(gt), turn(lq)
+
+    def _oriented(self, sample: Sample) -> Sample:
+        return sample if self._unpaired else oriented(sample, self._direction)
+
+    def _loaded(self, image: np.ndarray) -> np.ndarray:
+        return resized(image, self._load_size) if self._load_size else image
 
     def _turn(self, image: np.ndarray, turns: np.ndarray) -> Tensor:
         if self._flip and turns[0]:
@@ -100,7 +118,40 @@ class Crops(Dataset):
             image = image[::-1]
         if self._rotate and turns[2]:
             image = image.swapaxes(0, 1)
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+
+
+class _Side:
+    """The samples of some parts in their order; one that cannot be used gives way to its next neighbour."""
+
+    def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int, first: int, stream: int) -> None:
+        for part, _ in parts:
+            if sum(part.counts) == 0:
+                raise UserError("a data source holds no images; correct its path")
+        self._sources, self._route = [part for part, _ in parts], Route(parts, seed=seed, first=first)
+        self._key = seed, stream
+
+    def __call__(
+        self, position: int, cut: Callable[[Source, tuple[int, int], np.random.Generator], Images]
+    ) -> tuple[Images, list[str]]:
+        """What `cut` makes of the sample, and who was passed over; UserError where no neighbour can be used either."""
+        part, shard, index = self._route(position)
+        source = self._sources[part]
+        failed: list[tuple[str, str]] = []
+        for place in _neighbours(source, shard, index):
+            try:
+                images = cut(source, place, np.random.default_rng([*self._key, position]))
+            except (ImageError, ValueError) as error:
+                failed.append((source.name(*place), error.reason if isinstance(error, ImageError) else str(error)))
+            else:
+                stand_in = source.name(*place) if failed else ""
+                return images, [f"{name}: {reason} (replaced by {stand_in})" for name, reason in failed]
+        (first, reason), (last, _) = failed[0], failed[-1]
+        raise UserError(f"none of {len(failed)} samples from {first} ({reason}) to {last} can be used; mend the data")
+
+
+def _derives(sides: Sequence[Sequence[tuple[Source, float]]]) -> bool:
+    return any(isinstance(part, Derived) for side in sides for part, _ in side)
 
 
 def _window(image: np.ndarray, size: int, where: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import accumulate
 from multiprocessing import get_context
@@ -22,6 +22,7 @@ from sr.atomic import replacing
 from sr.data import index as shard_index
 from sr.data.folder import pair_up
 from sr.data.source import fit_gt
+from sr.data.translation import half_of, halves
 from sr.errors import UserError
 from sr.images import ImageError, encode_rgb, list_images, read_rgb, size_of
 
@@ -32,13 +33,27 @@ Run = Callable[..., Iterator[Any]]
 
 @dataclass(frozen=True)
 class Cutting:
-    """How sub-images are cut and stored. Sizes in gt pixels; scale 1 where there is no lq."""
+    """How sub-images are cut and stored. Sizes in gt pixels, size None for whole images; scale 1 where there is no lq.
 
-    size: int
+    side_by_side: an image holds lq and gt, its left and its right half.
+    """
+
+    size: int | None
     step: int
     format: Literal["png", "jpg", "webp"]
     quality: int
     scale: int
+    side_by_side: bool = False
+
+    def grid(self, height: int, width: int) -> tuple[list[int], list[int]]:
+        """The first rows and the first columns of an image's sub-images."""
+        rows, columns = (windows(side, self.size or side, self.step) for side in (height, width))
+        return rows, columns
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What tells it from others; silent of halves where there are none, as plans made before were."""
+        return {key: value for key, value in asdict(self).items() if key != "side_by_side" or value}
 
 
 class Image(NamedTuple):
@@ -68,13 +83,14 @@ def make_shards(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    size: int = 480,
+    size: int | None = 480,
     step: int = 240,
     format: Literal["png", "jpg", "webp"] = "png",
     quality: int = 95,
     per_shard: int = 1000,
     lq: str | Path | None = None,
     scale: int | None = None,
+    side_by_side: bool = False,
     workers: int = 1,
     strict: bool = False,
     progress: bool = True,
@@ -82,12 +98,13 @@ def make_shards(
     """Cut images into overlapping `size` x `size` sub-images every `step` pixels and pack them into tars under `out`.
 
     inputs: a folder tree or files. The last row and column of sub-images lie flush with the border; an image smaller
-    than `size` is kept whole, one below 32 pixels is skipped. lq: folder of partners, `scale` times smaller, cut
-    alike and stored as PNG. Unreadable images are skipped and reported, with strict=True raised. The same call again
-    after an interruption makes only the shards that are missing; the tars do not depend on `workers`.
+    than `size` is kept whole (with size None all are), one below 32 pixels is skipped. lq: folder of partners, `scale`
+    times smaller, cut alike and stored as PNG. side_by_side: each image is a pair of its own, the left half a (stored
+    as lq) and the right half b (as gt). Unreadable images are skipped and reported, with strict=True raised. The same
+    call again after an interruption makes only the shards that are missing; the tars do not depend on `workers`.
     With workers > 1 a script that calls this needs the usual `if __name__ == "__main__"`.
     """
-    cutting = Cutting(size, step, format, quality, scale if lq and scale else 1)
+    cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side)
     _check(cutting, lq, scale, per_shard)
     paths = list_images(inputs) if isinstance(inputs, str | Path) and Path(inputs).is_dir() else _files(inputs)
     if not paths:
@@ -112,11 +129,13 @@ def windows(length: int, size: int, step: int) -> list[int]:
 
 
 def _check(cutting: Cutting, lq: object, scale: int | None, per_shard: int) -> None:
-    if cutting.size < SMALLEST or cutting.step < 1 or per_shard < 1:
+    if (cutting.size is not None and cutting.size < SMALLEST) or cutting.step < 1 or per_shard < 1:
         raise UserError(f"sub-images need size >= {SMALLEST}, step >= 1 and at least 1 per shard; correct the numbers")
     if lq and not scale:
         raise UserError("sharding pairs needs to know how much smaller the lq is; give --scale")
-    if cutting.size % cutting.scale or cutting.step % cutting.scale:
+    if lq and cutting.side_by_side:
+        raise UserError("an image with both sides brings its own partner; drop either --lq or --side-by-side")
+    if (cutting.size or 0) % cutting.scale or cutting.step % cutting.scale:
         raise UserError(f"size {cutting.size} and step {cutting.step} must be multiples of scale {scale}; round them")
 
 
@@ -168,20 +187,23 @@ def _plan(
 def _count_pieces(path: Path, cutting: Cutting) -> int | ImageError:
     try:
         height, width = (side // cutting.scale * cutting.scale for side in size_of(path))
+        if cutting.side_by_side:
+            width = half_of(height, width, str(path))
         if min(height, width) < SMALLEST:
             raise ImageError(str(path), f"{width}x{height} is smaller than {SMALLEST} pixels")
     except ImageError as error:
         return error
-    return len(windows(height, cutting.size, cutting.step)) * len(windows(width, cutting.size, cutting.step))
+    rows, columns = cutting.grid(height, width)
+    return len(rows) * len(columns)
 
 
 def _claim(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) -> None:
     """Say in `out` what is being made there, and refuse to mix it with anything else."""
-    digest = hashlib.sha256(json.dumps([asdict(cutting), per_shard]).encode())
+    digest = hashlib.sha256(json.dumps([cutting.plan, per_shard]).encode())
     for image in images:
         sizes = [path.stat().st_size for path in (image.gt, image.lq) if path]
         digest.update(repr((image.number, image.gt.name, sizes, image.pieces)).encode())
-    plan = {"version": 1, **asdict(cutting), "per_shard": per_shard, "images": len(images), "hash": digest.hexdigest()}
+    plan = {"version": 1, **cutting.plan, "per_shard": per_shard, "images": len(images), "hash": digest.hexdigest()}
     path = out / PLAN
     if path.exists():
         if path.read_text(encoding="utf-8") != json.dumps(plan, indent=1):
@@ -220,15 +242,15 @@ def _write_shard(job: Job) -> None:
                         tar.write(sample)
                 except ImageError as error:
                     skipped.append((error.name, error.reason))
-        index = shard_index.scan(aside)
-    shard_index.save(job.tar, shard_index.ShardIndex(index.bytes, index.keys, index.spans, skipped))
+        index = replace(shard_index.scan(aside), skipped=skipped, sha256=shard_index.digest(aside))
+    shard_index.save(job.tar, index)
 
 
 def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[dict[str, Any]]:
     """Sub-images `first` up to `stop` of one image, row by row, as webdataset writes them."""
-    gt, lq, scale = *_pixels(image, cutting.scale), cutting.scale
-    size = cutting.size
-    rows, columns = (windows(side, size, cutting.step) for side in gt.shape[:2])
+    gt, lq, scale = *_pixels(image, cutting), cutting.scale
+    size = cutting.size or max(gt.shape)
+    rows, columns = cutting.grid(*gt.shape[:2])
     for piece in range(first, stop):
         top, left = rows[piece // len(columns)], columns[piece % len(columns)]
         sample: dict[str, Any] = {"__key__": f"{image.number:06d}_{_clean(image.gt.stem)}_s{piece:03d}"}
@@ -242,13 +264,16 @@ def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[
         yield sample
 
 
-def _pixels(image: Image, scale: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _pixels(image: Image, cutting: Cutting) -> tuple[np.ndarray, np.ndarray | None]:
     gt = read_rgb(image.gt)
+    if cutting.side_by_side:
+        lq, gt = halves(gt, str(image.gt))
+        return gt, lq
     if image.lq is None:
         return gt, None
     lq = read_rgb(image.lq)
     try:
-        return fit_gt(gt, lq, scale), lq
+        return fit_gt(gt, lq, cutting.scale), lq
     except ValueError as error:
         raise ImageError(str(image.gt), str(error)) from None
 
@@ -263,7 +288,7 @@ def _finish(out: Path, jobs: Sequence[Job], skipped: list[tuple[str, str]], stri
     skipped = list(dict.fromkeys([*skipped, *(entry for index in indexes.values() for entry in index.skipped)]))
     if strict and skipped:
         raise UserError(_listing(skipped))
-    shard_index.write_folder_index(out, {name: (len(index.keys), index.bytes) for name, index in indexes.items()})
+    shard_index.write_folder_index(out, {name: index.entry for name, index in indexes.items()})
     return Report(sum(len(index.keys) for index in indexes.values()), len(jobs), skipped)
 
 

@@ -1,14 +1,16 @@
 """Several sources as one, in exact proportions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from sr.construct import PartOf
+from sr.data.derived import Derived
 from sr.data.order import Order
 from sr.data.source import Source
+from sr.data.unpaired import Unpaired
 from sr.errors import UserError
 
 LONGEST = 1000
@@ -32,9 +34,23 @@ class Mix:
         ]
 
 
-def parts_of(source: "Source | Mix") -> list[tuple[Source, float]]:
-    """The plain sources inside a source, and the share of the samples that each gives."""
-    return source.parts if isinstance(source, Mix) else [(source, 1.0)]
+Sources = Source | Mix | Unpaired
+
+
+def parts_of(source: Sources) -> list[tuple[Source, float]]:
+    """The sources of single samples inside a source, and the share of the samples that each gives."""
+    if isinstance(source, Unpaired):
+        raise UserError("unpaired sets cannot stand inside another source; mix within their a or b instead")
+    if isinstance(source, Mix):
+        return source.parts
+    if isinstance(source, Derived):
+        return [(source.over(part), share) for part, share in parts_of(source.of)]
+    return [(source, 1.0)]
+
+
+def sides_of(source: Sources) -> list[list[tuple[Source, float]]]:
+    """The parts of a source of samples; of unpaired sets those of b, which is what is wanted, and those of a."""
+    return [parts_of(source.b), parts_of(source.a)] if isinstance(source, Unpaired) else [parts_of(source)]
 
 
 class Address(NamedTuple):
@@ -44,20 +60,36 @@ class Address(NamedTuple):
 
 
 class Route:
-    """position -> Address: which part's turn it is, and that part's own order at its own position. O(1)."""
+    """position -> Address: which part's turn it is, and that part's own order at its own position. O(1).
 
-    def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int) -> None:
+    first: number of the first part among all of the run, which tells their orders apart.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int, first: int = 0) -> None:
         self._turns = pattern([share for _, share in parts])
         self._seats = [np.flatnonzero(self._turns == part) for part in range(len(parts))]
-        self._orders = [Order(source.counts, seed=seed, part=number) for number, (source, _) in enumerate(parts)]
+        self._orders = [Order(source.counts, seed=seed, part=number) for number, (source, _) in enumerate(parts, first)]
+        self._expect = [_expect_of(source) for source, _ in parts]
+        self._windows = [(-1, -1)] * len(parts)  # those that the parts were last told of
 
     def __call__(self, position: int) -> Address:
         round_, turn = divmod(position, len(self._turns))
         part = int(self._turns[turn])
         seats = self._seats[part]
         own = round_ * len(seats) + int(np.searchsorted(seats, turn))
-        place = self._orders[part](own)
+        expect, order = self._expect[part], self._orders[part]
+        if expect is not None and order.window(own) != self._windows[part]:
+            self._windows[part] = order.window(own)
+            expect(order.coming(*self._windows[part]))
+        place = order(own)
         return Address(part, place.shard, place.sample)
+
+
+def _expect_of(source: Source) -> Callable[[Sequence[int]], None] | None:
+    """`expect` of the source that reads the files, if it has one (see `sr.data.source`)."""
+    while isinstance(source, Derived):
+        source = source.of
+    return getattr(source, "expect", None)
 
 
 def pattern(shares: Sequence[float]) -> np.ndarray:

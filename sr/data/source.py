@@ -4,19 +4,36 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from PIL import Image
 
 
 class Sample(NamedTuple):
-    """One training image. gt: uint8 [H, W, 3]. lq: uint8 [H/scale, W/scale, 3], or None where it is yet to be made."""
+    """One training image. gt: uint8 [H, W, C]. lq: uint8 [H/scale, W/scale, C'], or None where it is yet to be made.
+
+    A pair of translation is the same at scale 1: lq is its a, gt its b.
+    """
 
     gt: np.ndarray
     lq: np.ndarray | None = None
 
 
+def oriented(sample: Sample, direction: str) -> Sample:
+    """lq as what is given and gt as what is wanted: a and b for `a_to_b`, exchanged for `b_to_a`.
+
+    Raises ValueError for a sample without lq, which has nothing to exchange.
+    """
+    if direction == "a_to_b":
+        return sample
+    if sample.lq is None:
+        raise ValueError(f"has no partner, which direction {direction} starts from")
+    return Sample(gt=sample.lq, lq=sample.gt)
+
+
 class Source(Protocol):
     """Images addressed by (shard, index). A shard is whatever is cheap to read from together: a tar, or a whole folder.
 
-    A class of your own that has these three is a source: `{type: mylab.data.MySource, ...}`.
+    A class of your own that has these three is a source: `{type: mylab.data.MySource, ...}`. One that also has
+    `expect(shards)` is told the shards of the coming samples, in their order, each time these change: to fetch ahead.
     """
 
     @property
@@ -31,6 +48,15 @@ class Source(Protocol):
     def name(self, shard: int, index: int) -> str:
         """What to call the sample in reports, as in `shard-000003.tar: 000123_street_s002`."""
         ...
+
+
+def resized(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [h, w, C] -> [side, side, C], Pillow's bicubic. Where it has alpha, Pillow would mix it in; not here."""
+    if image.shape[:2] == (side, side):
+        return image
+    parts = [image] if image.shape[2] == 3 else [image[..., channel] for channel in range(image.shape[2])]
+    small = [np.asarray(Image.fromarray(part).resize((side, side), Image.Resampling.BICUBIC)) for part in parts]
+    return small[0] if image.shape[2] == 3 else np.stack(small, axis=2)
 
 
 def fit_gt(gt: np.ndarray, lq: np.ndarray, scale: int) -> np.ndarray:

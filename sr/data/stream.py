@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from sr.batch import Group, Raw
 from sr.data.crops import Crops
-from sr.data.mix import Mix
-from sr.data.source import Source
+from sr.data.mix import Sources
 from sr.errors import UserError
 
 GRACE_SECONDS = 300  # for the last step, its validation and its checkpoint
@@ -27,7 +26,7 @@ class Stream:
 
     def __init__(
         self,
-        source: Source | Mix,
+        source: Sources,
         *,
         seed: int,
         scale: int,
@@ -38,12 +37,22 @@ class Stream:
         workers: int = 0,
         flip: bool = True,
         rotate: bool = False,
+        direction: str = "a_to_b",
+        load_size: int | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.micro_batch = _micro_batch(batch_size, world, accumulate)
         self._crops = Crops(
-            source, seed=seed, scale=scale, gt_size=gt_size, crop_size=crop_size, flip=flip, rotate=rotate
+            source,
+            seed=seed,
+            scale=scale,
+            gt_size=gt_size,
+            crop_size=crop_size,
+            flip=flip,
+            rotate=rotate,
+            direction=direction,
+            load_size=load_size,
         )
         self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
 

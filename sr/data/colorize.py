@@ -1,0 +1,43 @@
+"""Photographs as pairs of what is grey and what is coloured."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import numpy as np
+
+from sr.construct import PartOf
+from sr.data.derived import Derived
+from sr.data.source import Sample, Source
+from sr.errors import UserError
+from sr.images import with_channels
+from sr.lab import lab_codes
+
+
+class Colorize(Derived):
+    """Pairs for colouring, made from photographs: a is grey, b what it takes to colour it.
+
+    space lab: a is L [h, w, 1] and b is ab [h, w, 2] of CIE Lab, as codes L * 255 / 100 and (ab / 110 + 1) / 2 * 255
+    (see sr.lab), the split of pytorch-CycleGAN-and-pix2pix's colouring model. rgb: a is the luma of ITU-R 601, b RGB.
+    """
+
+    def __init__(
+        self,
+        *,
+        of: Annotated[Callable[..., Source], PartOf("sources", factory=True)],
+        space: Literal["lab", "rgb"] = "lab",
+        channels: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(of(channels=(3, 3)))
+        self._space = space
+        made = (1, 2) if space == "lab" else (1, 3)
+        if channels not in (None, made):
+            raise UserError(
+                f"colorize with space {space} makes a of {made[0]} channel and b of {made[1]}, not {channels[0]}"
+                f" and {channels[1]}; set the generator's num_in_ch and num_out_ch to them (b_to_a: the other way)"
+            )
+
+    def split(self, photo: np.ndarray) -> Sample:
+        if self._space == "rgb":
+            return Sample(lq=with_channels(photo, 1), gt=photo)
+        lab = lab_codes(photo)
+        return Sample(lq=lab[..., :1], gt=lab[..., 1:])

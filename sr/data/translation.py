@@ -1,0 +1,55 @@
+"""Pairs of two pictures, a and b, of equal size: lq is a and gt is b."""
+
+import numpy as np
+
+from sr.data.folder import FolderSource
+from sr.data.paths import image_paths
+from sr.data.source import Sample
+from sr.images import ImageError, read_pixels, with_channels
+
+
+class SideBySide:
+    """Image files that hold a and b side by side: a is the left half, b the right.
+
+    path: folders, globs or files, as for `folder`. A file whose width is odd counts as one that cannot be read.
+    """
+
+    def __init__(self, *, path: str | list[str], channels: tuple[int, int] = (3, 3)) -> None:
+        self._files, self._channels = image_paths(path), channels
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(self._files)]
+
+    def read(self, shard: int, index: int) -> Sample:
+        enough = 4 if set(self._channels) == {2, 3} else max(self._channels)
+        whole = read_pixels(self._files[index], channels=enough)
+        a, b = halves(whole, str(self._files[index]))
+        return Sample(lq=with_channels(a, self._channels[0]), gt=with_channels(b, self._channels[1]))
+
+    def name(self, shard: int, index: int) -> str:
+        return str(self._files[index])
+
+
+def halves(whole: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """[h, 2 * w, C] -> a and b, [h, w, C] each. Raises ImageError for an odd width."""
+    height, width = whole.shape[:2]
+    middle = half_of(height, width, name)
+    return whole[:, :middle], whole[:, middle:]
+
+
+def half_of(height: int, width: int, name: str) -> int:
+    """The width of either half. Raises ImageError for an odd one."""
+    if width % 2:
+        raise ImageError(name, f"{width}x{height} does not part into two equal halves")
+    return width // 2
+
+
+class Paired(FolderSource):
+    """Two sets of image files, pairs by name without suffix.
+
+    a, b: folders, globs or files, as for `folder`. What of a has no partner in b is passed over.
+    """
+
+    def __init__(self, *, a: str | list[str], b: str | list[str], channels: tuple[int, int] = (3, 3)) -> None:
+        super().__init__(gt=b, lq=a, channels=channels)
