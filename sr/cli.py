@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import math
 import os
 import sys
 import time
@@ -50,13 +49,14 @@ def shard(args: argparse.Namespace) -> int:
     report = make_shards(
         Path(args.input) if Path(args.input).is_dir() else image_paths(args.input),
         Path(args.output),
-        size=args.size,
+        size=480 if args.size is None and not args.side_by_side else args.size,
         step=args.step,
         format=args.format,
         quality=args.quality,
         per_shard=args.per_shard,
         lq=Path(args.lq) if args.lq else None,
         scale=args.scale,
+        side_by_side=args.side_by_side,
         workers=args.workers,
         strict=args.strict,
     )
@@ -75,51 +75,47 @@ def degrade(args: argparse.Namespace) -> int:
 
 
 def validate(args: argparse.Namespace) -> int:
-    from sr.data.paths import image_paths
-    from sr.metrics import METRICS
-    from sr.tiles import tiled
-    from sr.upscale import pick_model
-    from sr.validate import evaluate, val_set
+    from sr.score import Pictures, lines, pick, score, table
 
-    model, device = pick_model(args.model, scale=args.scale), _pick_device(args.device)
-    pairs = val_set("images", hr=image_paths(args.hr), lr=image_paths(args.lr) if args.lr else None, scale=model.scale)
-    net = model.net.to(device)
-    settings = {"scale": model.scale, "multiple": model.multiple, "tile": args.tile, "overlap": args.overlap}
-    results = evaluate(
-        lambda lq: tiled(net, lq, device=device, **settings), [pairs], scale=model.scale, metrics=list(METRICS)
-    )
-    rows, means = {row.name: row.scores for row in results.rows}, results.means["images"]
+    pictures = Pictures(args.hr, args.lr, args.a, args.b, args.side_by_side, args.size)
+    pictures.check()
+    model, direction = pick(args.model, scale=args.scale, direction=args.direction)
+    device, names = _pick_device(args.device), ("metrics", "tile", "overlap", "sheet", "rows")
+    chosen = {name: getattr(args, name) for name in names}
+    results = score(model, pictures, direction=direction, device=device, **chosen)
+    for metric, reason in results.left_out.items():
+        print(f"{metric} is left out: {reason}", file=sys.stderr)
     if args.json:
-        table = {"model": args.model, "scale": model.scale, "mean": means, "images": rows}
-        print(json.dumps(_plain(table), indent=1, allow_nan=False))
-        return 0
-    for name, scores in [*rows.items(), ("mean", means)]:
-        print(f"{name:24s}" + "".join(f"  {metric} {value:9.4f}" for metric, value in scores.items()))
+        print(json.dumps({"model": args.model, "scale": model.scale, **table(results)}, indent=1, allow_nan=False))
+    else:
+        print("\n".join(lines(results)))
     return 0
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity: the PSNR of equal images becomes null."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def upscale(args: argparse.Namespace) -> int:
     from sr.upscale import pick_model
     from sr.upscale import upscale as run
 
-    report = run(
-        [Path(given) for given in args.input],
-        Path(args.output),
-        pick_model(args.model, scale=args.scale),
-        tile=args.tile,
-        overlap=args.overlap,
-        device=_pick_device(args.device),
-        format=args.format,
-        suffix=args.suffix,
-    )
-    print(f"{len(report.written)} image(s) written to {args.output}")
+    model = pick_model(args.model, scale=args.scale)
+    return _told(run([Path(given) for given in args.input], Path(args.output), model, **_how(args)), args.output)
+
+
+def translate(args: argparse.Namespace) -> int:
+    from sr.translate import pick_translator
+    from sr.translate import translate as run
+
+    model, direction = pick_translator(args.model, args.direction)
+    side, inputs = direction if args.side_by_side else None, [Path(given) for given in args.input]
+    return _told(run(inputs, Path(args.output), model, side=side, size=args.size, **_how(args)), args.output)
+
+
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    names = {name: getattr(args, name) for name in ("tile", "overlap", "format", "suffix")}
+    return {**names, "device": _pick_device(args.device)}
+
+
+def _told(report: Any, output: str) -> int:
+    print(f"{len(report.written)} image(s) written to {output}")
     _list_failures([(path, "no picture by its name") for path in report.ignored], "file(s) passed over")
     _list_failures(report.failed, "image(s) failed")
     return 1 if report.failed else 0
@@ -163,7 +159,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("input"), made.add_argument("output")
     _options(made, "--options")
     _validate(verb(validate, "measure a model on pairs of images"))
-    _upscale(verb(upscale, "enlarge an image or a folder tree of images"))
+    made = verb(upscale, "enlarge an image or a folder tree of images")
+    _written(made)
+    made.add_argument("--scale", type=int, help="needed for bicubic")
+    _device(made, tile=256)
+    made = verb(translate, "translate an image or a folder tree of images")
+    _written(made)
+    _translation(made)
+    made.add_argument("--side-by-side", action="store_true", help="inputs hold a and b; one half is taken")
+    _device(made, tile=0)
     return root
 
 
@@ -175,34 +179,51 @@ def _options(made: argparse.ArgumentParser, flag: str = "options") -> None:
 
 def _shard(made: argparse.ArgumentParser) -> None:
     made.add_argument("input"), made.add_argument("output")
-    made.add_argument("--size", type=int, default=480, help="side of a sub-image in pixels (%(default)s)")
+    made.add_argument("--size", type=int, help="side of a sub-image in pixels (480; pictures side by side: whole)")
     made.add_argument("--step", type=int, default=240, help="distance between sub-images (%(default)s)")
     made.add_argument("--format", choices=("png", "jpg", "webp"), default="png")
     made.add_argument("--quality", type=int, default=95, help="of jpg and webp (%(default)s; webp 100 is lossless)")
     made.add_argument("--per-shard", type=int, default=1000, metavar="N", help="samples in a shard (%(default)s)")
     made.add_argument("--lq", metavar="DIR", help="the low-quality partners of the images, by name")
     made.add_argument("--scale", type=int, help="gt size over lq size, with --lq")
+    made.add_argument("--side-by-side", action="store_true", help="images hold pairs: a on the left, b on the right")
     made.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     made.add_argument("--strict", action="store_true", help="an unreadable image is an error")
 
 
 def _validate(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", required=True, help="a model file, or bicubic")
-    made.add_argument("--hr", required=True, metavar="DIR")
+    made.add_argument("--hr", metavar="DIR", help="what is wanted; for a model of colouring photographs alone")
     made.add_argument("--lr", metavar="DIR", help="left out: made from --hr by MATLAB's bicubic")
+    made.add_argument("--a", metavar="DIR", help="of pairs for translation")
+    made.add_argument("--b", metavar="DIR")
+    made.add_argument("--side-by-side", metavar="DIR", help="files that hold a and b, in place of --a and --b")
+    _translation(made)
     made.add_argument("--scale", type=int, help="needed for bicubic")
+    made.add_argument("--metrics", nargs="+", metavar="NAME", help="as psnr_y l1 lpips (those of the trade)")
     made.add_argument("--json", action="store_true")
+    made.add_argument("--sheet", metavar="FILE", help="write a contact sheet: input, output, target")
+    made.add_argument("--rows", type=_positive, default=8, help="of the sheet (%(default)s)")
     _device(made, tile=0)
 
 
-def _upscale(made: argparse.ArgumentParser) -> None:
+def _written(made: argparse.ArgumentParser) -> None:
     made.add_argument("input", nargs="+")
     made.add_argument("-o", "--output", required=True, metavar="DIR")
-    made.add_argument("-m", "--model", required=True, help="a model file, or bicubic")
-    made.add_argument("--scale", type=int, help="needed for bicubic")
+    made.add_argument("-m", "--model", required=True, help="a model file (upscale: or bicubic)")
     made.add_argument("--format", choices=("png", "jpg", "webp", "tif"), help="of what is written (as the input)")
     made.add_argument("--suffix", default="", help="appended to each name")
-    _device(made, tile=256)
+
+
+def _translation(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--direction", choices=("a_to_b", "b_to_a"), help="which is the input (as it was trained)")
+    made.add_argument("--size", type=_positive, metavar="N", help="resize to N x N first (as it is)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
 
 
 def _device(made: argparse.ArgumentParser, *, tile: int) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sr.metrics.sharpness import detail
 from sr.tasks import Phase
 
 Values = Mapping[str, float]
@@ -44,16 +45,10 @@ def looks(output: Tensor, target: Tensor) -> dict[str, Tensor]:
     colour: mean absolute difference of the two after averaging 8 x 8 pixels, in 0..1.
     """
     output, target = output.detach().float(), target.float()
-    sharpness = _detail(output) / _detail(target).clamp(min=1e-8)
+    sharpness = detail(output) / detail(target).clamp(min=1e-8)
     window = min(8, *output.shape[-2:])
     colour = (F.avg_pool2d(output, window) - F.avg_pool2d(target, window)).abs().mean()
     return {"sharpness": sharpness, "colour": colour}
-
-
-def _detail(images: Tensor) -> Tensor:
-    """Mean energy of what a 3 x 3 box filter takes away."""
-    inner = images[..., 1:-1, 1:-1]
-    return (inner - F.avg_pool2d(images, 3, stride=1)).square().mean()
 
 
 @dataclass(frozen=True)

@@ -108,5 +108,5 @@ def test_the_program_starts_without_basicsr() -> None:
 
 def test_help_names_every_verb() -> None:
     said = sr("--help").stdout
-    for verb in ("train", "upscale", "validate", "shard", "degrade", "check", "schema"):
+    for verb in ("train", "upscale", "translate", "validate", "shard", "degrade", "check", "schema"):
         assert verb in said

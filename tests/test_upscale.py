@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from sr import bicubic
 from sr.errors import UserError
 from sr.images import Picture, read_picture, write_picture
+from sr.jobs import plan
 from sr.nets.layouts import save_safetensors
 from sr.nets.models import Model, architecture
 from sr.nets.rrdbnet import RRDBNet
-from sr.upscale import enlarge, pick_model, plan, upscale
+from sr.upscale import enlarge, pick_model, upscale
 
 BICUBIC = pick_model("bicubic", scale=2)
 
@@ -153,7 +154,7 @@ def test_models_that_do_not_fit(tmp_path):
         pick_model("bicubic")
     kwargs = {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_in_ch": 1, "num_out_ch": 1}
     save_safetensors(tmp_path / "g.safetensors", RRDBNet(**kwargs).state_dict(), architecture("rrdbnet", kwargs))
-    with pytest.raises(UserError, match="1 channels"):
+    with pytest.raises(UserError, match=r"1 channels and makes 1; .* sr translate"):
         pick_model(str(tmp_path / "g.safetensors"))
 
 

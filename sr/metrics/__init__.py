@@ -1,14 +1,42 @@
-"""Image metrics: `metric(output, target, border=...) -> float` on [3, h, w] images in 0..1. A new one is a row here."""
+"""Image metrics, one row each: `METRICS[name].measure(output, target, border=...) -> float` on [3, h, w] in 0..1."""
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+from sr.metrics.chroma import chroma
+from sr.metrics.l1 import l1
+from sr.metrics.perceptual import lpips, missing_weights
 from sr.metrics.psnr import psnr
+from sr.metrics.sharpness import sharpness
 from sr.metrics.ssim import ssim
 
-METRICS: dict[str, Callable[..., float]] = {
-    "psnr_y": psnr,
-    "ssim_y": ssim,
-    "psnr_rgb": partial(psnr, y=False),
-    "ssim_rgb": partial(ssim, y=False),
+
+class Metric(NamedTuple):
+    """perfect: its value for equal pictures, so also which way is better. missing: what it lacks here, None for
+    nothing."""
+
+    measure: Callable[..., float]
+    perfect: float
+    missing: Callable[[], str | None] = lambda: None
+
+
+METRICS: dict[str, Metric] = {
+    "psnr_y": Metric(psnr, math.inf),
+    "ssim_y": Metric(ssim, 1),
+    "psnr_rgb": Metric(partial(psnr, y=False), math.inf),
+    "ssim_rgb": Metric(partial(ssim, y=False), 1),
+    "l1": Metric(l1, 0),
+    "sharpness": Metric(sharpness, 1),
+    "chroma": Metric(chroma, 0),
+    "lpips": Metric(lpips, 0, missing_weights),
 }
+SUPER_RESOLUTION = "psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb"
+TRANSLATION = "l1", "psnr_rgb", "ssim_rgb", "sharpness", "chroma", "lpips"
+
+
+def better(metric: str, value: float, than: float) -> bool:
+    """Whether `value` is nearer to perfect; a value that is not a number never is."""
+    perfect = METRICS[metric].perfect
+    return value > than if perfect == math.inf else abs(value - perfect) < abs(than - perfect)
