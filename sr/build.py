@@ -1,19 +1,18 @@
 """Options in, objects out: the only file that knows both."""
 
-import copy
-import json
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import yaml
 from torch import nn
 
 from sr import construct, dist
 from sr.atomic import replacing
+from sr.build_nets import Nets
+from sr.build_validation import Validation
 from sr.construct import PartOf, Table
 from sr.data import SOURCES
 from sr.data.assemble import Assemble
@@ -25,21 +24,15 @@ from sr.degrade.pipeline import Degradation
 from sr.document import read
 from sr.ema import EMA
 from sr.engine import Engine, Plan
-from sr.errors import UserError
 from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS
 from sr.losses.weights import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS
-from sr.nets.layouts import save_safetensors
-from sr.nets.models import architecture, load_into
 from sr.optimizers import OPTIMIZERS
-from sr.options import Options, Part, resolve
+from sr.options import Cycle, Options, Part, resolve
 from sr.player import Player, accelerator, choose_precision
 from sr.schedules import SCHEDULES, Schedule, Warmup
 from sr.tasks import TASKS
 from sr.tasks.task import Adversary, Fidelity, Weight
-from sr.tiles import tiled
-from sr.upscale import OVERLAP, TILE
-from sr.validate import Results, ValSet, evaluate, val_set
 
 WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
 PLUS: dict[str, tuple[Any, Any]] = {"plus": (list[Annotated[Any, PartOf("gan_terms")]], [])}
@@ -51,7 +44,7 @@ TABLES: Mapping[str, Table] = {
     "gan_terms": Table(GAN_TERMS, shared=WEIGHT),
     "weights": Table(WEIGHTS),
     "degrade": Table(STAGES),
-    "sources": Table(SOURCES),
+    "sources": Table(SOURCES, supplied=("channels",)),
     "optimizers": Table(OPTIMIZERS),
     "schedules": Table(SCHEDULES, shared={"warmup_steps": (int, 0)}, supplied=("total_steps",)),
 }
@@ -67,22 +60,11 @@ class Build:
 
     def __init__(self, options: Options, *, plugins: bool = True) -> None:
         self.options, self._plugins = options, plugins
+        self.nets = Nets(options, self._make)
 
     def _make(self, part: Part | None, table: str, *args: Any, **supplied: Any) -> Any:
         assert part is not None
         return construct.make(part, table, TABLES, *args, plugins=self._plugins, **supplied)
-
-    def net(self, player: str) -> nn.Module:
-        """The player's net; its initial weights depend on the seed and the player's name alone."""
-        torch.manual_seed(_seed_of(self.options.seed, player))
-        if player == "generator":
-            net: nn.Module = self._make(self.options.generator, "generators", scale=self.options.scale)
-        else:
-            channels = 6 if self.conditional else 3
-            net = self._make(self.options.discriminator, "discriminators", num_in_ch=channels)
-        if player in self.options.init:
-            load_into(net, self.options.init[player])
-        return net
 
     def degradation(self, gt_size: int | None) -> Degradation:
         stages = [self._make(part, "degrade") for part in self.options.degrade]
@@ -92,10 +74,6 @@ class Build:
         part, steps = self.options.schedule, self.options.train.total_steps
         schedule: Schedule = self._make(part, "schedules", total_steps=steps)
         return Warmup(schedule, part.get("warmup_steps", 0))
-
-    @property
-    def conditional(self) -> bool:
-        return bool(self.options.discriminator and self.options.discriminator.get("conditional"))
 
     def fidelity(self, device: torch.device, average: nn.Module | None = None) -> Fidelity:
         parts = self.options.losses.fidelity
@@ -121,7 +99,13 @@ class Build:
             write = partial(make_shards, size=make.size, step=make.step, format=make.format, per_shard=make.per_shard)
             scale = self.options.scale if make.lq else None
             dist.on_main(lambda: write(image_paths(make.photos), out, lq=make.lq, scale=scale, strict=True))
-        return self._make(self.options.data.source, "sources")
+        return self._source(self.options.data.source)
+
+    def _source(self, part: Part) -> Any:
+        """A source whose pictures have the channels that the generator asks for; of sets a and b in this order."""
+        given, wanted = self.nets.channels
+        turned = self.options.data.direction == "b_to_a"
+        return self._make(part, "sources", channels=(wanted, given) if turned else (given, wanted))
 
     def stream(self, source: Any) -> Stream:
         options, data = self.options, self.options.data
@@ -136,17 +120,14 @@ class Build:
             workers=data.workers,
             flip=data.flip,
             rotate=data.rotate,
+            direction=data.direction,
+            load_size=data.load_size,
             rank=dist.rank(),
             world=dist.world(),
         )
 
-    def validation_sets(self) -> list[ValSet]:
-        return [
-            val_set(
-                name, hr=image_paths(given.hr), lr=image_paths(given.lr) if given.lr else None, scale=self.options.scale
-            )
-            for name, given in self.options.validation.sets.items()
-        ]
+    def validation(self) -> Validation:
+        return Validation(self.options, self.nets, self._source)
 
     def engine(self) -> Engine:
         """Everything a run needs, on this process's device."""
@@ -154,12 +135,12 @@ class Build:
         accelerate = accelerator()
         device = accelerate.device
         precision = choose_precision(train.precision, device)
-        sets = self.validation_sets()
+        validation = self.validation()
         kind = TASKS[options.task]
         players: dict[str, Player] = {}
         for name, optimizer in options.optimizer.items():
-            net = self.net(name).to(device)
-            self._rehearse(name, net)
+            net = self.nets.make(name).to(device)
+            self.nets.rehearse(name, net)
             if train.channels_last:
                 net = net.to(memory_format=torch.channels_last)
             players[name] = Player(
@@ -177,7 +158,9 @@ class Build:
         parts["fidelity"].watch(players["generator"].raw)
         gan, degradation = self.adversary(), self.degradation(options.data.gt_size)
         if gan is not None:
-            parts |= {"gan": gan, "conditional": self.conditional}
+            parts |= {"gan": gan}
+            cycle = (options.cycle or Cycle()).model_dump()
+            parts |= cycle if options.task == "cyclegan" else {"conditional": self.nets.conditional}
         stream = self.stream(self.source())
         return Engine(
             task=kind(**{name: player.module for name, player in players.items()}, **parts),
@@ -185,30 +168,11 @@ class Build:
             ema=ema,
             batches=stream.batches,
             prepare=Assemble(degradation, device=device, channels_last=train.channels_last),
-            evaluate=partial(self.evaluate, sets=sets) if sets else None,
-            export=self.export,
+            evaluate=validation if validation.rounds else None,
+            export=self.nets.export,
             record=self.record,
             plan=self.plan(precision),
         )
-
-    def _rehearse(self, player: str, net: nn.Module) -> None:
-        """One small forward of a copy, so that sizes that do not fit are told before anything else is made."""
-        size, generates = self.options.data.gt_size, player == "generator"
-        side = size // self.options.scale if generates else size
-        images = torch.zeros(2, 6 if self.conditional and not generates else 3, side, side)
-        try:
-            with torch.no_grad():
-                output = copy.deepcopy(net)(images.to(next(net.parameters()).device))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise UserError(
-                f"the {player} does not take images of {side} x {side} ({str(error).splitlines()[0]}); "
-                "change data.gt_size, or the part's own sizes"
-            ) from None
-        if generates and output.shape[1:] != (3, size, size):
-            made, times = "x".join(map(str, output.shape[1:])), self.options.scale
-            raise UserError(f"the generator makes {made} of 3x{side}x{side}; it has to make RGB {times} times as large")
 
     def plan(self, precision: str) -> Plan:
         options, train, filled = self.options, self.options.train, self.filled()
@@ -228,14 +192,6 @@ class Build:
             identity={key: filled.get(key) for key in ("task", "scale", "generator", "discriminator")},
         )
 
-    def evaluate(self, net: nn.Module, *, sets: list[ValSet]) -> Results:
-        """Validate whole pictures in tiles, so that one as large as life fits beside the training."""
-        scale, best = self.options.scale, self.options.validation.best
-        tiles: dict[str, Any] = {"tile": TILE, "overlap": OVERLAP, "multiple": getattr(net, "multiple", 1)}
-        run = partial(tiled, net, scale=scale, device=next(net.parameters()).device, **tiles)
-        metrics = list(dict.fromkeys(["psnr_y", "ssim_y", best]))
-        return evaluate(run, sets, scale=scale, metrics=metrics, pictures=self.options.validation.pictures)
-
     def filled(self) -> dict[str, Any]:
         """The options with every default spelled out, also those of the parts."""
         values = self.options.model_dump(mode="json", exclude_none=True)
@@ -249,13 +205,3 @@ class Build:
     def resolved(self) -> str:
         """`filled` as YAML that can be run again."""
         return yaml.safe_dump(self.filled(), sort_keys=False, allow_unicode=True)
-
-    def export(self, net: nn.Module, path: Path, step: int) -> None:
-        """Weights under the published names, with what is needed to build the net again in the metadata."""
-        kwargs = {"scale": self.options.scale} | {k: v for k, v in self.options.generator.items() if k != "type"}
-        metadata = {"options": json.dumps(self.options.model_dump(mode="json")), "step": str(step)}
-        save_safetensors(path, net.state_dict(), architecture(self.options.generator["type"], kwargs) | metadata)
-
-
-def _seed_of(seed: int, player: str) -> int:
-    return int(np.random.SeedSequence([seed, *player.encode()]).generate_state(1)[0])

@@ -20,7 +20,7 @@ def summary(options: Options, *, plugins: bool = True) -> str:
     build.degradation(options.data.gt_size), build.schedule(), build.adversary()  # what only their constructors know
     with torch.device("meta"):
         for name in TASKS[options.task].players:
-            count = sum(p.numel() for p in build.net(name).parameters())
+            count = sum(p.numel() for p in build.nets.make(name).parameters())
             lines.append(f"{name:14s}{count / 1e6:.3f} M parameters")
     world, train, size = int(os.environ.get("WORLD_SIZE", "1")), options.train, options.data.batch_size
     if size % (world * train.accumulate):

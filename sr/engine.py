@@ -19,6 +19,7 @@ from sr.batch import Pair, Raw
 from sr.data.stream import worker_deaths
 from sr.ema import EMA
 from sr.errors import UserError
+from sr.metrics import better
 from sr.player import PRECISIONS, Player
 from sr.tasks import Task
 from sr.track import Meter, Tracker
@@ -142,8 +143,10 @@ class Engine:
             player, tag = self.players[phase.player], phase.player[0]
             report = dict(phase.report)
             measure = last and (self.step + 1) % self.plan.log_every == 0
-            if measure and phase.output is not None:
-                report |= health.shares(phase) | health.looks(phase.output, batch.target)
+            if measure:
+                report |= health.shares(phase)
+                if phase.output is not None and phase.target is not None:
+                    report |= health.looks(phase.output, phase.target)
             total = torch.stack([loss.float() for loss in phase.losses.values()]).sum()
             norm = player.update(total / self.plan.accumulate, step=self.step, last=last, measure=measure)
             report |= {} if norm is None else {"grad_norm": norm}
@@ -181,14 +184,17 @@ class Engine:
         tracker.scalars(scores, step=self.step)
         for name, image in results.pictures.items():
             tracker.picture(f"val/{name}", image, step=self.step)
-        value = float(np.mean([row[self.plan.best] for row in results.means.values()]))
-        better = self.best.get("metric") != self.plan.best or value > self.best["value"]
-        if better:
+        for name, image in results.sheets.items():
+            tracker.picture(f"val/{name}/sheet", image, step=self.step)
+        value = float(np.mean([row[self.plan.best] for row in results.means.values() if self.plan.best in row]))
+        first = self.best.get("metric") != self.plan.best
+        best = first or better(self.plan.best, value, self.best["value"])
+        if best:
             self.best = {"step": self.step, "value": value, "metric": self.plan.best}
             dist.on_main(lambda: self.export(self.ema.net, self.models / "net_g_best.safetensors", self.step))
         if dist.is_main():
             shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-            tqdm.write(f"step {self.step}: {shown}{' (best)' if better else ''}")
+            tqdm.write(f"step {self.step}: {shown}{' (best)' if best else ''}")
 
     @property
     def models(self) -> Path:

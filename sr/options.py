@@ -5,7 +5,7 @@ is known by its constructor alone; `resolve` is handed the tables and asks them.
 """
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
@@ -39,12 +39,17 @@ class Make(Section):
 
 
 class Data(Section):
-    """Where samples come from. `batch_size` is global: over all processes and accumulation, per optimizer step."""
+    """Where samples come from. `batch_size` is global: over all processes and accumulation, per optimizer step.
+
+    Translation: `direction` says which picture of a pair is given; pairs are resized to `load_size` before the crop.
+    """
 
     source: Annotated[Part, PartOf("sources")]
     gt_size: PositiveInt
     batch_size: PositiveInt
     crop_size: PositiveInt | None = None
+    load_size: PositiveInt | None = None
+    direction: Literal["a_to_b", "b_to_a"] = "a_to_b"
     workers: NonNegativeInt = 4
     flip: bool = True
     rotate: bool = False
@@ -62,16 +67,19 @@ class Train(Section):
 
 
 class ValidationSet(Section):
-    """`lr` left out: made from `hr` by MATLAB's bicubic, rounded to 8 bit."""
+    """Either files, where `lr` left out is made from `hr` by MATLAB's bicubic, rounded to 8 bit; or a whole `source`
+    of pairs, resized to `size` x `size` if that is given."""
 
-    hr: Files
+    hr: Files | None = None
     lr: Files | None = None
+    source: Annotated[Part, PartOf("sources")] | None = None
+    size: PositiveInt | None = None
 
 
 class Validation(Section):
     sets: dict[str, ValidationSet] = {}
     every: PositiveInt = 5000
-    best: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb"] = "psnr_y"
+    best: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "l1"] = "psnr_y"
     pictures: NonNegativeInt = 4
 
 
@@ -82,6 +90,14 @@ class Save(Section):
 
 class Log(Section):
     every: PositiveInt = 100
+
+
+class Cycle(Section):
+    """CycleGAN's own. `identity`: weight of the identity terms over that of the cycle; `pool`: fakes kept for each
+    discriminator, over all processes."""
+
+    identity: Annotated[float, Field(ge=0)] = 0.5
+    pool: NonNegativeInt = 50
 
 
 class Losses(BaseModel):
@@ -100,14 +116,15 @@ class Options(Section):
     """A whole run. `init` maps a player to the weights it starts from; `out`/`name` is the folder of the run."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    task: Literal["psnr", "sr_gan"]
-    scale: Literal[1, 2, 3, 4, 8]
+    task: Literal["psnr", "sr_gan", "pix2pix", "cyclegan"]
+    scale: Literal[1, 2, 3, 4, 8] = 1
     seed: NonNegativeInt = 0
     out: str = "runs"
     generator: Annotated[Part, PartOf("generators")]
     discriminator: Annotated[Part, PartOf("discriminators")] | None = None
     init: dict[Literal["generator", "discriminator"], str] = {}
     losses: Losses
+    cycle: Cycle | None = None
     degrade: list[Annotated[Part, PartOf("degrade")]] = []
     data: Data
     optimizer: dict[Literal["generator", "discriminator"], Annotated[Part, PartOf("optimizers")]]
@@ -156,38 +173,82 @@ def _order(row: tuple[str, str, str]) -> tuple[int, str]:
 
 def contradictions(options: Options) -> list[Problem]:
     """What is wrong between keys that are each fine by themselves."""
-    found: list[Problem] = []
-    task, data, scale, accumulate = options.task, options.data, options.scale, options.train.accumulate
-    adversarial = task == "sr_gan"
+    said = [*_players(options), *_translation(options), *_data(options)]
+    return [Problem(tuple(key.split(".")), message) for key, message in said]
+
+
+Said = Iterator[tuple[str, str]]
+
+
+def _players(options: Options) -> Said:
+    task, adversarial = options.task, options.task != "psnr"
     players = ["generator", "discriminator"] if adversarial else ["generator"]
-
-    def say(key: str, message: str) -> None:
-        found.append(Problem(tuple(key.split(".")), message))
-
     for key, given in (("discriminator", options.discriminator), ("losses.gan", options.losses.gan)):
         if adversarial and given is None:
-            say(key, f"task sr_gan needs '{key}'; add it, or set task: psnr")
+            yield key, f"task {task} needs '{key}'; add it, or set task: psnr"
         if not adversarial and given is not None:
-            say(key, f"task psnr has no use for '{key}'; remove it, or set task: sr_gan")
+            yield key, f"task psnr has no use for '{key}'; remove it, or set task: sr_gan"
     for name in players:
         if name not in options.optimizer:
-            say("optimizer", f"task {task} trains '{name}'; add optimizer.{name}")
+            yield "optimizer", f"task {task} trains '{name}'; add optimizer.{name}"
     for name in {*options.optimizer, *options.init} - set(players):
-        say(f"{'optimizer' if name in options.optimizer else 'init'}.{name}", f"task {task} has no '{name}'; remove it")
+        yield (
+            f"{'optimizer' if name in options.optimizer else 'init'}.{name}",
+            f"task {task} has no '{name}'; remove it",
+        )
     if not options.losses.fidelity and options.losses.gan is None:
-        say("losses", "there is nothing to train on; add a term, such as pixel: {type: l1}")
+        yield "losses", "there is nothing to train on; add a term, such as pixel: {type: l1}"
+
+
+RGB_TERMS = "perceptual", "vgg19", "style", "lpips", "dists"
+
+
+def _translation(options: Options) -> Said:
+    task, data = options.task, options.data
+    translates = task in ("pix2pix", "cyclegan")
+    if translates and options.scale != 1:
+        yield "scale", f"task {task} keeps the size; remove 'scale'"
+    if not translates and "scale" not in options.model_fields_set:
+        yield "scale", f"task {task} needs 'scale'; add scale: 4, or 1 where the size stays"
+    if options.scale != 1 and (data.direction != "a_to_b" or data.load_size):
+        yield "data", "direction and load_size are for pictures of one size; remove them, or set scale: 1"
+    if data.load_size and data.load_size < data.gt_size:
+        yield "data.load_size", f"{data.load_size} is smaller than gt_size {data.gt_size}, raise it"
+    made = options.generator.get("num_out_ch", 3)
+    for name in (n for n, part in options.losses.fidelity.items() if part["type"] in RGB_TERMS and made not in (1, 3)):
+        yield f"losses.{name}", f"looks at grey or RGB pictures and the generator makes {made} channels; remove it"
+    if task != "cyclegan":
+        if options.cycle is not None:
+            yield "cycle", f"task {task} has no cycle; remove it, or set task: cyclegan"
+        if data.source["type"] == "unpaired":
+            yield "data.source", f"task {task} trains on pairs; give paired data, or set task: cyclegan"
+        return
+    sized = [(options.generator.get(key, 3)) for key in ("num_in_ch", "num_out_ch")]
+    if (options.cycle or Cycle()).identity and len(set(sized)) > 1:
+        yield "cycle.identity", f"compares pictures of {sized[0]} and {sized[1]} channels; set it to 0"
+    if options.discriminator and options.discriminator.get("conditional"):
+        yield "discriminator.conditional", "there are no pairs to show the discriminator; remove it"
+    if data.direction != "a_to_b":
+        yield "data.direction", "CycleGAN trains both directions; remove it"
+    if options.degrade:
+        yield "degrade", "CycleGAN trains on pictures as they are; remove it"
+    for name in (n for n, part in options.losses.fidelity.items() if part["type"] in ("ldl", "distill")):
+        yield f"losses.{name}", "needs one generator and its input; choose another term for task: cyclegan"
+
+
+def _data(options: Options) -> Said:
+    data, scale, accumulate = options.data, options.scale, options.train.accumulate
+    for name, given in options.validation.sets.items():
+        if (given.hr is None) == (given.source is None) or (given.lr and given.source):
+            yield f"validation.sets.{name}", "give either hr (and lr), or source"
+        if given.hr is not None and options.task == "cyclegan":
+            yield f"validation.sets.{name}", "has no two sets; give source: {type: unpaired, ...}, or one of pairs"
     if data.make is not None and not (data.source["type"] == "shards" and isinstance(data.source.get("path"), str)):
-        say("data.make", "makes shards: set data.source to {type: shards, path: FOLDER}, or drop data.make")
+        yield "data.make", "makes shards: set data.source to {type: shards, path: FOLDER}, or drop data.make"
     if data.gt_size % scale:
-        say(
-            "data.gt_size",
-            f"{data.gt_size} is no multiple of scale {scale}; use {data.gt_size // scale * scale or scale}",
-        )
+        better = data.gt_size // scale * scale or scale
+        yield "data.gt_size", f"{data.gt_size} is no multiple of scale {scale}; use {better}"
     if options.crop_size < data.gt_size:
-        say(
-            "data.crop_size",
-            f"{options.crop_size} is smaller than gt_size {data.gt_size}, raise it",
-        )
+        yield "data.crop_size", f"{options.crop_size} is smaller than gt_size {data.gt_size}, raise it"
     if data.batch_size % accumulate:
-        say("data.batch_size", f"{data.batch_size} does not split into accumulate {accumulate} parts; use a multiple")
-    return found
+        yield "data.batch_size", f"{data.batch_size} does not split into accumulate {accumulate} parts; use a multiple"

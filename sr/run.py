@@ -9,7 +9,7 @@ from sr.build import Build
 from sr.images import write_rgb
 from sr.nets.models import load_into
 from sr.options import Options
-from sr.validate import ValSet
+from sr.validate.sheet import captions
 
 
 def train(options: Options, *, plugins: bool = True) -> None:
@@ -17,25 +17,29 @@ def train(options: Options, *, plugins: bool = True) -> None:
     build = Build(options, plugins=plugins)
     engine = build.engine()
     engine.run()
-    strips = show(build, engine.last_model, engine.device)
+    pictures = show(build, engine.last_model, engine.device)
     if dist.is_main():
         print(f"\nmodel        {engine.last_model}\ncheckpoints  {options.folder / 'checkpoints'}")
         print(f"curves       tensorboard --logdir {options.folder / 'tensorboard'}")
-        for strip in strips:
-            print(f"strip        {strip}  (bicubic | ours | ground truth)")
-        print(f"next         sr upscale FOLDER -o OUTPUT -m {engine.last_model}", flush=True)
+        for strip in pictures:
+            print(f"picture      {strip}  ({' | '.join(captions(options.scale))})")
+        verb = "upscale" if options.task in ("psnr", "sr_gan") else "translate"
+        print(f"next         sr {verb} FOLDER -o OUTPUT -m {engine.last_model}", flush=True)
     engine.players["generator"].accelerator.end_training()
 
 
 def show(build: Build, model_file: Path, device: torch.device) -> list[Path]:
-    """Upscale validation pictures with the file just written and write them as strips. Collective."""
-    wanted, written = build.options.validation.pictures, []
-    sets = [ValSet(given.name, given.items[:wanted]) for given in build.validation_sets() if wanted]
-    net = build.net("generator").eval()
+    """Run validation pictures through the file just written; draw each as a strip, and all of a set as a sheet.
+    Collective."""
+    validation, wanted, folder = build.validation(), build.options.validation.pictures, build.options.folder
+    if not wanted or not validation.rounds:
+        return []
+    net = build.nets.make("generator").eval()
     load_into(net, model_file)
-    for name, image in build.evaluate(net.to(device), sets=sets).pictures.items() if sets else ():
-        path = build.options.folder / "strips" / f"{name.replace('/', '_')}.png"
-        if dist.is_main():
-            write_rgb(path, image)
-        written.append(path)
+    results, written = validation(net.to(device), first=wanted), []
+    for kind, images in (("strips", results.pictures), ("sheets", results.sheets)):
+        for name, image in images.items():
+            written.append(folder / kind / f"{name.replace('/', '_')}.png")
+            if dist.is_main():
+                write_rgb(written[-1], image)
     return written

@@ -51,6 +51,16 @@ class Cosine:
         return self.eta_min
 
 
+class Linear:
+    """Constant for `constant` of the run, then linear down to 0 just behind its last step (pix2pix, CycleGAN: half)."""
+
+    def __init__(self, *, constant: Annotated[float, Field(ge=0, lt=1)] = 0.5, total_steps: PositiveInt) -> None:
+        self.start, self.total_steps = round(constant * total_steps), total_steps
+
+    def __call__(self, base: float, step: int) -> float:
+        return base * min(1.0, (self.total_steps - step) / (self.total_steps - self.start))
+
+
 class Warmup:
     """Linear ramp over the first `steps` steps in front of any schedule."""
 
@@ -61,4 +71,4 @@ class Warmup:
         return self.schedule(base, step) * min(1.0, (step + 1) / (self.steps + 1))
 
 
-SCHEDULES = {"constant": Constant, "multistep": MultiStep, "cosine": Cosine}
+SCHEDULES = {"constant": Constant, "multistep": MultiStep, "cosine": Cosine, "linear": Linear}

@@ -11,12 +11,12 @@ from tests.conftest import ROOT
 
 LAYERS = [
     "errors construct atomic schema document",
-    "batch dist images bicubic tiles nets losses degrade metrics schedules optimizers",
+    "batch dist images bicubic lab seeded tiles nets losses degrade metrics schedules optimizers",
     "data tasks",
-    "player ema checkpoint track health validate upscale",
+    "player ema checkpoint track health jobs upscale translate validate",
     "engine",
-    "options build",
-    "describe",
+    "options build_nets build_validation build",
+    "describe score",
     "run",
     "cli __main__",
 ]

@@ -71,6 +71,31 @@ def test_contradictions(recipe: Recipe, changes: dict[str, object], key: str, wo
     assert any(f"  {key}: " in line and word in line for line in problems(recipe(**changes)))
 
 
+TRANSLATION = {"task": "pix2pix", "scale": None, "degrade": []}
+CYCLE = {**TRANSLATION, "task": "cyclegan"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "word"),
+    [
+        ({"scale": None}, "scale", "needs 'scale'"),
+        ({**TRANSLATION, "scale": 2}, "scale", "remove 'scale'"),
+        ({"data__direction": "b_to_a"}, "data", "set scale: 1"),
+        ({**TRANSLATION, "data__load_size": 16}, "data.load_size", "raise it"),
+        ({**TRANSLATION, "cycle": {"pool": 3}}, "cycle", "task: cyclegan"),
+        ({**CYCLE, "discriminator__conditional": True}, "discriminator.conditional", "remove it"),
+        ({**CYCLE, "data__direction": "b_to_a"}, "data.direction", "both directions"),
+        ({**CYCLE, "degrade": [{"type": "downscale"}]}, "degrade", "remove it"),
+        ({**CYCLE, "losses__ldl": {"weight": 1.0}}, "losses.ldl", "another term"),
+        ({**CYCLE, "generator__num_out_ch": 1}, "cycle.identity", "set it to 0"),
+        ({**TRANSLATION, "generator__num_out_ch": 2, "losses__vgg19": {}}, "losses.vgg19", "2 channels"),
+        ({"validation": {"sets": {"own": {"size": 64}}}}, "validation.sets.own", "either hr"),
+    ],
+)
+def test_contradictions_of_translation(recipe: Recipe, changes: dict[str, object], key: str, word: str) -> None:
+    assert any(f"  {key}: " in line and word in line for line in problems(recipe(**changes)))
+
+
 def test_set_overrides_and_is_named_in_errors(recipe: Recipe) -> None:
     file = recipe()
     options = load(

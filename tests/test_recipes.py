@@ -10,6 +10,7 @@ from sr.build import Build, load
 from sr.errors import UserError
 from sr.nets.layouts import save_pth
 from sr.nets.rrdbnet import RRDBNet
+from sr.options import Options
 from sr.run import train
 from tests.conftest import ROOT
 
@@ -17,7 +18,25 @@ RECIPES = sorted((ROOT / "options").glob("*.yml"))
 SMALL: dict[str, dict[str, int]] = {
     "rrdbnet": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4},
     "compact": {"num_feat": 8, "num_conv": 1},
+    "unet_128": {"num_feat": 4},
+    "unet_256": {"num_feat": 2},
+    "resnet_9blocks": {"num_feat": 4},
 }
+
+
+def small_data(options: Options, photos: Path) -> list[str]:
+    """The recipe's own kind of source over a few pictures, and a validation set of it."""
+    if options.task in ("psnr", "sr_gan"):
+        own = [f"data.source={{type: folder, gt: {photos}}}", f"validation.sets={{own: {{hr: {photos}}}}}"]
+        return [*own, "data.gt_size=64", "data.crop_size=72"]
+    folder = f"{{type: folder, gt: {photos}}}"
+    part = {
+        "side_by_side": f"{{type: side_by_side, path: {photos}}}",
+        "unpaired": f"{{type: unpaired, a: {folder}, b: {folder}}}",
+    }.get(options.data.source["type"], f"{{type: {options.data.source['type']}, of: {folder}}}")
+    size = 256 if options.generator["type"] == "unet_256" else 128
+    own = [f"data.source={part}", f"validation.sets={{own: {{source: {part}, size: {size}}}}}"]
+    return [*own, f"data.gt_size={size}", f"data.load_size={size + 8}"]
 
 
 def teacher(folder: Path, scale: int) -> Path:
@@ -32,14 +51,11 @@ def test_recipe_runs_a_step(file: Path, photos: Path, tmp_path: Path) -> None:
     assert len(file.read_text().splitlines()) <= 50
     sets = [
         f"out={tmp_path}",
-        f"data.source={{type: folder, gt: {photos}}}",
-        "data.gt_size=64",
-        "data.crop_size=72",
+        *small_data(options, photos),
         "data.batch_size=2",
         "data.workers=0",
         *(f"generator.{key}={value}" for key, value in SMALL[options.generator["type"]].items()),
         "train.total_steps=1",
-        f"validation.sets={{own: {{hr: {photos}}}}}",
     ]
     sets += ["discriminator.num_feat=8"] if options.discriminator else []
     sets += ["losses.perceptual.weights=random"] if "perceptual" in options.losses.fidelity else []
@@ -49,10 +65,11 @@ def test_recipe_runs_a_step(file: Path, photos: Path, tmp_path: Path) -> None:
     sets += ["data.make=null"] if options.data.make else []
     train(load(file, sets))
     assert list((tmp_path / file.stem / "models").glob("net_g_1.safetensors"))
-    assert len(list((tmp_path / file.stem / "strips").glob("*.png"))) == min(4, options.validation.pictures)
+    strips, ways = list((tmp_path / file.stem / "strips").glob("*.png")), 4 if options.task == "cyclegan" else 1
+    assert len(strips) == ways * min(6, options.validation.pictures)
 
 
-@pytest.mark.parametrize("file", [f for f in RECIPES if "type: vgg19" in f.read_text()], ids=lambda p: p.stem)
+@pytest.mark.parametrize("file", [f for f in RECIPES if "vgg" in f.read_text()], ids=lambda p: p.stem)
 def test_missing_weights_are_told_before_training(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("no network")

@@ -10,7 +10,7 @@ from torch import nn
 
 from sr.build import Build, load
 from sr.ema import EMA
-from sr.schedules import Cosine, MultiStep, Warmup
+from sr.schedules import Cosine, Linear, MultiStep, Warmup
 
 
 def test_multistep_equals_torch() -> None:
@@ -32,6 +32,13 @@ def test_cosine_restarts_and_ends_at_eta_min() -> None:
     assert cosine(2e-4, 6) == pytest.approx(1e-7 + (2e-4 - 1e-7) * (1 + math.cos(math.pi / 4)) / 2)
     assert cosine(2e-4, 12) == cosine(2e-4, 99) == 1e-7
     assert Cosine(total_steps=10)(1.0, 5) == pytest.approx(0.5)
+
+
+def test_linear_holds_and_then_falls_to_zero() -> None:
+    """pix2pix: 100 epochs constant, 100 epochs down."""
+    linear = Linear(total_steps=8)
+    assert [linear(2.0, step) for step in range(9)] == [2, 2, 2, 2, 2, 1.5, 1, 0.5, 0]
+    assert Linear(constant=0.0, total_steps=4)(1.0, 1) == 0.75
 
 
 def test_warmup_rises_to_the_schedule() -> None:

@@ -21,4 +21,4 @@ class PSNR(Task):
 
     def step(self, batch: Pair, step: int) -> Iterator[Phase]:
         output = self.generator(batch.lq)
-        yield Phase("generator", self.fidelity(output, batch, step), output=output)
+        yield Phase("generator", self.fidelity(output, batch, step), output=output, target=batch.target)

@@ -39,7 +39,8 @@ class SRGAN(Task):
         with frozen(self.discriminator) as module:
             critic = Critic(module, real=real, fake=fake, condition=condition)
             adversarial = self.gan.generator(critic, real=real, fake=fake, step=step)
-        yield Phase("generator", joined(self.fidelity(fake, batch, step), adversarial), output=fake)
+        losses = joined(self.fidelity(fake, batch, step), adversarial)
+        yield Phase("generator", losses, output=fake, target=batch.target)
 
         fake = fake.detach()
         critic = Critic(self.discriminator, real=real, fake=fake, condition=condition, boundary=self.gan.boundary)

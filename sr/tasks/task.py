@@ -22,12 +22,14 @@ class Phase:
     """Losses (weighted scalars; their sum is minimised) for one player; `report` is only written down.
 
     output: what the losses judge, for the share of each in its gradient; None where there is no such thing.
+    target: what output should have become, to compare their looks; None where that is not known.
     """
 
     player: str
     losses: Terms
     report: Terms = field(default_factory=dict)
     output: Tensor | None = None
+    target: Tensor | None = None
 
 
 class Task:
@@ -45,6 +47,13 @@ class Task:
     def report(self) -> dict[str, float]:
         """What the losses have to say about themselves at log time, on the host already."""
         return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold beside the players, the same on all ranks. Collective."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state`, for any number of ranks."""
 
 
 class Fidelity:
@@ -79,8 +88,9 @@ class Fidelity:
 
 
 class Critic:
-    """A discriminator as a loss sees it: images in, a list of logit maps out; what it is conditioned on is fixed.
+    """A discriminator as a loss sees it: images in 0..1 in, a list of logit maps out; its condition is fixed.
 
+    centred: the module is shown -1..1. side: which of several discriminators in the module is meant.
     Notes the mean logits and the share judged right of the real and the fake images it is shown, without a sync.
     """
 
@@ -92,14 +102,17 @@ class Critic:
         fake: Tensor,
         condition: Tensor | None = None,
         boundary: float | None = None,
+        centred: bool = False,
+        side: str | None = None,
     ) -> None:
-        self.module, self.condition, self.boundary = module, condition, boundary
+        self.module, self.condition, self.boundary, self.centred = module, condition, boundary, centred
+        self.sides = () if side is None else (side,)
         self.shown = {"real": real, "fake": fake}
         self.report: Terms = {}
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         seen = images if self.condition is None else torch.cat([self.condition, images], dim=1)
-        maps: list[Tensor] = self.module(seen)
+        maps: list[Tensor] = self.module(2 * seen - 1 if self.centred else seen, *self.sides)
         for name, shown in self.shown.items():
             if images is shown:
                 self._note(name, torch.cat([m.detach().float().flatten() for m in maps]))
@@ -152,15 +165,15 @@ class Adversary:
     def generator(self, critic: Critic, *, real: Tensor, fake: Tensor, step: int) -> Terms:
         if not self.weight(step):
             return {}
-        terms = _scaled(self.loss.generator(critic, real=real, fake=fake), self.weight(step))
+        terms = scaled(self.loss.generator(critic, real=real, fake=fake), self.weight(step))
         for weight, extra in self._due(step):
-            terms = joined(terms, _scaled(extra.generator(critic, real=real, fake=fake), weight))
+            terms = joined(terms, scaled(extra.generator(critic, real=real, fake=fake), weight))
         return terms
 
     def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor, step: int) -> Terms:
         terms = self.loss.discriminator(critic, real=real, fake=fake)
         for weight, extra in self._due(step):
-            terms = joined(terms, _scaled(extra.discriminator(critic, real=real, fake=fake), weight))
+            terms = joined(terms, scaled(extra.discriminator(critic, real=real, fake=fake), weight))
         return terms
 
     @property
@@ -180,7 +193,7 @@ def joined(terms: Terms, more: Terms) -> Terms:
     return terms | {name: terms[name] + value if name in terms else value for name, value in more.items()}
 
 
-def _scaled(terms: Terms, weight: float) -> Terms:
+def scaled(terms: Terms, weight: float) -> Terms:
     return {name: weight * value for name, value in terms.items()}
 
 

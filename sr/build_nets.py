@@ -1,0 +1,115 @@
+"""The nets that one set of options describes: made, filled, tried, and saved for use."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sr.errors import UserError
+from sr.nets.layouts import save_safetensors
+from sr.nets.models import architecture, load_into
+from sr.options import Options, Part
+from sr.tasks.cyclegan import Discriminators, Generators
+
+
+class Nets:
+    """make: (part, table, **supplied) -> the built part."""
+
+    def __init__(self, options: Options, make: Callable[..., Any]) -> None:
+        self.options, self._make = options, make
+        self._cycle = options.task == "cyclegan"
+        part = options.generator
+        self.channels: tuple[int, int] = part.get("num_in_ch", 3), part.get("num_out_ch", 3)
+        self.conditional = bool(options.discriminator and options.discriminator.get("conditional"))
+
+    def make(self, player: str) -> nn.Module:
+        """The player's net; its initial weights depend on the seed and the player's name alone."""
+        torch.manual_seed(_seed_of(self.options.seed, player))
+        net = self._generator() if player == "generator" else self._discriminator()
+        if player in self.options.init:
+            load_into(net, self.options.init[player])
+        return net
+
+    def _generator(self) -> nn.Module:
+        part, scale = self.options.generator, self.options.scale
+        net: nn.Module = self._make(part, "generators", scale=scale)
+        if not self._cycle:
+            return net
+        return Generators(a_to_b=net, b_to_a=self._make(_turned(part), "generators", scale=scale))
+
+    def _discriminator(self) -> nn.Module:
+        part, (given, wanted) = self.options.discriminator, self.channels
+        if not self._cycle:
+            net: nn.Module = self._make(part, "discriminators", num_in_ch=self._seen)
+            return net
+        a, b = (self._make(part, "discriminators", num_in_ch=channels) for channels in (given, wanted))
+        return Discriminators(a=a, b=b)
+
+    def rehearse(self, player: str, net: nn.Module) -> None:
+        """One small forward of a copy, so that sizes that do not fit are told before anything else is made."""
+        size, (given, wanted) = self.options.data.gt_size, self.channels
+        device, example = next(net.parameters()).device, self._example(player)
+        try:
+            with torch.no_grad():
+                output = copy.deepcopy(net)(*(x.to(device) if isinstance(x, Tensor) else x for x in example))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise UserError(
+                f"the {player} does not take images of {'x'.join(map(str, example[0].shape[1:]))} "
+                f"({str(error).splitlines()[0]}); change data.gt_size, or the part's own sizes"
+            ) from None
+        made = output["fake_b"] if isinstance(output, dict) else output
+        if player == "generator" and made.shape[1:] != (wanted, size, size):
+            shape, side = "x".join(map(str, made.shape[1:])), size // self.options.scale
+            raise UserError(
+                f"the generator makes {shape} of {given}x{side}x{side}; it has to make {wanted}x{size}x{size}"
+            )
+
+    def _example(self, player: str) -> tuple[Any, ...]:
+        """What a net is called with in training, two black images of each kind."""
+        given, wanted = self.channels
+        side = self.options.data.gt_size
+
+        def black(channels: int, side: int = side) -> Tensor:
+            return torch.zeros(2, channels, side, side)
+
+        if player == "generator":
+            return (black(given), black(wanted), True) if self._cycle else (black(given, side // self.options.scale),)
+        return (black(given), "a") if self._cycle else (black(self._seen),)
+
+    @property
+    def _seen(self) -> int:
+        """Channels before a discriminator of pairs."""
+        return self.channels[1] + (self.channels[0] if self.conditional else 0)
+
+    def export(self, net: nn.Module, path: Path, step: int) -> None:
+        """Weights under the published names, with what is needed to build the net again in the metadata.
+
+        CycleGAN's file holds both generators, as `a_to_b.<name>` and `b_to_a.<name>`.
+        """
+        kwargs = {"scale": self.options.scale} | {k: v for k, v in self.options.generator.items() if k != "type"}
+        metadata = {"options": json.dumps(self.options.model_dump(mode="json")), "step": str(step)}
+        metadata |= architecture(self.options.generator["type"], kwargs) | {"colours": self.colours}
+        save_safetensors(path, net.state_dict(), metadata)
+
+    @property
+    def colours(self) -> str:
+        """What the channels of the images mean: `lab` where pictures are coloured in Lab, else `rgb`."""
+        source = self.options.data.source
+        return "lab" if source["type"] == "colorize" and source.get("space", "lab") == "lab" else "rgb"
+
+
+def _turned(part: Part) -> Part:
+    """The generator of the other direction: its channels the other way round."""
+    swapped = {new: part[old] for old, new in (("num_in_ch", "num_out_ch"), ("num_out_ch", "num_in_ch")) if old in part}
+    return {key: value for key, value in part.items() if key not in ("num_in_ch", "num_out_ch")} | swapped
+
+
+def _seed_of(seed: int, player: str) -> int:
+    return int(np.random.SeedSequence([seed, *player.encode()]).generate_state(1)[0])

@@ -1,0 +1,49 @@
+"""pix2pix: image-to-image translation from pairs (Isola et al. 2017)."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from sr.batch import Pair
+from sr.tasks.task import Adversary, Critic, Fidelity, Phase, Task, frozen, joined, scaled
+
+
+class Pix2Pix(Task):
+    """Discriminator first, its loss halved, then the generator on the same fake (section 3.3 of the paper).
+
+    batch.lq is the picture given, batch.gt the one wanted. The discriminator sees images in -1..1, as published;
+    conditional: with the picture given in the channels before.
+    """
+
+    players = "generator", "discriminator"
+
+    def __init__(
+        self,
+        *,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        fidelity: Fidelity,
+        gan: Adversary,
+        conditional: bool = False,
+    ) -> None:
+        self.generator, self.discriminator = generator, discriminator
+        self.fidelity, self.gan, self.conditional = fidelity, gan, conditional
+
+    def report(self) -> dict[str, float]:
+        return self.fidelity.report()
+
+    def step(self, batch: Pair, step: int) -> Iterator[Phase]:
+        real, condition = batch.gt, batch.lq if self.conditional else None
+        output = self.generator(batch.lq)
+
+        fake = output.detach()
+        boundary = self.gan.boundary
+        critic = Critic(self.discriminator, real=real, fake=fake, condition=condition, boundary=boundary, centred=True)
+        losses = self.gan.discriminator(critic, real=real, fake=fake, step=step)
+        yield Phase("discriminator", scaled(losses, 0.5), critic.report)
+
+        with frozen(self.discriminator) as module:
+            critic = Critic(module, real=real, fake=output, condition=condition, centred=True)
+            adversarial = self.gan.generator(critic, real=real, fake=output, step=step)
+        losses = joined(self.fidelity(output, batch, step), adversarial)
+        yield Phase("generator", losses, output=output, target=batch.target)

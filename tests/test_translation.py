@@ -1,0 +1,121 @@
+"""Translation on the engine: stopped and continued to the last bit, pool included; two processes train as one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sr import checkpoint
+from sr.nets.models import open_model
+from tests.conftest import sr
+from tests.test_engine import assert_same, engine, state
+from tests.test_launch import ON_CPU, TWO
+
+Recipe = Callable[..., Path]
+ADAM = {"type": "adam", "lr": 1e-3, "betas": [0.5, 0.999]}
+COMMON = {
+    "scale": None,
+    "degrade": None,
+    "generator": {"type": "resnet", "num_block": 1, "num_feat": 8, "norm": "instance"},
+    "discriminator": {"type": "patchgan", "num_feat": 8, "num_layers": 1, "norm": "instance"},
+    "optimizer": {"generator": ADAM, "discriminator": ADAM},
+    "train__ema_decay": 0.0,
+    "save": {"every": 3},
+}
+
+
+@pytest.fixture
+def facades(tmp_path: Path) -> Path:
+    """Five pictures a | b of 40 x 80, of which b is a in other colours."""
+    folder = tmp_path / "facades"
+    folder.mkdir()
+    for number in range(5):
+        coarse = np.random.default_rng(number).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        a = np.asarray(Image.fromarray(coarse).resize((40, 40), Image.Resampling.NEAREST))
+        Image.fromarray(np.concatenate([a, 255 - a[..., ::-1]], axis=1)).save(folder / f"{number}.png")
+    return folder
+
+
+def pix2pix(facades: Path, **changes: object) -> dict[str, object]:
+    source = {"type": "side_by_side", "path": str(facades)}
+    data = {"source": source, "direction": "b_to_a", "load_size": 36, "gt_size": 32, "batch_size": 4, "workers": 0}
+    losses = {"l1": {"weight": 100, "range": 2}, "gan": {"type": "vanilla"}}
+    validation = {"every": 3, "best": "l1", "sets": {"own": {"source": source, "size": 32}}}
+    return {**COMMON, "task": "pix2pix", "data": data, "losses": losses, "validation": validation, **changes}
+
+
+def cyclegan(facades: Path, photos: Path, **changes: object) -> dict[str, object]:
+    a, b = ({"type": "folder", "gt": str(folder)} for folder in (facades, photos))
+    source = {"type": "unpaired", "a": a, "b": b}
+    data = {"source": source, "load_size": 36, "gt_size": 32, "batch_size": 2, "workers": 0}
+    losses = {"cycle": {"type": "l1", "weight": 10, "range": 2}, "gan": {"type": "lsgan"}}
+    validation = {"every": 3, "best": "l1", "sets": {"own": {"source": source, "size": 32}}}
+    own = {"task": "cyclegan", "cycle": {"identity": 0.5, "pool": 3}}
+    return {**COMMON, **own, "data": data, "losses": losses, "validation": validation, **changes}
+
+
+def test_pix2pix_trains_measures_and_opens(recipe: Recipe, facades: Path, tmp_path: Path) -> None:
+    run = engine(recipe(name="p2p", **pix2pix(facades)), "train.total_steps=30", "discriminator.conditional=true")
+    scores: list[float] = []
+    validate = run.evaluate
+    assert validate is not None
+
+    def noted(net: torch.nn.Module):
+        results = validate(net)
+        scores.append(results.means["own"]["l1"])
+        return results
+
+    run.evaluate = noted
+    run.run()
+    assert min(scores[-3:]) < 0.9 * scores[0]
+    assert run.best["value"] == min(scores)
+    model = open_model(run.models / "net_g_best.safetensors")
+    assert (model.scale, model.channels, model.out_channels) == (1, 3, 3)
+
+
+@pytest.mark.parametrize("task", ["pix2pix", "cyclegan"])
+def test_stopped_and_continued_equals_undisturbed(recipe: Recipe, facades: Path, photos: Path, task: str) -> None:
+    changes = pix2pix(facades, generator__dropout=True) if task == "pix2pix" else cyclegan(facades, photos)
+    sets = ("train.accumulate=2", "validation.sets={}")
+    whole = engine(recipe(name="whole", **changes), *sets, "train.total_steps=7")
+    whole.run()
+    part = recipe(name="part", **changes)
+    engine(part, *sets, "train.total_steps=4").run()
+    rest = engine(part, *sets, "train.total_steps=7", "data.workers=1")
+    torch.rand(3)
+    rest.run()
+    assert_same(state(whole), state(rest))
+    assert_same(whole.task.state(), rest.task.state())
+    assert bool(whole.task.state()) == (task == "cyclegan")
+
+
+def test_cyclegan_shows_and_measures_both_directions(recipe: Recipe, facades: Path, photos: Path) -> None:
+    run = engine(recipe(name="cycle", **cyclegan(facades, photos)), "train.total_steps=1")
+    assert run.evaluate is not None
+    results = run.evaluate(run.ema.net)
+    assert results.means.keys() == {"own/a_to_b", "own/b_to_a", "own/cycle_a", "own/cycle_b"}
+    assert "l1" in results.means["own/cycle_a"]
+    assert results.sheets.keys() >= {"own/a_to_b", "own/b_to_a"}
+    run.run()
+    file = run.models / "net_g_best.safetensors"
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        for direction in ("a_to_b", "b_to_a"):
+            net = open_model(file, direction=direction).net
+            assert torch.equal(net(image), getattr(run.ema.net, direction)(image))
+
+
+def test_two_processes_train_pix2pix_as_one(recipe: Recipe, facades: Path, tmp_path: Path) -> None:
+    """Instance norm: what a picture becomes does not depend on its neighbours in the batch."""
+    changes = pix2pix(facades, data__workers=1)
+    two = sr("train", recipe(name="two", **changes), launcher=TWO, **ON_CPU)
+    assert two.returncode == 0, two.stderr
+    one = sr("train", recipe(name="one", **changes))
+    assert one.returncode == 0, one.stderr
+    ends = [checkpoint.load(tmp_path / "runs" / name / "checkpoints" / "step_00000004") for name in ("one", "two")]
+    for name, tensors in ends[0].tensors.items():
+        moments = {key: value for key, value in tensors.items() if not key.startswith("exp_avg_sq")}
+        assert_same(moments, {k: v for k, v in ends[1].tensors[name].items() if k in moments}, tolerance=2e-5)
