@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 ORDER_STREAM = 5  # the second word of the random key, a different one for every use of the run's seed
+WINDOW = 16  # shards
 
 
 class Place(NamedTuple):
@@ -23,7 +24,7 @@ class Order:
     `part` tells apart the orders of several sources of one run.
     """
 
-    def __init__(self, counts: Sequence[int], *, seed: int, part: int = 0, window: int = 16) -> None:
+    def __init__(self, counts: Sequence[int], *, seed: int, part: int = 0, window: int = WINDOW) -> None:
         self._counts = np.asarray(counts, dtype=np.int64)
         self._key, self._window = (seed, ORDER_STREAM, part), window
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -31,15 +32,28 @@ class Order:
         self.length = int(self._counts.sum())
 
     def __call__(self, position: int) -> Place:
-        epoch, offset = divmod(position, self.length)
-        shards, ends = self._epoch(epoch)
-        window = int(np.searchsorted(ends, offset, side="right"))
+        epoch, window = self.window(position)
+        _, ends = self._epoch(epoch)
         within = self._shuffled(epoch, window)
-        place = int(within[offset - (int(ends[window - 1]) if window else 0)])
-        members = shards[window * self._window : (window + 1) * self._window]
+        place = int(within[position - epoch * self.length - (int(ends[window - 1]) if window else 0)])
+        members = self._members(epoch, window)
         stops = np.cumsum(self._counts[members])
         which = int(np.searchsorted(stops, place, side="right"))
         return Place(epoch, int(members[which]), place - (int(stops[which - 1]) if which else 0))
+
+    def window(self, position: int) -> tuple[int, int]:
+        """(epoch, window in it) of a position."""
+        epoch, offset = divmod(position, self.length)
+        return epoch, int(np.searchsorted(self._epoch(epoch)[1], offset, side="right"))
+
+    def coming(self, epoch: int, window: int) -> list[int]:
+        """The shards of a window and of the one after it, which may be the next epoch's first."""
+        last = (window + 1) * self._window >= len(self._counts)
+        following = self._members(epoch + 1, 0) if last else self._members(epoch, window + 1)
+        return [*map(int, self._members(epoch, window)), *map(int, following)]
+
+    def _members(self, epoch: int, window: int) -> np.ndarray:
+        return self._epoch(epoch)[0][window * self._window : (window + 1) * self._window]
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(shards in this epoch's order, samples up to the end of each window)."""

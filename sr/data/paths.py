@@ -1,16 +1,22 @@
-"""From what options say (folders, globs, brace patterns, files of a package) to files."""
+"""From what options say (folders, globs, brace patterns, files of a package, URLs, lists) to files."""
 
 import glob
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from braceexpand import braceexpand
 
+from sr.data.remote import Indexes, Remote, find, shown
+from sr.data.transport import PIPE, is_remote
 from sr.errors import UserError
 from sr.images import list_images
 
+T = TypeVar("T")
 PACKAGE = "package:"
+LIST = "list:"
 
 
 def image_paths(patterns: str | Sequence[str]) -> list[Path]:
@@ -18,27 +24,64 @@ def image_paths(patterns: str | Sequence[str]) -> list[Path]:
 
     `package:skimage/data/coffee.png` is a file inside an installed package. Raises UserError where nothing matches.
     """
-    return expand(patterns, list_images, "images")
+    return _expand(patterns, partial(_matches, inside=list_images), "images")
 
 
-def expand(patterns: str | Sequence[str], inside: Callable[[Path], list[Path]], what: str) -> list[Path]:
-    """The files behind each pattern in turn; `inside` lists those of a folder. Raises UserError for no match."""
-    found: list[Path] = []
+def shard_paths(patterns: str | Sequence[str]) -> list[Path | Remote]:
+    """Tars named by folders (their `*.tar`), globs, brace patterns, files, URLs, `pipe:COMMAND`, or `list:FILE`.
+
+    A list file has one of these a line (but no command, and no list); lines that start with # are passed over.
+    Raises UserError where nothing matches.
+    """
+    indexes: Indexes = {}
+
+    def shards(name: str) -> list[Path | Remote]:
+        if name.startswith(LIST):
+            return _expand(_lines(name[len(LIST) :]), shards, "tar shards")
+        if is_remote(name):
+            return [*find(name, indexes)]
+        return [*_matches(name, lambda folder: sorted(folder.glob("*.tar")))]
+
+    return _expand(patterns, shards, "tar shards")
+
+
+def _expand(patterns: str | Sequence[str], find: Callable[[str], list[T]], what: str) -> list[T]:
+    """What each pattern leads to in turn, its braces opened. Raises UserError for no match."""
+    found: list[T] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
-            names = list(braceexpand(pattern)) if "{" in pattern and not Path(pattern).exists() else [pattern]
+            plain = "{" not in pattern or (not is_remote(pattern) and Path(pattern).exists())
+            names = [pattern] if plain else list(braceexpand(pattern))
         except ValueError:
-            raise UserError(f"'{pattern}' has unbalanced braces; close them or escape them with a backslash") from None
-        matches = [path for name in names for path in _matches(_real(name), inside)]
+            raise UserError(
+                f"'{shown(pattern)}' has unbalanced braces; close them or escape them with a backslash"
+            ) from None
+        matches = [match for name in names for match in find(name)]
         if not matches:
-            raise UserError(f"'{pattern}' leads to no {what}; correct the path")
+            raise UserError(f"'{shown(pattern)}' leads to no {what}; correct the path")
         found += matches
     if not found:
         raise UserError(f"an empty list leads to no {what}; name a folder or files")
     return found
 
 
+def _lines(file: str) -> list[str]:
+    try:
+        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{LIST}{file} cannot be read ({error}); correct the path") from None
+    wrong = next((line for line in lines if line.startswith((PIPE, LIST))), None)
+    if wrong is not None:
+        kind = wrong.partition(":")[0]
+        raise UserError(
+            f"{LIST}{file} has a line with {kind}:, which only the options may; name it in the source's path"
+        )
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def _matches(name: str, inside: Callable[[Path], list[Path]]) -> list[Path]:
+    """The files behind a local name; `inside` lists those of a folder."""
+    name = _real(name)
     path = Path(name)
     if path.is_dir():
         return inside(path)
