@@ -17,8 +17,8 @@ from sr.data.transport import CHUNK, PIPE, Body, Changed, Hopeless, Lost, is_htt
 from sr.errors import UserError
 
 T = TypeVar("T")
-TRIES = 6  # that together bring less than a chunk
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, doubled from try to try
+TRIES = 8  # that together bring less than a chunk
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, doubled from try to try: a minute for 8 tries
 
 
 class Unreachable(UserError):
@@ -131,7 +131,7 @@ def download(
 
 def persist(name: str, attempt: Callable[[], T], transfer: "_Transfer | None" = None) -> T:
     """Try until it works. Raises Unreachable, with the file and the cause: at once where no wait would help, else
-    after TRIES without progress, between which it waits longer and longer (half a minute in all)."""
+    after TRIES without progress, between which it waits longer and longer (a minute in all)."""
     failed = reached = 0
     while True:
         try:
