@@ -28,11 +28,11 @@ class ShardSource:
 
     path: a folder (its `*.tar`), a file, a glob, a brace pattern such as `train-{000000..000123}.tar`, `list:FILE` with
     one of these a line, or a list of these. Tars that come without an index are read through once, see `sr.data.index`.
-    All but pipes may be `http(s)://`, `s3://`, `gs://` or any URL that fsspec knows; `pipe:COMMAND` is a shell command
-    that writes the tar (`--no-plugins` does not shut it out). Remote shards are fetched whole, ahead of their turn, to
-    the folder `cache` (~/.cache/sr/shards), which holds up to `cache_gb` (1e9 bytes); all processes of a node share it.
-    The `index.json` that `sr shard` wrote, published beside them, tells their number, sizes and checksums; without it
-    each is fetched once before the start.
+    Any of these may be a URL: `http(s)://`, `s3://`, `gs://` or what else fsspec knows; and `pipe:COMMAND` is a shell
+    command that writes a tar (`--no-plugins` does not shut it out). Remote shards are fetched whole, ahead of their
+    turn, to the folder `cache` (~/.cache/sr/shards), which all processes of a node share and which holds up to
+    `cache_gb` (1e9 bytes). The `index.json` that `sr shard` wrote, published beside them, tells their number, sizes and
+    checksums; without it each is fetched once before the start.
     channels: of lq and of gt, see `sr.images.read_pixels`.
     """
 
