@@ -31,8 +31,11 @@ TINY = {
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
+    return write_photos(tmp_path / "photos")
+
+
+def write_photos(folder: Path) -> Path:
     """Six smooth random pictures of 48 x 56."""
-    folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(6):
         coarse = np.random.default_rng(number).integers(0, 256, (6, 7, 3), dtype=np.uint8)

@@ -69,7 +69,7 @@ class Distill(nn.Module):
                     "choose modules of the same shape"
                 )
 
-    def compare(self, output: Tensor, *, batch: Pair, average: nn.Module | None) -> Tensor:
+    def compare(self, output: Tensor, *, batch: Pair, average: object) -> Tensor:
         with torch.no_grad():
             wanted = _plain(self.teacher(batch.lq))
         loss: Tensor = self.distance(output, wanted)

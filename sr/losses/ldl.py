@@ -1,5 +1,7 @@
 """Locally discriminative learning: Liang, Zeng and Zhang, CVPR 2022 (Details or Artifacts)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ class LDL(nn.Module):
     Images are at least 4 pixels a side.
     """
 
-    def compare(self, output: Tensor, *, batch: Pair, average: nn.Module) -> Tensor:
+    def compare(self, output: Tensor, *, batch: Pair, average: Callable[[Tensor], Tensor]) -> Tensor:
         target = batch.target.float()
         error = (output.float() - target).abs()
         with torch.no_grad():

@@ -1,0 +1,315 @@
+"""One options file, every backend: the same weights, averages and moments, and each continues what another saved.
+
+Two processes on CPU, launched by accelerate as a user does. All that one launch can show it shows, for starting is
+what costs. Nothing is equal to the last bit between backends: norms are summed over parts, ZeRO-2 and 3 exchange each
+micro-batch by itself, and the fused optimizer rounds the ends of rows (a part ends elsewhere) in another way.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+from sr import guard
+from sr.backends import Launch, read_launch
+from sr.backends.fsdp import chosen
+from sr.backends.launch import accelerator
+from sr.backends.sharded import check_player
+from sr.backends.zero import _alike
+from sr.build import Build, load
+from sr.checkpoint import load as load_checkpoint
+from sr.errors import UserError
+from tests.backend_jobs import check_loaded
+from tests.conftest import ROOT, TINY, write_photos
+from tests.test_engine import Momentum, assert_same
+
+LAUNCH = {
+    "ddp": ["--multi_gpu"],
+    "zero1": ["--use_deepspeed", "--zero_stage=1"],
+    "zero2": ["--use_deepspeed", "--zero_stage=2"],
+    "zero3": ["--use_deepspeed", "--zero_stage=3"],
+    "fsdp2": [
+        *("--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"),
+        "--fsdp_transformer_layer_cls_to_wrap=RRDB",
+    ],
+}
+SINGLE = "single"
+STARTS = {"zero3": SINGLE, "ddp": "zero3", "zero2": "ddp", "fsdp2": "zero2", "zero1": "fsdp2", SINGLE: "zero1"}
+"""backend -> the one whose checkpoint it continues; launched in this order."""
+
+PENALTY = "losses.gan.plus=[{type: r1, weight: 1, every: 1}, {type: feature_matching, weight: 1}]"
+PATCHES = {"type": "patchgan", "num_feat": 8, "num_layers": 1, "norm": "spectral"}
+TASKS: dict[str, dict[str, Any]] = {  # spectral norm in every discriminator
+    "psnr": {"task": "psnr", "discriminator": None, "losses": {"pixel": {"type": "l1"}}},
+    "sr_gan": {},
+    "pix2pix": {"task": "pix2pix", "scale": 1, "degrade": [], "discriminator": {**PATCHES, "conditional": True}},
+    "cyclegan": {"task": "cyclegan", "scale": 1, "degrade": [], "discriminator": PATCHES},
+}
+EXTRAS = {  # on sr_gan
+    "penalty": (PENALTY, "log.every=1"),  # gradients of gradients, hooks inside, and graphs gone through twice
+    "bf16": ("train.precision=bf16",),
+    "average": ("losses.ldl={type: ldl, weight: 1}", "train.channels_last=false"),  # a loss that looks at the average
+}
+SETS = (
+    *("data.batch_size=8", "train.accumulate=2", "train.clip_norm=0.05", "train.check_ranks_every=1", "save.every=2"),
+    *("train.precision=fp32", "losses.gan.weight=0.1", "optimizer.discriminator.type=adamw"),
+    "schedule={type: multistep, milestones: [1], gamma: 0.5}",
+)
+
+
+def options(folder: Path, photos: Path, name: str, task: str) -> str:
+    values = yaml.safe_load(yaml.safe_dump(TINY)) | {"name": name, "out": str(folder / "runs")} | TASKS[task]
+    pictures = {"type": "folder", "gt": str(photos)}
+    values["data"]["source"] = {
+        "pix2pix": {"type": "side_by_side", "path": str(photos)},
+        "cyclegan": {"type": "unpaired", "a": pictures, "b": pictures},
+    }.get(task, pictures)
+    if values["discriminator"] is None:
+        values = {key: value for key, value in values.items() if key != "discriminator"}
+        values["optimizer"].pop("discriminator")
+    file = folder / f"{name}.yml"
+    file.write_text(yaml.safe_dump(values))
+    return str(file)
+
+
+def jobs(folder: Path, photos: Path, backend: str) -> list[dict[str, Any]]:
+    """whole: 4 steps. rest: from its own second step. moved: from the second step of another backend."""
+    made: list[dict[str, Any]] = []
+
+    def job(what: str, task: str, start: str | None = None, sets: tuple[str, ...] = (), **more: Any) -> None:
+        name = f"{backend}.{what}"
+        given = [one for one in (*SETS, *sets) if task != "psnr" or not ("gan" in one or "discriminator" in one)]
+        point = {"start": str(folder / "runs" / start / "checkpoints" / "step_00000002")} if start else {}
+        made.append({"do": "run", "options": options(folder, photos, name, task), "sets": given, **point, **more})
+
+    for task in TASKS:
+        job(f"whole.{task}", task)
+        job(f"rest.{task}", task, start=f"{backend}.whole.{task}")
+        job(f"moved.{task}", task, start=f"{STARTS[backend]}.whole.{task}")
+    for extra, sets in EXTRAS.items():
+        job(extra, "sr_gan", sets=(*sets, "train.total_steps=2"))
+    if backend in ("ddp", "zero1"):
+        job("diverge", "sr_gan", do="diverge")
+    return [*made, {"do": "spectral", "out": str(folder / "runs" / f"{backend}.spectral")}]
+
+
+def launch(folder: Path, photos: Path, backend: str) -> None:
+    file = folder / f"{backend}.json"
+    file.write_text(json.dumps(jobs(folder, photos, backend)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH[backend], "--num_processes=2"]
+    command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    env["TORCHDYNAMO_DISABLE"] = "1"  # DeepSpeed imports torch's compiler, half a minute, for an optimizer unused here
+    done = subprocess.run(
+        [*command, "-m", "tests.backend_jobs", str(file), backend],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=env,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, f"{backend}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+
+
+def single(folder: Path, photos: Path, what: str, start: str | None) -> None:
+    """The same runs on this process alone."""
+    for task in TASKS:
+        name = f"{SINGLE}.{what}.{task}"
+        given = [one for one in SETS if task != "psnr" or not ("gan" in one or "discriminator" in one)]
+        engine = Build(load(options(folder, photos, name, task), given)).engine()
+        if start:
+            point = folder / "runs" / f"{start}.{task}" / "checkpoints" / "step_00000002"
+            shutil.copytree(point, engine.plan.folder / "checkpoints" / point.name)
+            check_loaded(engine, load_checkpoint(point))
+        engine.run()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of the runs, once those of a backend and of all before it are there."""
+    folder = tmp_path_factory.mktemp("backends")
+    photos = write_photos(folder / "photos")
+    done: dict[str, bool] = {}
+
+    def of(backend: str) -> Path:
+        for name in STARTS:
+            if name not in done:
+                done[name] = False
+                if not any(done.values()):
+                    single(folder, photos, "whole", None)
+                if name == SINGLE:
+                    single(folder, photos, "moved", f"{STARTS[SINGLE]}.whole")
+                else:
+                    launch(folder, photos, name)
+                done[name] = True
+            assert done[name], f"{name} failed; its first test tells how"
+            if name == backend:
+                break
+        return folder / "runs"
+
+    return of
+
+
+def assert_alike(one: Path, other: Path, tolerance: float, *, pools: bool = True) -> None:
+    """Weights, moments and averages of two runs at their end; pools: also what the task keeps."""
+    ends = [load_checkpoint(sorted((run / "checkpoints").iterdir())[-1]) for run in (one, other)]
+    assert ends[0].state["step"] == ends[1].state["step"]
+    assert ends[0].tensors.keys() == ends[1].tensors.keys()
+    for name, tensors in ends[0].tensors.items():
+        if name == "task" and not pools:
+            continue
+        assert tensors.keys() == ends[1].tensors[name].keys()
+        assert_same(tensors, ends[1].tensors[name], tolerance)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("backend", LAUNCH)
+def test_trains_as_ddp_does(runs: Callable[[str], Path], backend: str, task: str) -> None:
+    folder = runs(backend)
+    runs("ddp")
+    assert_alike(folder / f"ddp.whole.{task}", folder / f"{backend}.whole.{task}", 1e-6)
+    logs = [(folder / f"{name}.whole.{task}" / "log.jsonl").read_text().splitlines() for name in ("ddp", backend)]
+    rows = [[{k: v for k, v in json.loads(line).items() if "per_second" not in k} for line in log] for log in logs]
+    assert any("g/grad_norm" in row for row in rows[0])
+    for ours, theirs in zip(*rows, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("backend", LAUNCH)
+def test_continued_equals_undisturbed(runs: Callable[[str], Path], backend: str, task: str) -> None:
+    folder = runs(backend)
+    assert_alike(folder / f"{backend}.whole.{task}", folder / f"{backend}.rest.{task}", 0.0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("backend", STARTS)
+def test_continues_what_another_saved(runs: Callable[[str], Path], backend: str, task: str) -> None:
+    """That it loads to the last bit is asserted in the run itself (`check_loaded`)."""
+    folder = runs(backend)
+    runs("ddp")
+    alone = SINGLE in (
+        backend,
+        STARTS[backend],
+    )  # one process sums batches, and fills CycleGAN's pools, in another order
+    assert_alike(
+        folder / f"ddp.whole.{task}", folder / f"{backend}.moved.{task}", 2e-5 if alone else 1e-6, pools=not alone
+    )
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("backend", [name for name in LAUNCH if name != "ddp"])
+def test_extras(runs: Callable[[str], Path], backend: str, extra: str) -> None:
+    folder = runs(backend)
+    runs("ddp")
+    # Half precision rounds what comes in another order (the hooks of ZeRO-3 and FSDP2 cut the graph); a step is 1e-3.
+    assert_alike(folder / f"ddp.{extra}", folder / f"{backend}.{extra}", 3e-4 if extra == "bf16" else 1e-6)
+
+
+@pytest.mark.parametrize("backend", LAUNCH)
+def test_spectral_norm_of_weights_in_parts(runs: Callable[[str], Path], backend: str) -> None:
+    folder = runs(backend)
+    runs("ddp")
+    ours, theirs = (load_file(folder / f"{name}.spectral") for name in ("ddp", backend))
+    assert {"model/0.weight_u", "exp_avg/2.weight_orig", "step/2.bias"} < ours.keys()
+    assert_same(ours, theirs, 1e-6)
+
+
+# ---- without processes -----------------------------------------------------------------------------------------------
+
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+def test_the_launch_is_read() -> None:
+    assert read_launch({}) == Launch("ddp")
+    assert read_launch(ZERO) == Launch("zero2")
+    offload = {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}
+    assert read_launch(ZERO | offload) == Launch("zero3", offload_parameters=True)
+    wrap = {"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP", "FSDP_MIN_NUM_PARAMS": "1e3"}
+    assert read_launch(FSDP | wrap | {"FSDP_RESHARD_AFTER_FORWARD": "false"}) == Launch(
+        "fsdp2", wrap_size=1000, reshard=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        (ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "zero_stage 0 shards nothing.*--multi_gpu"),
+        (ZERO | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "ds.json.*remove deepspeed_config_file"),
+        (ZERO | {"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "nvme"}, "nvme is not supported; set cpu or none"),
+        (ZERO | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "needs zero_stage 3, not 2"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "fsdp_version 1 is not supported; set fsdp_version: 2"),
+        (FSDP | {"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is not supported; set it to false"),
+        (FSDP | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "fsdp_activation_checkpointing is not supported"),
+        (FSDP | {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}, "fsdp_transformer_layer_cls_to_wrap: RRDB"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "by DDP, ZeRO and FSDP2 alone"),
+    ],
+)
+def test_a_launch_that_would_be_ignored_is_refused(env: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        read_launch(env)
+
+
+def test_the_launcher_that_starts_one_of_several_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate launch --cpu --num_processes 2: the variables it leaves, and one process."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match=r"starts one process.*--multi_gpu --num_processes N"):
+        accelerator(Launch())
+
+
+def test_what_cannot_be_shared_out_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    adam = torch.optim.Adam(net.parameters())
+    check_player("generator", net, adam, precision="bf16", way="ZeRO-1")
+    check_player("generator", net, Momentum(net.parameters(), lr=1.0), precision="fp32", way="ZeRO-1")
+    with pytest.raises(UserError, match=r"optimizer.generator: Adafactor may look at whole tensors.*use adam or adamw"):
+        check_player("generator", net, torch.optim.Adafactor(net.parameters()), precision="fp32", way="ZeRO-1")
+    with pytest.raises(UserError, match=r"fp16 needs a loss scaler.*use bf16 or fp32"):
+        check_player("generator", net, adam, precision="fp16", way="FSDP2")
+    net[1].weight = net[0].weight
+    with pytest.raises(UserError, match=r"uses a weight in two places"):
+        check_player("generator", net, adam, precision="fp32", way="FSDP2")
+
+
+def test_zero_refuses_counts_that_differ() -> None:
+    one, two, row = torch.tensor(1.0), torch.tensor(2.0), torch.zeros(3)
+    assert _alike([one, one])
+    assert _alike([row, row + 1])
+    assert _alike([None, None])
+    assert not _alike([one, two])
+    assert not _alike([one, None])
+    assert not _alike([row, None])
+
+
+def test_fsdp_takes_the_modules_that_the_launch_names() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 8), nn.ReLU())
+    assert chosen(net, Launch("fsdp2")) == []
+    assert chosen(net, Launch("fsdp2", wrap=("Linear",))) == [net[0][0], net[0][1], net[1]]
+    assert chosen(net, Launch("fsdp2", wrap_size=40)) == [net[0], net[1]]  # of 40 values each; not the whole
+
+
+def test_the_guard_sees_one_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {"a": torch.rand(3, 4), "b": torch.rand(2, 3, 3, 3).to(memory_format=torch.channels_last)}
+    other = {name: value.clone() for name, value in weights.items()}
+    bits = other["b"].view(torch.int32)
+    bits[1, 2, 0, 1] ^= 1
+    sums = [[int(guard._bits(value)) for value in held.values()] for held in (weights, weights, other)]
+    answers = iter([[hash(tuple(one)) for one in sums], sums])
+    monkeypatch.setattr(guard.dist, "world", lambda: 3)
+    monkeypatch.setattr(guard.dist, "gather", lambda value: next(answers))
+    with pytest.raises(UserError, match="step 7: b on rank 2 is not what it is on rank 0"):
+        guard.compare(weights, step=7)
