@@ -1,4 +1,4 @@
-"""Ranks, and the few words they exchange outside the backward pass.
+"""Ranks, the few words they exchange outside the backward pass, and what happens when one of them is gone.
 
 Control messages travel on a group of their own over gloo: they carry host memory, so agreeing on
 "shall we stop?" never waits for the accelerator's queue.
@@ -6,16 +6,22 @@ Control messages travel on a group of their own over gloo: they carry host memor
 
 import functools
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as td
 
+from sr import pulse
 from sr.errors import UserError
+from sr.pulse import Pulse
 
+ALIKE_SECONDS = 3.0  # where rank 0 failed alike and has told, the launcher ends its neighbours meanwhile
+_OF_EXCHANGE = re.compile(r"gloo|nccl|c10d|TCPStore|pair closure|(closed|reset) by peer", re.IGNORECASE)
 T = TypeVar("T")
 
 
@@ -34,7 +40,7 @@ def is_main() -> bool:
 @functools.cache
 def _control() -> Any:
     """The control group; made by the first call, which every rank must reach together."""
-    return td.new_group(backend="gloo", timeout=timedelta(hours=24))  # rank 0 may be making shards
+    return td.new_group(backend="gloo", timeout=timedelta(hours=24))  # rank 0 may be making shards; its pulse tells
 
 
 def gather(value: T) -> list[T]:
@@ -73,10 +79,15 @@ def barrier() -> None:
         td.barrier(group=_control())
 
 
+def leads_node() -> bool:
+    """Whether this process is the first of its node, as its launcher says."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
 @contextmanager
 def first_on_each_node() -> Iterator[None]:
     """One process of each node goes through the block before its others do: for downloads into a cache. Collective."""
-    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    leads = leads_node()
     if not leads:
         barrier()
     try:
@@ -122,3 +133,66 @@ def on_main(work: Callable[[], object]) -> None:
         raise error
     if told is not None:
         raise UserError(str(told))
+
+
+# ---- when one is gone ------------------------------------------------------------------------------------------------
+
+_pulse: Pulse | None = None
+
+
+def meet(timeout: float) -> None:
+    """Before the first process group: wait for all processes of the launch; from then on watch them (see sr.pulse).
+
+    timeout: seconds; the longest that an exchange of gradients and a step may take.
+    """
+    global _pulse
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and _pulse is None:
+        _pulse = Pulse(rank=int(os.environ["RANK"]), world=int(os.environ["WORLD_SIZE"]), timeout=timeout)
+        _pulse.meet()
+
+
+@contextmanager
+def watched(step: int) -> Iterator[None]:
+    """The block is step `step`: past the timeout every thread's place is printed and the process ends."""
+    if _pulse is None:
+        yield
+        return
+    _pulse.place = f"at step {step}"
+    _pulse.watch(True)
+    try:
+        yield
+    finally:
+        _pulse.watch(False)
+
+
+def resumes(where: Callable[[], str]) -> None:
+    """`where` knows from where a run continues that ends because a process is gone."""
+    if _pulse is not None:
+        _pulse.resume = where
+
+
+def part() -> None:
+    """All is done: nobody is missed from here on. Collective."""
+    barrier()
+    if _pulse is not None:
+        _pulse.bye()
+
+
+def lost(error: Exception) -> str | None:
+    """What to tell of an error that came out of an exchange with other processes; None for any other error."""
+    if not isinstance(error, td.DistError) and not _OF_EXCHANGE.search(str(error)):
+        return None
+    if _pulse is None:
+        return None
+    said = " ".join(str(error).split())[:200]
+    late = f"an exchange between processes failed although all of them live ({said}); see train.timeout"
+    return _pulse.sentence(_pulse.verdict() or late)
+
+
+def leave(message: str, code: int) -> NoReturn:
+    """End this process of several, and let the others know why."""
+    if _pulse is not None:
+        _pulse.last_words(message)
+    if code != pulse.LOST and os.environ.get("RANK", "0") != "0":
+        time.sleep(ALIKE_SECONDS)
+    pulse.leave(message, code)

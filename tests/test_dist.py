@@ -1,0 +1,218 @@
+"""Two processes that lose each other: whoever is left says who is gone, and ends; long work is waited for."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as td
+
+from sr import cli, dist, meeting, pulse
+from sr.errors import UserError
+
+TIMEOUT = 4.0
+HOST = socket.gethostname()
+
+# ---- what the processes do -------------------------------------------------------------------------------------------
+
+
+def step(number: int) -> None:
+    with dist.watched(number):
+        td.all_reduce(torch.ones(3))
+        print(number, flush=True)
+        time.sleep(0.05)
+
+
+def steps() -> None:
+    for number in range(1, 1000):
+        step(number)
+
+
+def long_work() -> None:
+    step(1)
+    dist.on_main(lambda: time.sleep(1.5 * TIMEOUT))
+    step(2)
+
+
+def stuck_reading() -> None:
+    step(1)
+    with dist.watched(2):
+        time.sleep(60 if dist.rank() else 0)
+        td.all_reduce(torch.ones(3))
+
+
+def stuck_with_the_gil() -> None:
+    step(1)
+    with dist.watched(2):
+        if dist.rank():
+            ctypes.PyDLL(None).sleep(60)
+        td.all_reduce(torch.ones(3))
+
+
+def fails_alone() -> None:
+    step(1)
+    if dist.rank():
+        raise UserError("photo.png: is no picture; remove it")
+    step(2)
+
+
+def fails_alike() -> None:
+    step(1)
+    raise UserError("there is no room; make some")
+
+
+def main(name: str) -> int:
+    meeting.MEETING_SECONDS = 1.0 if name == "waits_for_nobody" else 60.0
+    dist.meet(TIMEOUT)
+    td.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
+    dist.resumes(lambda: "step 0")
+    globals()[name]()
+    dist.part()
+    td.destroy_process_group()
+    return 0
+
+
+def process(name: str, env: dict[str, str], log: Path) -> None:
+    """A process of the program `name`, with the ends that `sr.cli.main` gives it."""
+    os.environ |= env
+    file = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 1), os.dup2(file, 2)
+    try:
+        code = main(name)
+    except UserError as error:
+        code = cli._failed(str(error), error.exit_code)
+    except Exception as error:
+        code = cli._failed(dist.lost(error) or f"{error!r}", pulse.LOST)
+    os._exit(code)
+
+
+# ---- how they are started and watched --------------------------------------------------------------------------------
+
+
+class Ranks:
+    """Both processes of a program, their output in files; forked off one that has imported all this already."""
+
+    def __init__(self, folder: Path, name: str, only: tuple[int, ...] = (0, 1), **env: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **env}
+        self.logs = {rank: folder / f"{rank}.log" for rank in only}
+        self.processes = {}
+        context = get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        for rank, log in self.logs.items():
+            log.touch()
+            given = name, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, log
+            self.processes[rank] = context.Process(target=process, args=given)
+            self.processes[rank].start()
+
+    def reach(self, number: int) -> None:
+        deadline = time.monotonic() + 60
+        while str(number) not in self.logs[0].read_text().split():
+            assert all(process.is_alive() for process in self.processes.values()), self.said(0) + self.said(1)
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def send(self, rank: int, number: int) -> None:
+        os.kill(self.processes[rank].pid, number)
+
+    def end(self, rank: int) -> int | None:
+        """Its exit code; None where it has not ended."""
+        self.processes[rank].join(60)
+        return self.processes[rank].exitcode
+
+    def said(self, rank: int) -> str:
+        return self.logs[rank].read_text()
+
+
+@pytest.fixture
+def ranks(tmp_path: Path) -> Iterator[Callable[..., Ranks]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, only: tuple[int, ...] = (0, 1), **env: str) -> Ranks:
+            made = Ranks(tmp_path, name, only, **env)
+            for process in made.processes.values():
+                stack.callback(process.join)
+                stack.callback(process.kill)
+            return made
+
+        yield start
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_killed_process_is_named_at_once(ranks: Callable[..., Ranks], gone: int) -> None:
+    run = ranks("steps")
+    run.reach(5)
+    run.send(gone, signal.SIGKILL)
+    assert run.end(1 - gone) == pulse.LOST
+    said = run.said(1 - gone)
+    assert f"rank {gone} on {HOST} (127.0.0.1) is gone (connection closed), at step " in said
+    assert "start the same command again on every machine: it continues from step 0" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_process_that_hangs_as_a_whole_is_named(ranks: Callable[..., Ranks], gone: int) -> None:
+    """Stopped, it keeps its connections, as behind a cut link."""
+    run = ranks("steps")
+    run.reach(5)
+    run.send(gone, signal.SIGSTOP)
+    assert run.end(1 - gone) == pulse.LOST
+    assert f"rank {gone} on {HOST} (127.0.0.1) is gone (no sign of life for 2 s)" in run.said(1 - gone)
+    run.send(gone, signal.SIGCONT)
+    assert run.end(gone) == pulse.LOST
+
+
+def test_work_of_rank_0_may_take_longer_than_any_timeout(ranks: Callable[..., Ranks]) -> None:
+    """Started as by a launcher whose store still holds what an attempt that is over left there."""
+    store = td.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    store.set(meeting._KEY, "9 0123456789abcdef")
+    for rank in range(2):
+        store.set(f"default_pg/0//cpu//{rank}", "gone")
+    run = ranks("long_work", MASTER_PORT=str(store.port), TORCHELASTIC_USE_AGENT_STORE="True")
+    assert [run.end(rank) for rank in (0, 1)] == [0, 0], run.said(0) + run.said(1)
+
+
+def test_a_step_that_hangs_on_one_rank_shows_where(ranks: Callable[..., Ranks]) -> None:
+    run = ranks("stuck_reading")
+    run.reach(1)
+    assert [run.end(rank) for rank in (0, 1)] == [pulse.LOST, pulse.LOST]
+    assert "in stuck_reading" in run.said(1)  # the stack of the one that holds up the other
+    assert "no step was finished in 4 s" in run.said(1)
+
+
+def test_a_process_whose_threads_cannot_run_ends_too(ranks: Callable[..., Ranks]) -> None:
+    run = ranks("stuck_with_the_gil")
+    assert run.end(0) == pulse.LOST
+    assert "is gone (no sign of life for 2 s), at step 2" in run.said(0)
+    assert run.end(1) == 1
+    assert "in stuck_with_the_gil" in run.said(1)
+
+
+def test_an_error_on_one_rank_is_told_by_the_other(ranks: Callable[..., Ranks]) -> None:
+    run = ranks("fails_alone")
+    assert (run.end(1), run.end(0)) == (2, pulse.LOST)
+    assert f"rank 1 on {HOST} (127.0.0.1) ended: photo.png: is no picture; remove it, at step 2" in run.said(0)
+
+
+def test_an_error_on_every_rank_is_told_by_each(ranks: Callable[..., Ranks]) -> None:
+    run = ranks("fails_alike")
+    assert (run.end(0), run.end(1)) == (2, 2)
+    assert run.said(0).splitlines()[1:] == ["sr: there is no room; make some"]
+    assert run.said(1).splitlines()[1:] == ["sr (rank 1): there is no room; make some"]
+
+
+@pytest.mark.parametrize(("rank", "told"), [(0, "1 of 2 processes did not come: rank 1"), (1, "rank 0 at 127.0.0.1:")])
+def test_who_does_not_come_is_named(ranks: Callable[..., Ranks], rank: int, told: str) -> None:
+    run = ranks("waits_for_nobody", only=(rank,))
+    assert run.end(rank) == pulse.LOST
+    assert told in run.said(rank)
