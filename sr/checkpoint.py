@@ -2,7 +2,8 @@
 
     <run>/checkpoints/step_00000500/  state.json, <name>.safetensors ..., manifest.json (bytes and SHA-256 of each file)
 
-A folder without its final name is the rest of a crash and is cleared by the next save. Only rank 0 writes.
+What is in it does not depend on how many processes wrote it, so any number may continue. A folder named
+`.step_*.tmp` is the rest of a crash and is cleared by the next save. Only rank 0 writes.
 """
 
 import hashlib
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from sr import dist, snapshot
 from sr.errors import UserError
+from sr.snapshot import Snapshot
 
 FORMAT = 1
-Tensors = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -32,37 +34,37 @@ class Checkpoint:
     tensors: dict[str, dict[str, Tensor]]
 
 
-def save(root: Path, step: int, state: Mapping[str, Any], tensors: Tensors, *, keep: int, spare: int | None) -> Path:
-    """Write one checkpoint, then drop the oldest beyond `keep`, sparing step `spare` (the best one)."""
-    final = root / f"step_{step:08d}"
-    aside = root / f".{final.name}.tmp"
+def write(
+    root: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Snapshot], *, keep: int, spare: int | None
+) -> Path:
+    """Write one checkpoint, then drop the oldest beyond `keep`, sparing step `spare` (the best one).
+
+    Killed at any moment, it leaves those before it as they were: for a while there are keep + 1 of them on the disk.
+    """
+    final = _folder(root, step)
+    aside = final.with_name(f".{final.name}.tmp")
     try:
         root.mkdir(parents=True, exist_ok=True)
         for leftover in root.glob(".step_*.tmp"):
             shutil.rmtree(leftover)
         aside.mkdir()
-        for name, group in tensors.items():
-            save_file(
-                {key: value.detach().contiguous().cpu() for key, value in group.items()}, aside / f"{name}.safetensors"
-            )
-        (aside / "state.json").write_text(json.dumps(dict(state)))
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(aside.iterdir())}
-        (aside / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": step, "files": files}))
-        for path in aside.iterdir():
-            _sync(path)
+        files = {f"{name}.safetensors": group.write(aside / f"{name}.safetensors") for name, group in tensors.items()}
+        files["state.json"] = snapshot.write(aside / "state.json", json.dumps(dict(state)).encode())
+        facts = {name: {"bytes": (aside / name).stat().st_size, "sha256": digest} for name, digest in files.items()}
+        manifest = {"format": FORMAT, "step": step, "files": facts}
+        snapshot.write(aside / "manifest.json", json.dumps(manifest).encode())
         _sync(aside)
-        if final.exists():
-            shutil.rmtree(final)
+        going = [_retire(final)] if final.exists() else []  # the same step once more
         os.rename(aside, final)
         _sync(root)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise UserError(
             f"{final}: cannot be written ({error}); earlier checkpoints are untouched: free space, run again"
         ) from None
-    for old in steps(root)[:-keep]:
-        if old != spare:
-            shutil.rmtree(root / f"step_{old:08d}")
+    going += [_retire(_folder(root, old)) for old in steps(root)[:-keep] if old != spare]
+    for folder in going:
+        shutil.rmtree(folder)
     return final
 
 
@@ -72,57 +74,100 @@ def steps(root: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def load_newest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint, verified; None where there is none. Raises UserError when it is damaged."""
-    found = steps(root)
-    return load(root / f"step_{found[-1]:08d}") if found else None
+def load_newest(root: Path, *, fallback: bool = False) -> Checkpoint | None:
+    """The newest checkpoint, verified, the same on all ranks; None where there is none. Collective.
+
+    Before anyone reads it, the first rank of each node compares every byte with the manifest, the others sizes alone:
+    on 64 GPUs of 8 nodes, 8 readings. Raises UserError when it is damaged; with `fallback` it is set aside
+    instead, and the one before it is looked at.
+    """
+    seen = dist.gather(steps(root))
+    if any(found != seen[0] for found in seen):
+        newest = [found[-1] if found else None for found in seen]
+        raise UserError(f"{root}: ranks see different checkpoints (newest {newest}); put `out` on a shared disk")
+    for step in reversed(seen[0]):
+        folder = _folder(root, step)
+        reason = next(filter(None, dist.gather(damage(folder, content=dist.leads_node()))), None)
+        if reason is None:
+            return load(folder)
+        if not fallback:
+            raise UserError(
+                f"{folder}: damaged, {reason}; set save.fallback: true to continue from the newest good checkpoint, "
+                "or remove that folder"
+            )
+        dist.on_main(lambda folder=folder, reason=reason: _set_aside(folder, reason))  # type: ignore[misc]
+    if seen[0]:
+        raise UserError(f"{root}: not one of its checkpoints is whole; use another `name`, or remove it to start anew")
+    return None
 
 
 def load(folder: Path) -> Checkpoint:
-    manifest = _manifest(folder)
-    tensors = {}
-    for name, facts in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise _damaged(folder, f"{name} is missing")
-        if path.stat().st_size != facts["bytes"]:
-            raise _damaged(folder, f"{name} has {path.stat().st_size} bytes where the manifest says {facts['bytes']}")
-        if _sha256(path) != facts["sha256"]:
-            raise _damaged(folder, f"{name} does not have the content that the manifest says")
-        if path.suffix == ".safetensors":
-            tensors[path.stem] = load_file(path)
-    return Checkpoint(folder, json.loads((folder / "state.json").read_text()), tensors)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
+    """A checkpoint as it is; see `damage` for whether to believe it."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-        if manifest["format"] != FORMAT or not isinstance(manifest["files"], dict):
-            raise _damaged(folder, f"its manifest has format {manifest['format']}, this program reads {FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, f"manifest.json cannot be read ({error})") from None
-    return manifest
+        names = json.loads((folder / "manifest.json").read_text())["files"].keys() - {"state.json"}
+        tensors = {Path(name).stem: load_file(folder / name) for name in sorted(names)}
+        return Checkpoint(folder, json.loads((folder / "state.json").read_text()), tensors)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be read ({error}); remove that folder") from None
 
 
-def _damaged(folder: Path, reason: str) -> UserError:
-    return UserError(f"{folder}: damaged, {reason}; remove that folder to continue from the checkpoint before it")
+def damage(folder: Path, *, content: bool = True) -> str | None:
+    """What is wrong with a checkpoint, as its manifest has it; None where nothing is. content=False: sizes alone."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["format"] != FORMAT:
+            return f"its manifest has format {manifest['format']}, this program reads {FORMAT}"
+        if _folder(folder.parent, manifest["step"]) != folder:
+            return f"its manifest is of step {manifest['step']}"
+        if "state.json" not in manifest["files"]:
+            return "its manifest does not name state.json"
+        for name, facts in sorted(manifest["files"].items()):
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            size = (folder / name).stat().st_size
+            if size != facts["bytes"]:
+                return f"{name} has {size} bytes where the manifest says {facts['bytes']}"
+            if content and _sha256(folder / name) != facts["sha256"]:
+                return f"{name} does not have the content that the manifest says"
+    except OSError as error:
+        return f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"manifest.json cannot be understood ({type(error).__name__}: {error})"
+    return None
+
+
+def _set_aside(folder: Path, reason: str) -> None:
+    """Out of the way of the run, which will come to that step again; for a person to look at and to remove."""
+    aside = folder.with_name(f"damaged_{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        os.rename(folder, aside)
+    except OSError as error:
+        raise UserError(f"{folder}: damaged, {reason}; it cannot be set aside ({error}): remove it") from None
+    print(f"{folder}: damaged, {reason}; passed over, it is now {aside.name}", flush=True)
+
+
+def _folder(root: Path, step: int) -> Path:
+    return root / f"step_{step:08d}"
+
+
+def _retire(folder: Path) -> Path:
+    """Its new name, to be removed under: a kill must not leave half a checkpoint under its own."""
+    going = folder.with_name(f".{folder.name}.old.tmp")
+    os.rename(folder, going)
+    return going
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
-    """`hashlib.file_digest`, which Python 3.10 lacks."""
     digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+    with path.open("rb") as file:
+        while chunk := file.read(snapshot.CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:
-    """Force a file or folder onto the disk: a rename must not become visible before what it names."""
+    """Force a folder onto the disk: a rename must not become visible before what it names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

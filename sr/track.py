@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,14 @@ class Tracker:
     """Rank 0 writes, the others keep silent. Entries after `resume_step` of an earlier attempt are cut off."""
 
     def __init__(self, folder: Path, *, resume_step: int) -> None:
-        self._log = folder / "log.jsonl"
+        self._log, self._samples = folder / "log.jsonl", folder / "samples.jsonl"
         self._writer: Any = None
         if dist.is_main():
             from torch.utils.tensorboard import SummaryWriter  # heavy, and only rank 0 writes
 
             folder.mkdir(parents=True, exist_ok=True)
-            self._cut(resume_step)
+            for file in (self._log, self._samples):
+                _cut(file, resume_step)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def scalars(self, values: Mapping[str, float], *, step: int) -> None:
@@ -84,6 +85,14 @@ class Tracker:
         with self._log.open("a") as file:
             file.write(json.dumps({"step": step, **{name: round(value, 7) for name, value in values.items()}}) + "\n")
 
+    def samples(self, used: Sequence[tuple[int, list[int]]]) -> None:
+        """used: this rank's (step, global sample positions), a row for each micro-batch. Collective."""
+        ranks = dist.gather(used)
+        if dist.is_main():
+            with self._samples.open("a") as file:
+                for rows in zip(*ranks, strict=True):  # the same micro-batch on every rank
+                    file.write(json.dumps({"step": rows[0][0], "ranks": [positions for _, positions in rows]}) + "\n")
+
     def picture(self, name: str, image: np.ndarray[Any, Any], *, step: int) -> None:
         """image: uint8 [h, w, 3]."""
         if self._writer is not None:
@@ -93,12 +102,13 @@ class Tracker:
         if self._writer is not None:
             self._writer.close()
 
-    def _cut(self, step: int) -> None:
-        if self._log.exists():
-            kept = [line for line in self._log.read_text().splitlines() if _step_of(line) <= step]
-            aside = self._log.with_suffix(".tmp")
-            aside.write_text("".join(line + "\n" for line in kept))
-            os.replace(aside, self._log)
+
+def _cut(file: Path, step: int) -> None:
+    if file.exists():
+        kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+        aside = file.with_suffix(".tmp")
+        aside.write_text("".join(line + "\n" for line in kept))
+        os.replace(aside, file)
 
 
 def _step_of(line: str) -> float:

@@ -1,0 +1,108 @@
+"""Tensors as they are at one moment, in host memory in the form of a safetensors file: training goes on meanwhile."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sr.errors import UserError
+
+CHUNK = 16 << 20  # bytes hashed and written at a time, without holding the interpreter
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class Snapshot:
+    """The tensors of one file. Its memory is kept for the next `take`, which must wait until this one is used up.
+
+    `tensors` are views of one buffer that is the file's content behind its header, so that writing copies nothing and
+    one pass over it hashes it too. Costs: host memory as large as the tensors (pinned where they lie on a GPU).
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._header, self._buffer = b"", torch.empty(0, dtype=torch.uint8)
+        self._staged: dict[str, Tensor] = {}
+        self._event: torch.cuda.Event | None = None
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy what `tensors` hold now; they may change as soon as this returns.
+
+        From a GPU in two goes: a copy beside them, a few launches in the queue of the step that wrote them and as much
+        GPU memory until `arrive` has run; the way to the host is `arrive`'s, while the next step computes.
+        """
+        kinds = {key: (value.dtype, value.shape) for key, value in tensors.items()}
+        if kinds != {key: (value.dtype, value.shape) for key, value in self.tensors.items()}:
+            self._allocate(tensors)
+        far = {key: value for key, value in tensors.items() if value.is_cuda}
+        self._staged = {key: torch.empty_like(value) for key, value in far.items()}
+        for dtype in {value.dtype for value in far.values()}:  # fused only among tensors of one type
+            keys = [key for key, value in far.items() if value.dtype == dtype]
+            torch._foreach_copy_([self._staged[key] for key in keys], [far[key] for key in keys])
+        self._event = torch.cuda.current_stream(next(iter(far.values())).device).record_event() if far else None
+        for key in tensors.keys() - far.keys():
+            self.tensors[key].copy_(tensors[key])
+
+    def arrive(self) -> None:
+        """Wait for what comes from a GPU, on a stream of its own. Called from the thread that writes."""
+        if self._event is None:
+            return
+        stream = torch.cuda.Stream(next(iter(self._staged.values())).device)
+        stream.wait_event(self._event)
+        with torch.cuda.stream(stream):
+            for key, value in self._staged.items():
+                self.tensors[key].copy_(value, non_blocking=True)
+        stream.synchronize()
+        self._staged, self._event = {}, None
+
+    def write(self, path: Path) -> str:
+        """Write the file, wait until it is on the disk, and return its SHA-256 in hex."""
+        return write(path, self._header, self._buffer.numpy())
+
+    def _allocate(self, tensors: Mapping[str, Tensor]) -> None:
+        """Lay out the file: the header that safetensors defines, then the tensors, widest type first (alignment)."""
+        header, views, end = {}, {}, 0
+        for key, value in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+            if value.dtype not in TYPES:
+                raise UserError(f"{key} is {value.dtype}, which a safetensors file cannot hold; use another optimizer")
+            start, end = end, end + value.numel() * value.element_size()
+            header[key] = {"dtype": TYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
+            views[key] = (start, end)
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._header = len(text).to_bytes(8, "little") + text
+        pinned = any(value.is_cuda for value in tensors.values())
+        self.tensors = {}  # the old buffer goes before the new one comes
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._buffer = torch.empty(end, dtype=torch.uint8, pin_memory=pinned)
+        for key, (start, end) in views.items():
+            self.tensors[key] = self._buffer[start:end].view(tensors[key].dtype).view(tensors[key].shape)
+
+
+def write(path: Path, *parts: object) -> str:
+    """Write bytes-like `parts` to `path`, wait until they are on the disk, and return their SHA-256 in hex."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for part in parts:
+            whole = memoryview(part).cast("B")  # type: ignore[arg-type]
+            for start in range(0, len(whole), CHUNK):
+                file.write(whole[start : start + CHUNK])
+                digest.update(whole[start : start + CHUNK])
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()

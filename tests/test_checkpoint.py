@@ -1,0 +1,196 @@
+"""Checkpoints: snapshots as files, crashes at any moment of the writing, damage and what is done about it."""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sr import checkpoint, snapshot
+from sr.errors import UserError
+from sr.snapshot import Snapshot
+
+GROUP = {"w": torch.arange(6.0).view(2, 3), "step": torch.tensor(7)}
+
+
+def taken(group: dict[str, Tensor]) -> Snapshot:
+    made = Snapshot()
+    made.take(group)
+    return made
+
+
+def put(root: Path, step: int, *, keep: int = 9, spare: int | None = None, value: float = 0.0) -> Path:
+    """A small checkpoint with `value` in its weights."""
+    groups = {"ema": taken(GROUP), "generator": taken({key: tensor + value for key, tensor in GROUP.items()})}
+    return checkpoint.write(root, step, {"step": step}, groups, keep=keep, spare=spare)
+
+
+# ---- snapshots -------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_a_safetensors_file_of_every_type(tmp_path: Path) -> None:
+    tensors = {str(kind): (torch.randn(3, 5) * 9).to(kind) for kind in snapshot.TYPES}
+    tensors |= {"none": torch.empty(0, 4), "one": torch.tensor(3), 'quote"d é': torch.rand(1)}
+    tensors["last"] = torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last)
+    tensors["turned"] = torch.randn(5, 2).T
+    digest = taken(tensors).write(tmp_path / "t.safetensors")
+    assert digest == hashlib.sha256((tmp_path / "t.safetensors").read_bytes()).hexdigest()
+    found = load_file(tmp_path / "t.safetensors")
+    assert found.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert found[key].dtype == value.dtype
+        assert torch.equal(found[key], value), key
+
+
+def test_a_snapshot_is_of_its_moment_and_its_memory_is_used_again() -> None:
+    weights = {"w": torch.ones(1000)}
+    made = taken(weights)
+    where = made.tensors["w"].data_ptr()
+    weights["w"].zero_()
+    assert made.tensors["w"].sum() == 1000
+    made.take(weights)
+    assert made.tensors["w"].sum() == 0
+    assert made.tensors["w"].data_ptr() == where
+    made.take({"w": torch.ones(3), "v": torch.ones(2, dtype=torch.int64)})
+    assert {key: value.tolist() for key, value in made.tensors.items()} == {"w": [1, 1, 1], "v": [1, 1]}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_snapshot_from_a_gpu_is_of_its_moment() -> None:
+    weights = {str(n): torch.randn(64, 64, 3, 3, device="cuda") for n in range(50)} | {"n": torch.tensor(3)}
+    weights["last"] = weights["0"].to(memory_format=torch.channels_last)
+    before = {key: value.cpu().clone() for key, value in weights.items()}
+    made = taken(weights)
+    for value in weights.values():
+        value.zero_()
+    thread = threading.Thread(target=made.arrive)
+    thread.start(), thread.join()
+    assert all(torch.equal(made.tensors[key], value) for key, value in before.items())
+
+
+# ---- crashes ---------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def killing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+    """killing(n): the process ends before the nth thing that changes the disk, or in the middle of it; None: never."""
+    left = itertools.count(-(10**9))
+
+    def arm(moment: int | None) -> None:
+        nonlocal left
+        left = itertools.count(-(10**9) if moment is None else -moment)
+
+    def before(function: Callable[..., object]) -> Callable[..., object]:
+        def ending(path: Path, *rest: object, **more: object) -> object:
+            if next(left) == 0:
+                if function is rmtree:  # half of it is gone
+                    next(iter(sorted(path.iterdir())), path / "x").unlink(missing_ok=True)
+                if function is write:
+                    path.write_bytes(b"half")
+                raise Killed
+            return function(path, *rest, **more)
+
+        return ending
+
+    rmtree, write = shutil.rmtree, snapshot.write
+    for module, name in ((shutil, "rmtree"), (snapshot, "write"), (os, "rename"), (checkpoint, "_sync")):
+        monkeypatch.setattr(module, name, before(getattr(module, name)))
+    return arm
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["next step", "same step"])
+def test_killed_at_any_moment_the_one_before_is_whole(
+    tmp_path: Path, killing: Callable[[int | None], None], again: bool
+) -> None:
+    for moment in itertools.count():
+        root = tmp_path / str(moment)
+        put(root, 1), put(root, 2)
+        step = 2 if again else 3
+        killing(moment)
+        try:
+            put(root, step, keep=1, value=1.0)
+            break
+        except Killed:
+            killing(None)
+        found = checkpoint.load_newest(root)
+        assert found is not None
+        whole = found.tensors["generator"]["w"] - GROUP["w"]
+        assert found.state["step"] in (1, 2, step)
+        assert found.state["step"] > 1 or again
+        assert whole.unique().tolist() in ([0.0], [1.0])
+        put(root, 4, keep=1)
+        assert [path.name for path in root.iterdir()] == ["step_00000004"]
+    assert moment > 8, "nothing was interrupted"
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------------
+
+
+def manifest(folder: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    change(content)
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut short": (lambda f: os.truncate(f / "ema.safetensors", 40), "ema.safetensors has 40 bytes where the manifest"),
+    "a bit": (lambda f: flip(f / "generator.safetensors"), "generator.safetensors does not have the content that"),
+    "gone": (lambda f: (f / "ema.safetensors").unlink(), "ema.safetensors is missing"),
+    "state": (lambda f: (f / "state.json").write_text('{"step": 9}'), "state.json does not have the content"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json cannot be read"),
+    "half a manifest": (lambda f: os.truncate(f / "manifest.json", 30), "manifest.json cannot be understood"),
+    "an empty manifest": (lambda f: (f / "manifest.json").write_text("{}"), "manifest.json cannot be understood"),
+    "a list": (lambda f: (f / "manifest.json").write_text("[1]"), "manifest.json cannot be understood"),
+    "other format": (lambda f: manifest(f, lambda m: m.update(format=7)), "has format 7, this program reads 1"),
+    "other step": (lambda f: manifest(f, lambda m: m.update(step=2)), "its manifest is of step 2"),
+    "no state": (lambda f: manifest(f, lambda m: m["files"].pop("state.json")), "does not name state.json"),
+    "other size": (
+        lambda f: manifest(f, lambda m: m["files"]["state.json"].update(bytes=1)),
+        "where the manifest says 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_told_and_passed_over_if_asked(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    harm, sentence = DAMAGE[kind]
+    put(tmp_path, 1), put(tmp_path, 2)
+    folder = put(tmp_path, 3, value=3.0)
+    harm(folder)
+    with pytest.raises(UserError, match=rf"step_00000003: damaged, .*{sentence}.*set save.fallback: true"):
+        checkpoint.load_newest(tmp_path)
+    assert checkpoint.steps(tmp_path) == [1, 2, 3]
+    flip(tmp_path / "step_00000002" / "ema.safetensors")
+    found = checkpoint.load_newest(tmp_path, fallback=True)
+    assert found is not None
+    assert found.state["step"] == 1
+    said = capsys.readouterr().out
+    assert [f"step_0000000{step}: damaged" in said for step in (1, 2, 3)] == [False, True, True]
+    put(tmp_path, 2, keep=1)  # what was passed over does not count among those kept
+    assert checkpoint.steps(tmp_path) == [2]
+    assert (tmp_path / "damaged_step_00000003").is_dir()
+
+
+def test_where_nothing_is_whole_the_run_does_not_start_anew(tmp_path: Path) -> None:
+    assert checkpoint.load_newest(tmp_path / "nothing", fallback=True) is None
+    flip(put(tmp_path, 1) / "ema.safetensors")
+    with pytest.raises(UserError, match="not one of its checkpoints is whole"):
+        checkpoint.load_newest(tmp_path, fallback=True)

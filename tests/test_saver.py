@@ -1,0 +1,218 @@
+"""Saving beside the training: no step waits for the disk, and no failure of it is lost, on any process."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sr import checkpoint, snapshot
+from sr.errors import UserError
+from sr.saver import Saver
+from sr.tasks.psnr import PSNR
+from tests.conftest import ROOT
+from tests.test_checkpoint import GROUP, flip
+from tests.test_elastic import run_legs
+from tests.test_engine import Recipe, assert_same, engine, state
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+PSNR_ALONE = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Nothing is written before it is set."""
+    opened, write = threading.Event(), snapshot.write
+
+    def slowly(path: Path, *parts: object) -> str:
+        assert opened.wait(60)
+        return write(path, *parts)
+
+    monkeypatch.setattr(snapshot, "write", slowly)
+    yield opened
+    opened.set()
+
+
+def test_training_goes_on_while_a_snapshot_is_written(recipe: Recipe, tmp_path: Path, gate: threading.Event) -> None:
+    run = engine(recipe(), "log.every=1000")
+    root, batches = tmp_path / "runs" / "tiny" / "checkpoints", run.batches(0)
+    run.train_step(batches)
+    then = {key: value.clone() for key, value in state(run).items()}
+    run.save()
+    run.train_step(batches)
+    assert not checkpoint.steps(root), "it was not meant to be written yet"
+    assert not all(torch.equal(value, then[key]) for key, value in state(run).items())
+    gate.set()
+    run.saver.wait()
+    found = checkpoint.load_newest(root)
+    assert found is not None
+    assert_same(then, {f"{name}/{key}": value for name, group in found.tensors.items() for key, value in group.items()})
+    model = load_file(tmp_path / "runs" / "tiny" / "models" / "net_g_1.safetensors")
+    assert_same(found.tensors["ema"], model)
+    found = None
+    run.save()
+    run.save()  # the same step twice
+    run.saver.wait()
+    assert checkpoint.steps(root) == [1, 2]
+    batches.close()
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
+    """The disk is full from the checkpoint of `step` on."""
+    write = snapshot.write
+
+    def full(path: Path, *parts: object) -> str:
+        if int("".join(filter(str.isdigit, path.parent.name)) or 0) >= step:
+            raise FULL
+        return write(path, *parts)
+
+    monkeypatch.setattr(snapshot, "write", full)
+
+
+@pytest.mark.parametrize("total", [3, 9], ids=["at the end", "at the next log"])
+def test_a_failure_ends_the_run_and_the_last_good_one_stays(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int
+) -> None:
+    failing(monkeypatch, step=3)
+    run = engine(recipe(), f"train.total_steps={total}", "save.every=1", "save.keep=1", "log.every=1")
+    with pytest.raises(UserError, match=r"step_00000003: cannot be written \(.*No space left.*free space") as caught:
+        run.run()
+    assert caught.value.exit_code == 2
+    assert run.step <= 5
+    root = tmp_path / "runs" / "tiny" / "checkpoints"
+    assert [path.name for path in root.iterdir()] == ["step_00000002"]
+    monkeypatch.undo()
+    again = engine(recipe(), "train.total_steps=4")
+    again.run()
+    assert again.step == 4
+
+
+def test_no_checkpoint_tells_of_a_best_model_that_is_not_there(
+    recipe: Recipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos)}}, "pictures": 0}, save__every=2)
+    run = engine(file, "train.total_steps=2")
+    export = run.saver._export
+
+    def full(weights: dict[str, Tensor], path: Path, step: int) -> None:
+        if "best" in path.name:
+            raise FULL
+        export(weights, path, step)
+
+    run.saver._export = full
+    with pytest.raises(UserError, match=r"net_g_best.safetensors: cannot be written .*No space left"):
+        run.run()
+    assert not checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")
+
+
+def test_another_error_waits_for_the_disk_too_and_both_are_told(
+    recipe: Recipe, tmp_path: Path, gate: threading.Event, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = engine(recipe(), "save.every=1", "log.every=1")
+    save = run.save
+
+    def saves_and_fails() -> None:
+        save()
+        threading.Timer(0.2, gate.set).start()
+        raise ValueError("of the training")
+
+    run.save = saves_and_fails  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="of the training"):
+        run.run()
+    assert checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints") == [1]
+    saver = Saver(tmp_path / "photos" / "photo_0.png", keep=1, export=lambda weights, path, step: None)
+    saver.checkpoint({"step": 1}, {"ema": GROUP}, spare=None, model=tmp_path / "m")
+    saver.close()
+    assert "photo_0.png/step_00000001: cannot be written" in capsys.readouterr().err
+
+
+def test_every_process_learns_of_it(recipe: Recipe, tmp_path: Path) -> None:
+    """Of a folder that cannot be written, and of damage; together they fall back and end as if nothing had been."""
+    run = engine(recipe(), "save.every=2")
+    run.run()
+    root = tmp_path / "runs" / "tiny" / "checkpoints"
+    flip(root / "step_00000004" / "discriminator.safetensors")
+    (tmp_path / "runs" / "shut").mkdir()
+    (tmp_path / "runs" / "shut" / "checkpoints").write_text("a file where a folder has to be")
+    legs = [(2, recipe(name="shut"), ("save.every=1", "train.total_steps=50")), (2, recipe(), ())]
+    codes, said = run_legs([*legs, (2, recipe(), ("save.fallback=true",))])
+    assert codes == [[2, 2], [2, 2], [0, 0]], said
+    assert "checkpoints/step_00000001: cannot be written" in said
+    assert "step_00000004: damaged, discriminator.safetensors does not have the content" in said
+    assert said.count("passed over") == 1
+    assert "at step 2" in said
+    assert "Traceback" not in said
+    found = checkpoint.load_newest(root)
+    assert found is not None
+    again = {f"{name}/{key}": value for name, group in found.tensors.items() for key, value in group.items()}
+    assert_same(state(run), again, tolerance=2e-5)
+
+
+def in_namespace(script: str, *arguments: str | Path) -> str:
+    """stderr of a shell script that may mount, in a namespace that ends with it; it has to exit with 2."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no mount of our own (unshare -Urm)")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
+    command = ["unshare", "-Urm", "sh", "-ec", script, "sh", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=env)
+    if done.returncode == 99:
+        pytest.skip(f"this machine allows no tmpfs of our own: {done.stderr.strip()}")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_a_full_disk_leaves_the_last_good_one_and_one_sentence(recipe: Recipe, tmp_path: Path) -> None:
+    root, kept = tmp_path / "runs" / "tiny" / "checkpoints", tmp_path / "kept"
+    root.mkdir(parents=True)
+    script = """
+        mount -t tmpfs -o size=3m tmpfs "$1" || exit 99
+        code=0
+        "$PYTHON" -m sr train "$2" --set save.every=1 --set train.total_steps=50 || code=$?
+        cp -r "$1" "$3"
+        exit $code
+    """
+    said = in_namespace(script, root, recipe(), kept)
+    assert "cannot be written ([Errno 28] No space left on device); earlier checkpoints are untouched" in said
+    found = checkpoint.load_newest(kept)
+    assert found is not None
+    assert f"step_{found.state['step'] + 1:08d}: cannot" in said
+    assert not list(kept.glob(".step*"))
+
+
+def test_a_read_only_folder_is_one_sentence(recipe: Recipe, tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "tiny" / "checkpoints"
+    root.mkdir(parents=True)
+    script = 'mount -t tmpfs -o ro tmpfs "$1" || exit 99; "$PYTHON" -m sr train "$2"'
+    said = in_namespace(script, root, recipe())
+    assert "checkpoints/step_00000004: cannot be written ([Errno 30] Read-only file system" in said
+
+
+def test_kill_test_in_the_writing(recipe: Recipe) -> None:
+    file = recipe(**PSNR_ALONE)
+    command = [sys.executable, "tools/kill_test.py", str(file), "--kills=3", "--writing", "--spread=0.02"]
+    sets = [f"--set={one}" for one in ("train.total_steps=40", "save.every=1", "save.keep=1", "generator.num_feat=32")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *sets], capture_output=True, text=True, timeout=600, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kills" in done.stdout
+    assert "3 resumes" in done.stdout
+
+
+def test_what_a_task_keeps_comes_back(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = recipe(**PSNR_ALONE)
+    pool, seen = torch.rand(3, 3, 4, 4), []
+    monkeypatch.setattr(PSNR, "state", lambda self: {"pool": pool})
+    monkeypatch.setattr(PSNR, "load_state", lambda self, given: seen.append(given))
+    engine(file, "train.total_steps=1").run()
+    assert not seen
+    engine(file, "train.total_steps=2").run()
+    assert torch.equal(seen[0]["pool"], pool)
