@@ -112,7 +112,9 @@ def _published_translator(state: State) -> Model | None:
         except (ValueError, KeyError):
             continue
         name = f"{kind.__name__} {kwargs['num_feat']}/{kwargs.get('num_downs') or kwargs['num_block']}"
-        return Model(net, net.scale, net.multiple, name, kwargs["num_in_ch"], kwargs["num_out_ch"])
+        channels = kwargs["num_in_ch"], kwargs["num_out_ch"]
+        colours = "lab" if channels == (1, 2) else "rgb"  # their colouring model: lightness in, a and b out
+        return Model(net, net.scale, net.multiple, name, *channels, colours)
     return None
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sr.nets.layers import Count
-from sr.nets.norm import keep_statistics
+from sr.nets.norm import InstanceNorm, keep_statistics
 from sr.nets.spectral import SpectralConv2d
 
 Norm = Literal["batch", "instance", "spectral", "none"]
@@ -64,4 +64,4 @@ def _conv(norm: Norm, in_channels: int, out_channels: int, kernel: int, stride: 
 def _norm(norm: Norm, channels: int) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm2d(channels)
-    return nn.InstanceNorm2d(channels) if norm == "instance" else nn.Identity()
+    return InstanceNorm(channels) if norm == "instance" else nn.Identity()

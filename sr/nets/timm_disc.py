@@ -20,6 +20,7 @@ class TimmDiscriminator(nn.Module):
     the others take any h and w that are not much smaller than their stride, mostly 32.
     """
 
+    reads_unit_range = True  # what its statistics are of; a translation task shows the others -1..1
     mean: Tensor
     std: Tensor
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.errors import UserError
+from sr.nets.norm import InstanceNorm
 
 Norm = Literal["batch", "instance"]
 TestTime = Literal["paper", "eval"]
@@ -85,7 +86,7 @@ class Dropout(nn.Dropout):
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
     """Instance norm has no parameters and no running statistics, so the convolution before it has a bias."""
-    return BatchNorm(channels) if norm == "batch" else nn.InstanceNorm2d(channels)
+    return BatchNorm(channels) if norm == "batch" else InstanceNorm(channels)
 
 
 class _Unrounded:
