@@ -1,22 +1,25 @@
 """Options in, objects out: the only file that knows both."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import yaml
-from torch import nn
 
 from sr import construct, dist
 from sr.atomic import replacing
+from sr.backends import accelerator, read_launch
 from sr.build_nets import Nets
 from sr.build_validation import Validation
 from sr.construct import PartOf, Table
 from sr.data import SOURCES
 from sr.data.assemble import Assemble
 from sr.data.make import make_shards
+from sr.data.mix import sides_of
 from sr.data.paths import image_paths
 from sr.data.stream import Stream
 from sr.degrade import STAGES
@@ -24,12 +27,13 @@ from sr.degrade.pipeline import Degradation
 from sr.document import read
 from sr.ema import EMA
 from sr.engine import Engine, Plan
+from sr.errors import UserError
 from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS
 from sr.losses.weights import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS
 from sr.optimizers import OPTIMIZERS
 from sr.options import Cycle, Options, Part, resolve
-from sr.player import Player, accelerator, choose_precision
+from sr.player import Player, choose_precision
 from sr.schedules import SCHEDULES, Schedule, Warmup
 from sr.tasks import TASKS
 from sr.tasks.task import Adversary, Fidelity, Weight
@@ -75,7 +79,7 @@ class Build:
         schedule: Schedule = self._make(part, "schedules", total_steps=steps)
         return Warmup(schedule, part.get("warmup_steps", 0))
 
-    def fidelity(self, device: torch.device, average: nn.Module | None = None) -> Fidelity:
+    def fidelity(self, device: torch.device, average: EMA | None = None) -> Fidelity:
         parts = self.options.losses.fidelity
         return Fidelity({n: (self.weight(p), self._make(p, "losses").to(device)) for n, p in parts.items()}, average)
 
@@ -99,7 +103,11 @@ class Build:
             write = partial(make_shards, size=make.size, step=make.step, format=make.format, per_shard=make.per_shard)
             scale = self.options.scale if make.lq else None
             dist.on_main(lambda: write(image_paths(make.photos), out, lq=make.lq, scale=scale, strict=True))
-        return self._source(self.options.data.source)
+        source = self._source(self.options.data.source)
+        counts = [list(part.counts) for parts in sides_of(source) for part, _ in parts]
+        if len(set(dist.gather(hashlib.sha256(repr(counts).encode()).digest()))) > 1:  # the order would not be one
+            raise UserError("data.source: the processes see different samples; give all of them the same shards")
+        return source
 
     def _source(self, part: Part) -> Any:
         """A source whose pictures have the channels that the generator asks for; of sets a and b in this order."""
@@ -132,7 +140,9 @@ class Build:
     def engine(self) -> Engine:
         """Everything a run needs, on this process's device."""
         options, train = self.options, self.options.train
-        accelerate = accelerator()
+        launch = read_launch()
+        dist.meet(train.timeout)
+        accelerate = accelerator(launch, timeout=timedelta(seconds=train.timeout))
         device = accelerate.device
         precision = choose_precision(train.precision, device)
         validation = self.validation()
@@ -149,12 +159,15 @@ class Build:
                 optimizer=self._make(optimizer, "optimizers", net.parameters()),
                 schedule=self.schedule(),
                 accelerator=accelerate,
+                launch=launch,
                 precision=precision,
                 clip_norm=train.clip_norm,
+                accumulate=train.accumulate,
+                keep=name != "generator",
             )
-        ema = EMA(players["generator"].raw, decay=train.ema_decay)
+        ema = EMA(players["generator"].backend, decay=train.ema_decay)
         with dist.first_on_each_node():  # a perceptual loss may download its weights
-            parts: dict[str, Any] = {"fidelity": self.fidelity(device, ema.net)}
+            parts: dict[str, Any] = {"fidelity": self.fidelity(device, ema)}
         parts["fidelity"].watch(players["generator"].raw)
         gan, degradation = self.adversary(), self.degradation(options.data.gt_size)
         if gan is not None:
@@ -183,10 +196,13 @@ class Build:
             seed=options.seed,
             accumulate=train.accumulate,
             precision=precision,
+            check_ranks_every=train.check_ranks_every,
             log_every=options.log.every,
             validate_every=options.validation.every,
             save_every=options.save.every,
             keep=options.save.keep,
+            fallback=options.save.fallback,
+            log_samples=options.log.samples,
             best=options.validation.best,
             max_bad=options.data.max_bad,
             identity={key: filled.get(key) for key in ("task", "scale", "generator", "discriminator")},
@@ -195,6 +211,8 @@ class Build:
     def filled(self) -> dict[str, Any]:
         """The options with every default spelled out, also those of the parts."""
         values = self.options.model_dump(mode="json", exclude_none=True)
+        if self.options.task == "cyclegan":
+            values["cycle"] = (self.options.cycle or Cycle()).model_dump()
         construct.fill(Options, values, TABLES, plugins=self._plugins)
         return values
 

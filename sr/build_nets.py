@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from sr.errors import UserError
 from sr.nets.layouts import save_safetensors
 from sr.nets.models import architecture, load_into
-from sr.options import Options, Part
+from sr.options import Cycle, Options, Part
 from sr.tasks.cyclegan import Discriminators, Generators
+
+PRIVATE: Any = {"data": {"source", "make"}, "validation": {"sets"}, "init": True}
+"""Options that no published model carries: where the data lie, and the keys to it."""
 
 
 class Nets:
@@ -79,8 +82,11 @@ class Nets:
         def black(channels: int, side: int = side) -> Tensor:
             return torch.zeros(2, channels, side, side)
 
+        identity = (self.options.cycle or Cycle()).identity > 0
         if player == "generator":
-            return (black(given), black(wanted), True) if self._cycle else (black(given, side // self.options.scale),)
+            return (
+                (black(given), black(wanted), identity) if self._cycle else (black(given, side // self.options.scale),)
+            )
         return (black(given), "a") if self._cycle else (black(self._seen),)
 
     @property
@@ -88,15 +94,16 @@ class Nets:
         """Channels before a discriminator of pairs."""
         return self.channels[1] + (self.channels[0] if self.conditional else 0)
 
-    def export(self, net: nn.Module, path: Path, step: int) -> None:
+    def export(self, weights: Mapping[str, Tensor], path: Path, step: int) -> None:
         """Weights under the published names, with what is needed to build the net again in the metadata.
 
         CycleGAN's file holds both generators, as `a_to_b.<name>` and `b_to_a.<name>`.
         """
         kwargs = {"scale": self.options.scale} | {k: v for k, v in self.options.generator.items() if k != "type"}
-        metadata = {"options": json.dumps(self.options.model_dump(mode="json")), "step": str(step)}
+        options = self.options.model_dump(mode="json", exclude=PRIVATE)
+        metadata = {"options": json.dumps(options), "step": str(step)}
         metadata |= architecture(self.options.generator["type"], kwargs) | {"colours": self.colours}
-        save_safetensors(path, net.state_dict(), metadata)
+        save_safetensors(path, weights, metadata)
 
     @property
     def colours(self) -> str:

@@ -71,7 +71,7 @@ class Validation:
             return [Round([val], self._metrics, ways[way]) for way, val in sets.items()]
         rounds = []
         for side, there, back in (("a", "a_to_b", "b_to_a"), ("b", "b_to_a", "a_to_b")):
-            alone = _Itself(getattr(source, side))
+            alone = _Itself(getattr(source, side), side)
             rounds.append(Round([self._all_of(alone, f"{name}/{there}", given)], [], ways[there]))
             cycle = partial(_there_and_back, there=there, back=back)
             rounds.append(Round([self._all_of(alone, f"{name}/cycle_{side}", given)], self._metrics, cycle))
@@ -88,13 +88,14 @@ class Validation:
 
 
 class _Itself:
-    """Pictures of a source, each as its own target."""
+    """Pictures of one side of unpaired sets, each as its own target; where the side has pairs, their a or their b."""
 
-    def __init__(self, source: Source) -> None:
-        self._source, self.counts, self.name = source, source.counts, source.name
+    def __init__(self, source: Source, side: str) -> None:
+        self._source, self._side, self.counts, self.name = source, side, source.counts, source.name
 
     def read(self, shard: int, index: int) -> Sample:
-        picture = self._source.read(shard, index).gt
+        gt, lq = self._source.read(shard, index)
+        picture = lq if self._side == "a" and lq is not None else gt
         return Sample(gt=picture, lq=picture)
 
 

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 
 import torch
 
-from sr import __version__
+from sr import __version__, dist
 from sr.errors import UserError
+from sr.pulse import LOST
 
 
 def train(args: argparse.Namespace) -> int:
@@ -105,6 +105,8 @@ def translate(args: argparse.Namespace) -> int:
     from sr.translate import translate as run
 
     model, direction = pick_translator(args.model, args.direction)
+    if args.eval and hasattr(model.net, "test_time"):
+        setattr(model.net, "test_time", "eval")  # noqa: B010  (a property, which nn.Module's types do not know)
     side, inputs = direction if args.side_by_side else None, [Path(given) for given in args.input]
     return _told(run(inputs, Path(args.output), model, side=side, size=args.size, **_how(args)), args.output)
 
@@ -167,6 +169,7 @@ def parser() -> argparse.ArgumentParser:
     _written(made)
     _translation(made)
     made.add_argument("--side-by-side", action="store_true", help="inputs hold a and b; one half is taken")
+    made.add_argument("--eval", action="store_true", help="no dropout, and batch norm by its running statistics")
     _device(made, tile=0)
     return root
 
@@ -250,7 +253,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(f"{said}; raise train.accumulate, or lower data.batch_size, data.gt_size or --tile", 2)
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
-    except Exception:
+    except Exception as error:
+        if lost := dist.lost(error):
+            return _failed(lost, LOST)
         traceback.print_exc()
         return _failed("a defect of sr, not yours: please report the lines above", 70)
 
@@ -264,11 +269,7 @@ def _reader_gone() -> int:
 
 def _failed(message: str, code: int) -> int:
     """Say it once, and leave. One of many processes must not wait for the others in clean-up: they may wait for it."""
-    rank = os.environ.get("RANK", "0")
-    if rank != "0":
-        time.sleep(3)  # where rank 0 failed alike and has told, the launcher ends this process meanwhile
-    print(f"sr: {message}" if rank == "0" else f"sr (rank {rank}): {message}", file=sys.stderr, flush=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.stdout.flush()
-        os._exit(code)
+        dist.leave(message, code)
+    print(f"sr: {message}", file=sys.stderr, flush=True)
     return code

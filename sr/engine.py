@@ -4,23 +4,25 @@ import random
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from sr import checkpoint, dist, health
+from sr import checkpoint, dist, guard, health
 from sr.batch import Pair, Raw
 from sr.data.stream import worker_deaths
 from sr.ema import EMA
 from sr.errors import UserError
 from sr.metrics import better
 from sr.player import PRECISIONS, Player
+from sr.saver import Saver
+from sr.stopping import Stopped, signals
 from sr.tasks import Task
 from sr.track import Meter, Tracker
 from sr.validate import Results
@@ -38,21 +40,16 @@ class Plan:
     seed: int = 0
     accumulate: int = 1
     precision: str = "fp32"
+    check_ranks_every: int = 1000
     log_every: int = 100
     validate_every: int = 5000
     save_every: int = 5000
     keep: int = 3
+    fallback: bool = False
+    log_samples: bool = False
     best: str = "psnr_y"
     max_bad: float = 0.01
     identity: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Stopped(UserError):
-    """A signal ended the run after a finished, saved step; 128 + signal tells a scheduler to start it again."""
-
-    def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signum
 
 
 class Engine:
@@ -60,8 +57,8 @@ class Engine:
 
     batches(consumed): this rank's endless micro-batches from a global sample position on.
     prepare(raw): the micro-batch on the device, degraded. evaluate(net): the validation table, the same on all ranks.
-    export(net, path, step): writes the weights that other programs open. record(): notes what this run is, once it
-    is known that it may go on in its folder.
+    export(weights, path, step): writes the weights that other programs open, in a thread. record(): notes what this
+    run is, once it is known that it may go on in its folder.
     """
 
     def __init__(
@@ -73,14 +70,16 @@ class Engine:
         batches: Callable[[int], Generator[Raw, None, None]],
         prepare: Callable[[Raw], Pair],
         evaluate: Callable[[nn.Module], Results] | None,
-        export: Callable[[nn.Module, Path, int], None],
+        export: Callable[[Mapping[str, Tensor], Path, int], None],
         record: Callable[[], None],
         plan: Plan,
     ) -> None:
         self.task, self.players, self.ema, self.plan = task, players, ema, plan
         self.batches, self.prepare, self.evaluate = batches, prepare, evaluate
-        self.export, self.record = export, record
+        self.record = record
+        self.saver = Saver(plan.folder / "checkpoints", keep=plan.keep, export=export)
         self.step = self.consumed = self.bad = 0
+        self.used: list[tuple[int, list[int]]] = []
         self.best: dict[str, Any] = {}
         self.device = next(iter(players.values())).accelerator.device
         self.meter, self.diagnosis = Meter(), health.Diagnosis()
@@ -88,28 +87,44 @@ class Engine:
     def run(self) -> None:
         """Train from wherever the run folder stands to `total_steps`. Raises Stopped after SIGTERM or SIGINT."""
         plan = self.plan
+        dist.resumes(lambda: f"step {max(checkpoint.steps(plan.folder / 'checkpoints'), default=0)}")
         self.resume()
         dist.on_main(self.record)
+        if dist.is_main():
+            ways = ", ".join(f"{name} by {player.backend.way}" for name, player in self.players.items())
+            tqdm.write(f"{dist.world()} x {self.device.type}: {ways}")
         tracker = Tracker(plan.folder, resume_step=self.step)
         bar = tqdm(total=plan.total_steps, initial=self.step, disable=not dist.is_main(), unit="step", mininterval=1.0)
         since, logged, vote = time.monotonic(), self.step, dist.Vote()
         stream = closing(self.batches(self.consumed))
-        with closing(tracker), bar, worker_deaths(), _signals() as received, stream as batches:
+        with (
+            closing(tracker),
+            closing(self.saver),
+            bar,
+            worker_deaths(),
+            signals() as received,
+            stream as batches,
+        ):
             while self.step < plan.total_steps:
-                self.train_step(batches)
+                with dist.watched(self.step + 1):
+                    self.train_step(batches)
+                    guard.check_ranks(self.players, self.ema, step=self.step, every=plan.check_ranks_every)
+                    stop = vote.cast(bool(received))
                 bar.update()
-                stop = vote.cast(bool(received))
                 validate = self._due(plan.validate_every) and self.evaluate is not None
                 save = self._due(plan.save_every) or stop
                 if self._due(plan.log_every) or validate or save:
-                    self.log(tracker, bar, samples=(self.step - logged) * plan.batch_size, since=since)
+                    with dist.watched(self.step):
+                        self.log(tracker, bar, samples=(self.step - logged) * plan.batch_size, since=since)
                     if validate:
                         self.validate(tracker)
                     if save:
                         self.save()
                     since, logged = time.monotonic(), self.step
                 if stop and self.step < plan.total_steps:
+                    self.saver.wait()
                     raise self._stopped(received)
+            self.saver.wait()
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.plan.total_steps
@@ -121,13 +136,15 @@ class Engine:
             self.bad += len(raw.bad)
             for report in raw.bad:
                 tqdm.write(f"bad sample {report}")
+            if self.plan.log_samples:
+                self.used.append((self.step + 1, [place for group in raw.groups for place in group.positions]))
             last = micro == self.plan.accumulate - 1
             _reseed(self.plan.seed, self.step, micro)
             with ExitStack() as window:
                 for player in self.players.values():
                     window.enter_context(player.quiet(last))
                 self._phases(self.prepare(raw), last)
-        self.ema.update(self.players["generator"].raw, step=self.step)
+        self.ema.update(step=self.step)
         self.step += 1
         self.consumed += self.plan.batch_size
 
@@ -163,6 +180,10 @@ class Engine:
         values = self.meter.read() | {f"g/{name}": value for name, value in self.task.report().items()}
         speed = samples / max(time.monotonic() - since, 1e-9)
         self._check_bad()
+        self.saver.check()
+        if self.plan.log_samples:
+            tracker.samples(self.used)
+            self.used = []
         bar.set_postfix({name: f"{values[name]:.4g}" for name in values if name in BAR}, refresh=False)
         for sentence in self.diagnosis.observe(values) if dist.is_main() else ():
             tqdm.write(f"step {self.step}: {sentence}")
@@ -179,7 +200,8 @@ class Engine:
 
     def validate(self, tracker: Tracker) -> None:
         assert self.evaluate is not None
-        results = self.evaluate(self.ema.net)
+        with self.ema.whole() as net:
+            results = self.evaluate(net)
         scores = {f"val/{name}/{metric}": value for name, row in results.means.items() for metric, value in row.items()}
         tracker.scalars(scores, step=self.step)
         for name, image in results.pictures.items():
@@ -191,7 +213,8 @@ class Engine:
         best = first or better(self.plan.best, value, self.best["value"])
         if best:
             self.best = {"step": self.step, "value": value, "metric": self.plan.best}
-            dist.on_main(lambda: self.export(self.ema.net, self.models / "net_g_best.safetensors", self.step))
+            self.saver.wait()
+            self.saver.model(self.ema.state(), self.models / "net_g_best.safetensors", self.step)
         if dist.is_main():
             shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
             tqdm.write(f"step {self.step}: {shown}{' (best)' if best else ''}")
@@ -205,25 +228,21 @@ class Engine:
         return self.models / f"net_g_{self.step}.safetensors"
 
     def save(self) -> None:
-        """Everything to continue from, and the generator for use. Rank 0 writes; all learn of a failure."""
+        """Everything to continue from, and the generator for use, as they are now; a thread writes them. Collective."""
+        self.saver.wait()  # before anything is gathered: there is room for one
         bad = sum(dist.gather(self.bad))
-        state = {"step": self.step, "consumed": self.consumed, "bad": bad, "best": self.best}
+        state = {"step": self.step, "consumed": self.consumed, "bad": bad, "best": self.best, "world": dist.world()}
         state["identity"] = self.plan.identity
-
-        def write() -> None:
-            tensors = {name: player.state() for name, player in self.players.items()} | {"ema": self.ema.state()}
-            root, spare = self.plan.folder / "checkpoints", self.best.get("step")
-            checkpoint.save(root, self.step, state, tensors, keep=self.plan.keep, spare=spare)
-            self.export(self.ema.net, self.last_model, self.step)
-
-        dist.on_main(write)
+        tensors = {name: player.state() for name, player in self.players.items()}
+        tensors["ema"] = self.ema.state()
+        if pool := self.task.state():
+            tensors["task"] = pool
+        spare = self.best.get("step")
+        self.saver.checkpoint(state, tensors, spare=spare, model=self.last_model)
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one. All ranks must find the same."""
-        found = checkpoint.load_newest(self.plan.folder / "checkpoints")
-        seen = dist.gather(found.state["step"] if found else None)
-        if len(set(seen)) > 1:
-            raise UserError(f"{self.plan.folder}: ranks see different checkpoints {seen}; put `out` on a shared disk")
+        """Continue from the newest checkpoint, if there is one, the same on all ranks. Collective."""
+        found = checkpoint.load_newest(self.plan.folder / "checkpoints", fallback=self.plan.fallback)
         if found is None:
             return
         self._check_identity(found)
@@ -231,7 +250,9 @@ class Engine:
             for name, player in self.players.items():
                 player.load_state(found.tensors[name])
             self.ema.load_state(found.tensors["ema"])
-        except (KeyError, ValueError, RuntimeError) as error:
+            pool = found.tensors.get("task", {})
+            self.task.load_state({name: value.to(self.device) for name, value in pool.items()})
+        except (KeyError, ValueError) as error:
             raise UserError(f"{found.folder}: does not fit these options ({error}); use another `name`") from None
         state = found.state
         self.step, self.consumed, self.best = state["step"], state["consumed"], state["best"]
@@ -261,21 +282,3 @@ def _reseed(seed: int, step: int, micro: int) -> None:
     torch.manual_seed(value)
     random.seed(value)
     np.random.seed(value % 2**32)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals received so far. The first asks for a stop after the step; a second interrupt ends at once."""
-    received: list[int] = []
-
-    def note(signum: int, frame: Any) -> None:
-        if received and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(signum)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

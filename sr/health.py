@@ -61,6 +61,7 @@ class Pattern:
     lasts: int = 10
 
 
+BASELINE = 10
 PATTERNS = (
     Pattern(
         ("d/accuracy_real", "d/accuracy_fake"),
@@ -77,14 +78,14 @@ PATTERNS = (
         ("g/sharpness", "g/pixel"),
         lambda now, first: now["g/sharpness"] < 0.5 and now["g/pixel"] < 0.9 * first["g/pixel"],
         "the pixel loss falls while outputs hold less than half the detail of their targets: raise losses.gan.weight "
-        "or losses.perceptual.weight, or lower losses.pixel.weight",
+        "or losses.perceptual.weight (or add such a term), or lower the pixel loss's (losses.pixel, losses.l1)",
         lasts=50,
     ),
     Pattern(
         ("g/colour",),
         lambda now, first: now["g/colour"] > 0.03 and now["g/colour"] > first["g/colour"],
-        "colours drift from the low-pass of the target: raise losses.pixel.weight, add losses.colour: {type: colour}, "
-        "or lower losses.gan.weight",
+        "colours drift from the low-pass of the target: raise the pixel loss's weight, add losses.colour: "
+        "{type: colour}, or lower losses.gan.weight",
     ),
 )
 
@@ -92,11 +93,13 @@ PATTERNS = (
 class Diagnosis:
     """Fed with every log entry; says each pattern once when it has lasted, and again after it was gone.
 
+    What a pattern compares with is the mean of the first BASELINE entries: one of them is one small batch.
     Entries that do not measure a pattern (those of validations and saves between two log steps) leave it as it is.
     """
 
     def __init__(self) -> None:
         self._first: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
         self._runs = [0] * len(PATTERNS)
 
     def observe(self, values: Values) -> list[str]:
@@ -104,7 +107,9 @@ class Diagnosis:
         if "g/pixel" not in values and "g/l1" in values:
             values = {**values, "g/pixel": values["g/l1"]}
         for name, value in values.items():
-            self._first.setdefault(name, value)
+            count = self._counts[name] = self._counts.get(name, 0) + 1
+            if count <= BASELINE:
+                self._first[name] = self._first.get(name, 0.0) * (count - 1) / count + value / count
         said = []
         for number, pattern in enumerate(PATTERNS):
             if all(name in values for name in pattern.needs):

@@ -13,17 +13,27 @@ Decay = Annotated[float, Field(ge=0)]
 
 
 def adam(
-    params: Iterable[Parameter], *, lr: Rate, betas: Betas = (0.9, 0.99), weight_decay: Decay = 0.0
+    params: Iterable[Parameter],
+    *,
+    lr: Rate,
+    betas: Betas = (0.9, 0.99),
+    weight_decay: Decay = 0.0,
+    eps: Rate = 1e-8,
 ) -> torch.optim.Optimizer:
     """Adam, Kingma and Ba 2015. betas: the field's (0.9, 0.99)."""
-    return torch.optim.Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return torch.optim.Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True)
 
 
 def adamw(
-    params: Iterable[Parameter], *, lr: Rate, betas: Betas = (0.9, 0.99), weight_decay: Decay = 0.01
+    params: Iterable[Parameter],
+    *,
+    lr: Rate,
+    betas: Betas = (0.9, 0.99),
+    weight_decay: Decay = 0.01,
+    eps: Rate = 1e-8,
 ) -> torch.optim.Optimizer:
     """AdamW, Loshchilov and Hutter 2019: decay apart from the gradient."""
-    return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True)
 
 
 OPTIMIZERS = {"adam": adam, "adamw": adamw}

@@ -58,12 +58,18 @@ class Data(Section):
 
 
 class Train(Section):
+    """`timeout`: seconds that a step, and any wait for another process in it, may take before all processes end.
+    `check_ranks_every`: steps between two comparisons of the ranks' weights; 0: never.
+    """
+
     total_steps: PositiveInt
     accumulate: PositiveInt = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    timeout: Annotated[float, Field(gt=0)] = 600
+    check_ranks_every: NonNegativeInt = 1000
 
 
 class ValidationSet(Section):
@@ -84,12 +90,18 @@ class Validation(Section):
 
 
 class Save(Section):
+    """`fallback`: continue from the newest good checkpoint where the newest is damaged."""
+
     every: PositiveInt = 5000
     keep: PositiveInt = 3
+    fallback: bool = False
 
 
 class Log(Section):
+    """`samples`: also which global sample positions each step used, in samples.jsonl."""
+
     every: PositiveInt = 100
+    samples: bool = False
 
 
 class Cycle(Section):
@@ -214,26 +226,49 @@ def _translation(options: Options) -> Said:
         yield "data", "direction and load_size are for pictures of one size; remove them, or set scale: 1"
     if data.load_size and data.load_size < data.gt_size:
         yield "data.load_size", f"{data.load_size} is smaller than gt_size {data.gt_size}, raise it"
-    made = options.generator.get("num_out_ch", 3)
-    for name in (n for n, part in options.losses.fidelity.items() if part["type"] in RGB_TERMS and made not in (1, 3)):
-        yield f"losses.{name}", f"looks at grey or RGB pictures and the generator makes {made} channels; remove it"
-    if task != "cyclegan":
-        if options.cycle is not None:
-            yield "cycle", f"task {task} has no cycle; remove it, or set task: cyclegan"
-        if data.source["type"] == "unpaired":
-            yield "data.source", f"task {task} trains on pairs; give paired data, or set task: cyclegan"
-        return
-    sized = [(options.generator.get(key, 3)) for key in ("num_in_ch", "num_out_ch")]
+    ends = ["num_out_ch", *(["num_in_ch"] if task == "cyclegan" else [])]
+    odd = [count for end in ends if (count := options.generator.get(end, 3)) not in (1, 3)]
+    for name in (n for n, part in options.losses.fidelity.items() if part["type"] in RGB_TERMS and odd):
+        yield f"losses.{name}", f"looks at grey or RGB pictures and the generator makes {odd[0]} channels; remove it"
+    if odd and max(odd) > 2 and options.validation.sets and options.validation.best.endswith("_y"):
+        yield "validation.best", f"is for grey or RGB, not for {max(odd)} channels; set it to l1"
+    yield from _cyclegan(options) if task == "cyclegan" else _pairs(options)
+
+
+def _pairs(options: Options) -> Said:
+    task, data, disc = options.task, options.data, options.discriminator
+    if options.cycle is not None:
+        yield "cycle", f"task {task} has no cycle; remove it, or set task: cyclegan"
+    if data.source["type"] == "unpaired":
+        yield "data.source", f"task {task} trains on pairs; give paired data, or set task: cyclegan"
+    if data.source["type"] == "colorize" and data.source.get("space", "lab") == "lab" and data.direction != "a_to_b":
+        yield "data.direction", "Lab goes from grey to colour; remove it, or set data.source.space: rgb"
+    if task == "pix2pix" and disc and "conditional" not in disc:
+        yield "discriminator", "say whether it sees the input too: conditional: true, as the paper has it, or false"
+    for name, given in options.validation.sets.items():
+        if task == "pix2pix" and not options.degrade and given.hr is not None and given.lr is None:
+            yield f"validation.sets.{name}", "hr alone is no pair; give source: {type: side_by_side, ...} or the like"
+
+
+def _cyclegan(options: Options) -> Said:
+    data, gan = options.data, options.losses.gan or {}
+    sized = [options.generator.get(key, 3) for key in ("num_in_ch", "num_out_ch")]
     if (options.cycle or Cycle()).identity and len(set(sized)) > 1:
         yield "cycle.identity", f"compares pictures of {sized[0]} and {sized[1]} channels; set it to 0"
     if options.discriminator and options.discriminator.get("conditional"):
         yield "discriminator.conditional", "there are no pairs to show the discriminator; remove it"
+    if data.source["type"] != "unpaired":
+        yield "data.source", "CycleGAN trains on two sets; give {type: unpaired, a: {...}, b: {...}}"
     if data.direction != "a_to_b":
         yield "data.direction", "CycleGAN trains both directions; remove it"
     if options.degrade:
         yield "degrade", "CycleGAN trains on pictures as they are; remove it"
+    if not options.losses.fidelity:
+        yield "losses", "without a cycle term nothing holds the pictures; add cycle: {type: l1, weight: 10, range: 2}"
     for name in (n for n, part in options.losses.fidelity.items() if part["type"] in ("ldl", "distill")):
         yield f"losses.{name}", "needs one generator and its input; choose another term for task: cyclegan"
+    if any(extra.get("type") == "feature_matching" for extra in gan.get("plus", [])):
+        yield "losses.gan.plus", "feature_matching compares pairs, which CycleGAN does not have; remove it"
 
 
 def _data(options: Options) -> Said:

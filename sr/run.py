@@ -23,8 +23,9 @@ def train(options: Options, *, plugins: bool = True) -> None:
         print(f"curves       tensorboard --logdir {options.folder / 'tensorboard'}")
         for strip in pictures:
             print(f"picture      {strip}  ({' | '.join(captions(options.scale))})")
-        verb = "upscale" if options.task in ("psnr", "sr_gan") else "translate"
+        verb = "upscale" if options.scale > 1 else "translate"
         print(f"next         sr {verb} FOLDER -o OUTPUT -m {engine.last_model}", flush=True)
+    dist.part()
     engine.players["generator"].accelerator.end_training()
 
 

@@ -55,7 +55,7 @@ class Linear:
     """Constant for `constant` of the run, then linear down to 0 just behind its last step (pix2pix, CycleGAN: half)."""
 
     def __init__(self, *, constant: Annotated[float, Field(ge=0, lt=1)] = 0.5, total_steps: PositiveInt) -> None:
-        self.start, self.total_steps = round(constant * total_steps), total_steps
+        self.start, self.total_steps = min(round(constant * total_steps), total_steps - 1), total_steps
 
     def __call__(self, base: float, step: int) -> float:
         return base * min(1.0, (self.total_steps - step) / (self.total_steps - self.start))

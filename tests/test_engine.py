@@ -257,7 +257,7 @@ def test_a_refused_run_leaves_the_record_alone_and_a_spelled_out_one_goes_on(rec
 
 
 def test_sizes_that_do_not_fit_are_told_before_anything_is_made(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the discriminator does not take images of 32 x 32.*data.gt_size"):
+    with pytest.raises(UserError, match=r"the discriminator does not take images of 3x32x32.*data.gt_size"):
         engine(recipe(discriminator={"type": "patchgan", "num_layers": 6}))
     with pytest.raises(UserError, match="it has to make RGB"):
         engine(recipe(generator={"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_out_ch": 1}))

@@ -71,8 +71,10 @@ def test_contradictions(recipe: Recipe, changes: dict[str, object], key: str, wo
     assert any(f"  {key}: " in line and word in line for line in problems(recipe(**changes)))
 
 
-TRANSLATION = {"task": "pix2pix", "scale": None, "degrade": []}
-CYCLE = {**TRANSLATION, "task": "cyclegan"}
+FOLDER = {"type": "folder", "gt": "x"}
+PLAIN = {"scale": None, "degrade": []}
+TRANSLATION = {**PLAIN, "task": "pix2pix", "discriminator__conditional": True}
+CYCLE = {**PLAIN, "task": "cyclegan"}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,17 @@ CYCLE = {**TRANSLATION, "task": "cyclegan"}
         ({**TRANSLATION, "data__load_size": 16}, "data.load_size", "raise it"),
         ({**TRANSLATION, "cycle": {"pool": 3}}, "cycle", "task: cyclegan"),
         ({**CYCLE, "discriminator__conditional": True}, "discriminator.conditional", "remove it"),
+        ({**PLAIN, "task": "pix2pix"}, "discriminator", "as the paper has it"),
+        ({**TRANSLATION, "validation": {"sets": {"own": {"hr": "x"}}}}, "validation.sets.own", "no pair"),
+        (
+            {**TRANSLATION, "data__direction": "b_to_a", "data__source": {"type": "colorize", "of": FOLDER}},
+            "data.direction",
+            "Lab",
+        ),
         ({**CYCLE, "data__direction": "b_to_a"}, "data.direction", "both directions"),
+        (CYCLE, "data.source", "two sets"),
+        ({**CYCLE, "losses__pixel": None}, "losses", "cycle term"),
+        ({**CYCLE, "losses__gan__plus": [{"type": "feature_matching"}]}, "losses.gan.plus", "pairs"),
         ({**CYCLE, "degrade": [{"type": "downscale"}]}, "degrade", "remove it"),
         ({**CYCLE, "losses__ldl": {"weight": 1.0}}, "losses.ldl", "another term"),
         ({**CYCLE, "generator__num_out_ch": 1}, "cycle.identity", "set it to 0"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from sr.backends import Whole
 from sr.build import Build, load
 from sr.ema import EMA
 from sr.schedules import Cosine, Linear, MultiStep, Warmup
@@ -56,13 +57,14 @@ def test_the_optimizer_follows(recipe: Callable[..., Path]) -> None:
 
 def test_the_average_follows_the_formula_and_copies_buffers() -> None:
     net = nn.BatchNorm1d(2)
-    average = EMA(net, decay=0.5)
+    average = EMA(Whole(net, torch.optim.SGD(net.parameters())), decay=0.5)
     with torch.no_grad():
         net.weight.fill_(3.0)
         net.running_mean.fill_(7.0)  # type: ignore[union-attr, operator]
-    average.update(net, step=0)  # young: decay 1/10
-    assert average.net.weight.tolist() == pytest.approx([0.1 * 1 + 0.9 * 3] * 2)
-    average.update(net, step=1000)
-    assert average.net.weight.tolist() == pytest.approx([0.5 * 2.8 + 0.5 * 3] * 2)
-    assert average.net.running_mean.tolist() == [7.0, 7.0]  # type: ignore[union-attr, operator]
-    assert not any(p.requires_grad for p in average.net.parameters())
+    average.update(step=0)  # young: decay 1/10
+    with average.whole() as averaged:
+        assert not any(p.requires_grad for p in averaged.parameters())
+    assert averaged.weight.tolist() == pytest.approx([0.1 * 1 + 0.9 * 3] * 2)
+    average.update(step=1000)
+    assert averaged.weight.tolist() == pytest.approx([0.5 * 2.8 + 0.5 * 3] * 2)
+    assert averaged.running_mean.tolist() == [7.0, 7.0]

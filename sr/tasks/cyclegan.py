@@ -86,7 +86,7 @@ class CycleGAN(Task):
                 fake = images[f"fake_{side}"]
                 critic = Critic(module, real=real, fake=fake, side=side, centred=True)
                 losses = joined(losses, self.gan.generator(critic, real=real, fake=fake, step=step))
-        yield Phase("generator", losses, output=images["fake_b"])
+        yield Phase("generator", losses)
 
         losses, reports = {}, []
         for side, real in reals.items():

@@ -15,6 +15,7 @@ LAYERS = (nn.Conv2d, nn.Linear, SpectralConv2d)
 Terms = dict[str, Tensor]
 Weight = Callable[[int], float]
 """A loss weight as a function of the optimizer step."""
+Net = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Fidelity:
     `compare(output, *, batch, average)`, where `average` is the generator's moving average.
     """
 
-    def __init__(self, terms: Mapping[str, tuple[Weight, Any]], average: nn.Module | None = None) -> None:
+    def __init__(self, terms: Mapping[str, tuple[Weight, Any]], average: Net | None = None) -> None:
         self.terms, self.average = dict(terms), average
 
     def __call__(self, output: Tensor, batch: Pair, step: int) -> Terms:
@@ -90,7 +91,8 @@ class Fidelity:
 class Critic:
     """A discriminator as a loss sees it: images in 0..1 in, a list of logit maps out; its condition is fixed.
 
-    centred: the module is shown -1..1. side: which of several discriminators in the module is meant.
+    centred: the module is shown -1..1, unless it says that it reads 0..1. side: which of several discriminators in
+    the module is meant.
     Notes the mean logits and the share judged right of the real and the fake images it is shown, without a sync.
     """
 
@@ -105,7 +107,8 @@ class Critic:
         centred: bool = False,
         side: str | None = None,
     ) -> None:
-        self.module, self.condition, self.boundary, self.centred = module, condition, boundary, centred
+        self.module, self.condition, self.boundary = module, condition, boundary
+        self.centred = centred and not any(getattr(inner, "reads_unit_range", False) for inner in module.modules())
         self.sides = () if side is None else (side,)
         self.shown = {"real": real, "fake": fake}
         self.report: Terms = {}
@@ -201,14 +204,14 @@ def scaled(terms: Terms, weight: float) -> Terms:
 def frozen(module: nn.Module) -> Iterator[nn.Module]:
     """The module as a fixed critic: its parameters take no gradient, and calls go past the gradient exchange.
 
-    The wrapper of DDP or DeepSpeed must not see this forward: its hooks would reduce (or refuse) gradients that
-    are not there.
+    The wrapper of DDP must not see this forward: its hooks would reduce gradients that are not there. FSDP2 puts
+    other tensors in the places of the parameters while it runs, which have to be thawed too.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
+    frozen = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for parameter in frozen.values():
         parameter.requires_grad_(False)
     try:
         yield getattr(module, "module", module)
     finally:
-        for parameter in parameters:
+        for parameter in (*frozen.values(), *(module.get_parameter(name) for name in frozen)):
             parameter.requires_grad_(True)
