@@ -1,5 +1,6 @@
 """Shared ground: small pictures, a small recipe, and the program as a user starts it."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def recipe(tmp_path: Path, photos: Path) -> Callable[..., Path]:
             if value is None:
                 target.pop(last)
             else:
-                target[last] = value
+                target[last] = copy.deepcopy(value)  # or a later change would reach the test's own constants
         file = tmp_path / f"{options['name']}.yml"
         file.write_text(yaml.safe_dump(options, sort_keys=False))
         return file
