@@ -283,6 +283,9 @@ def _data(options: Options) -> Said:
     if data.gt_size % scale:
         better = data.gt_size // scale * scale or scale
         yield "data.gt_size", f"{data.gt_size} is no multiple of scale {scale}; use {better}"
+    ends = [options.generator.get(end, 3) for end in ("num_in_ch", "num_out_ch")]
+    if options.degrade and (ends[0] != ends[1] or ends[0] not in (1, 3)):
+        yield "degrade", f"keeps grey and RGB as they are, the generator goes from {ends[0]} to {ends[1]} channels"
     if options.crop_size < data.gt_size:
         yield "data.crop_size", f"{options.crop_size} is smaller than gt_size {data.gt_size}, raise it"
     if data.batch_size % accumulate:

@@ -59,6 +59,18 @@ def test_whoever_waits_for_a_shard_gets_it_while_others_keep_it_open(server, tmp
     assert all(os.pread(file.fileno(), 10**6, 0) == (server.folder / name).read_bytes() for file in files)
 
 
+def test_a_shard_that_came_between_two_looks_is_not_fetched_again(server, tmp_path, monkeypatch):
+    [name] = server.publish(shards=1)
+    shard = remote.Remote(f"{server.url}/{name}", index.read_folder_index(server.folder)[name])
+    local = cache.Cache(tmp_path / "cache", limit=10**6)
+    local.open(shard).close()
+    looks = iter([lambda path: None])  # before the other had finished it
+    opened = cache._opened
+    monkeypatch.setattr(cache, "_opened", lambda path: next(looks, opened)(path))
+    assert local.open(shard).read() == (server.folder / name).read_bytes()
+    assert server.gets() == {name: 1}
+
+
 def test_a_kill_while_fetching_leaves_no_half_file_under_its_name(server, at, tmp_path):
     server.publish(shards=1, samples=6)
     server.faults["t-0.tar"] = ["hang"]

@@ -259,9 +259,16 @@ def test_a_refused_run_leaves_the_record_alone_and_a_spelled_out_one_goes_on(rec
 def test_sizes_that_do_not_fit_are_told_before_anything_is_made(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the discriminator does not take images of 3x32x32.*data.gt_size"):
         engine(recipe(discriminator={"type": "patchgan", "num_layers": 6}))
-    with pytest.raises(UserError, match="it has to make RGB"):
+    with pytest.raises(UserError, match="the generator goes from 3 to 1 channels"):
         engine(recipe(generator={"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_out_ch": 1}))
     assert not (tmp_path / "runs").exists()
+
+
+def test_grey_pictures_are_trained_on_as_they_are(recipe: Recipe) -> None:
+    grey = {"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_in_ch": 1, "num_out_ch": 1}
+    run = engine(recipe(generator=grey, degrade=[{"type": "blur"}, {"type": "jpeg"}, {"type": "downscale"}]))
+    run.run()
+    assert run.step == 4
 
 
 def _gan(generator: nn.Module, discriminator: nn.Module) -> SRGAN:

@@ -132,7 +132,9 @@ class Cache:
                     return here
                 file: BinaryIO = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
                 if _locks(file):
-                    if _is_at(file, part):  # not finished or removed by another, meanwhile
+                    if path.exists():  # finished by another, after we looked
+                        part.unlink(missing_ok=True)
+                    elif _is_at(file, part):  # not removed by another, meanwhile
                         return self._filled(file, part, path, shard, must=wait)
                 elif wait:
                     fcntl.flock(file, fcntl.LOCK_SH)  # granted when the other has done or failed; then look again

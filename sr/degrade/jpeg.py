@@ -42,10 +42,12 @@ class Jpeg(PerSample):
 
 
 def jpeg(image: Tensor, quality: float) -> Tensor:
-    """[3, h, w] in 0..1 as it comes back from JPEG of that quality (1..99), not rounded to 8 bits.
+    """[3 or 1, h, w] in 0..1 as it comes back from JPEG of that quality (1..99), not rounded to 8 bits.
 
     Sides are filled with black to multiples of 16. As in Real-ESRGAN's, the luminance table lies transposed.
     """
+    if image.shape[0] == 1:
+        return jpeg(image.expand(3, -1, -1), quality)[:1]
     step = (5000 / quality if quality < 50 else 200 - 2 * quality) / 100
     height, width = image.shape[-2:]
     y, cb, cr = _to_ycc(functional.pad(image, (0, -width % 16, 0, -height % 16)) * 255)
