@@ -1,0 +1,70 @@
+"""The verbs. Mistakes of the user end in one sentence on stderr and a non-zero code, never a traceback."""
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import torch
+
+from sr import __version__, dist
+from sr.cli import measuring, pictures, training
+from sr.errors import UserError
+from sr.pulse import LOST
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="sr", description="Train image super-resolution GANs on many machines; use them."
+    )
+    root.add_argument("--version", action="version", version=f"sr {__version__}")
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = verbs.add_parser(function.__name__, help=text, description=text)
+        made.set_defaults(run=function)
+        return made
+
+    for group in (training, measuring, pictures):
+        group.add(verb)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except UserError as error:
+        return _failed(str(error), error.exit_code)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return _reader_gone()
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror or error}; make room or choose another place, then run it again", 2)
+    except torch.OutOfMemoryError as error:
+        said = str(error).partition(". ")[0]
+        return _failed(f"{said}; raise train.accumulate, or lower data.batch_size, data.gt_size or --tile", 2)
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except Exception as error:
+        if lost := dist.lost(error):
+            return _failed(lost, LOST)
+        traceback.print_exc()
+        return _failed("a defect of sr, not yours: please report the lines above", 70)
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has left (`sr check x.yml | head`); nothing more is to be written to it."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+def _failed(message: str, code: int) -> int:
+    """Say it once, and leave. One of many processes must not wait for the others in clean-up: they may wait for it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.leave(message, code)
+    print(f"sr: {message}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,90 @@
+"""Verbs around training: train, check, schema, shard, degrade."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from sr.cli import common
+from sr.cli.common import Add
+
+
+def add(verb: Add) -> None:
+    common.options(verb(train, "train from an options file; the same command again continues"))
+    common.options(verb(check, "check an options file, print it resolved, count parameters"))
+    verb(schema, "print the JSON schema of options files, for editors")
+    _shard(verb(shard, "turn a folder of images into webdataset shards of sub-images"))
+    made = verb(degrade, "write what the network will see of a folder of images")
+    made.add_argument("input"), made.add_argument("output")
+    common.options(made, "--options")
+
+
+def train(args: argparse.Namespace) -> int:
+    from sr import build, run
+
+    run.train(build.load(args.options, args.set, plugins=args.plugins), plugins=args.plugins)
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    from sr import build, describe
+
+    options = build.load(args.options, args.set, plugins=args.plugins)
+    print(build.Build(options, plugins=args.plugins).resolved())
+    print(describe.summary(options, plugins=args.plugins))
+    return 0
+
+
+def schema(args: argparse.Namespace) -> int:
+    from sr import build
+    from sr.options import Options
+    from sr.schema import schema as of
+
+    print(json.dumps(of(Options, build.TABLES), indent=1))
+    return 0
+
+
+def shard(args: argparse.Namespace) -> int:
+    from sr.data.make import make_shards
+    from sr.data.paths import image_paths
+
+    report = make_shards(
+        Path(args.input) if Path(args.input).is_dir() else image_paths(args.input),
+        Path(args.output),
+        size=480 if args.size is None and not args.side_by_side else args.size,
+        step=args.step,
+        format=args.format,
+        quality=args.quality,
+        per_shard=args.per_shard,
+        lq=Path(args.lq) if args.lq else None,
+        scale=args.scale,
+        side_by_side=args.side_by_side,
+        workers=args.workers,
+        strict=args.strict,
+    )
+    print(f"{report.samples} samples in {report.shards} shards in {args.output}")
+    common.list_failures(report.skipped, "image(s) left out")
+    return 0
+
+
+def degrade(args: argparse.Namespace) -> int:
+    from sr import build, describe
+
+    options = build.load(args.options, args.set, plugins=args.plugins)
+    written = describe.degrade_folder(options, args.input, Path(args.output), plugins=args.plugins)
+    print(f"{len(written)} image(s) written to {args.output}")
+    return 0
+
+
+def _shard(made: argparse.ArgumentParser) -> None:
+    made.add_argument("input"), made.add_argument("output")
+    made.add_argument("--size", type=int, help="side of a sub-image in pixels (480; pictures side by side: whole)")
+    made.add_argument("--step", type=int, default=240, help="distance between sub-images (%(default)s)")
+    made.add_argument("--format", choices=("png", "jpg", "webp"), default="png")
+    made.add_argument("--quality", type=int, default=95, help="of jpg and webp (%(default)s; webp 100 is lossless)")
+    made.add_argument("--per-shard", type=int, default=1000, metavar="N", help="samples in a shard (%(default)s)")
+    made.add_argument("--lq", metavar="DIR", help="the low-quality partners of the images, by name")
+    made.add_argument("--scale", type=int, help="gt size over lq size, with --lq")
+    made.add_argument("--side-by-side", action="store_true", help="images hold pairs: a on the left, b on the right")
+    made.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    made.add_argument("--strict", action="store_true", help="an unreadable image is an error")
