@@ -1,31 +1,42 @@
-"""Files and folder trees, picture by picture: planned first, written whole, failures listed while the rest goes on."""
+"""Files, folder trees, lists and shards, picture by picture and over all processes of a launch."""
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
-from sr.errors import UserError
-from sr.images import SUFFIXES, ImageError, Picture, list_images, read_picture, write_picture
+from sr.folders.crew import Crew
+from sr.folders.pipeline import TOGETHER_PIXELS, How, Outcome, Pipeline
+from sr.folders.plan import Job, Plan, plan
+from sr.folders.records import Records, Setting, digest, fingerprint, sweep
+from sr.images import Picture
+from sr.inference import OnTiles
 from sr.seeded import seeded
+from sr.video import Film, make_video
 
-OnTiles = Callable[[int, int], None]
+__all__ = ["TOGETHER_PIXELS", "OnTiles", "Report", "convert", "fingerprint"]
 
+LOOK_SECONDS = 0.5  # between two looks at what the other processes have done
+TELL_SECONDS = 60.0  # between two lines in a log
 
-class Job(NamedTuple):
-    source: Path
-    target: Path
+Work = Callable[[Picture, OnTiles], Picture]
+Many = Callable[[Sequence[Picture], OnTiles], Sequence[Picture]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the inputs. failed: with reasons. ignored: files in the folders that are no pictures by name."""
+    """What became of the inputs. kept: outputs that were there already, of the same content and settings.
+    failed: with reasons. ignored: files in the folders that are no pictures by name."""
 
     written: list[Path] = field(default_factory=list)
+    kept: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
 
@@ -33,118 +44,130 @@ class Report:
 def convert(
     inputs: Sequence[Path],
     output: Path,
-    work: Callable[[Picture, OnTiles], Picture],
+    work: Work,
     *,
     title: str,
+    many: Many | None = None,
+    settings: Mapping[str, Setting] | None = None,
     format: str | None = None,
     suffix: str = "",
+    again: bool = False,
+    film: Film | None = None,
+    **how: Any,
 ) -> Report:
-    """Write `work` of files and folder trees into `output`; a picture that fails is reported and the rest goes on.
+    """Write `work` of files, folder trees, `list:FILE`s and tars into `output`; a picture that fails is reported and
+    the rest goes on. Collective: on several processes each takes its part, and rank 0 has the report of all.
 
-    output: a folder that mirrors the trees, or a file name when the input is one file. Files are written aside and
-    renamed. format: png, jpg, webp or tif; None keeps each picture's own where that can be written, else png.
-    suffix: put behind every stem. work: called with a function for its progress, (done, all); random draws in it
-    depend on the file's stem alone. Raises UserError before the first picture when the plan cannot work.
+    output: a folder that mirrors the trees, or a file name when the input is one file. What `.sr/` in that folder says
+    was made of the same content by the same `settings` (all that changes pixels, but for what is named here) is kept,
+    unless `again`; without settings nothing is remembered. format: png, jpg, webp or tif; None keeps each picture's own
+    where that can be written, else png. suffix: put behind every stem. work: called with a function for its progress,
+    (done, all); random draws in it depend on the file's stem alone. many: the same for several small pictures at once,
+    without draws. film: how videos are written. how: see `How`. Raises UserError before the first picture when the plan
+    cannot work.
     """
-    jobs, ignored = plan(inputs, output, format=format, suffix=suffix)
-    report = Report(ignored=ignored)
-    with tqdm(jobs, unit="picture", desc=title, disable=None) as bar:
-        for job in bar:
-
-            def show(done: int, tiles: int, name: str = job.source.name) -> None:
-                bar.set_postfix_str(f"{name} {done}/{tiles}")
-
-            try:
-                picture = read_picture(job.source)
-                with seeded(job.source.stem):
-                    made = work(picture, show)
-                job.target.parent.mkdir(parents=True, exist_ok=True)
-                write_picture(job.target, made)
-            except Exception as error:  # whatever is wrong with one picture must not cost the others
-                logging.getLogger(__name__).debug("%s", job.source, exc_info=True)
-                reason = error.reason if isinstance(error, ImageError) else str(error) or type(error).__name__
-                report.failed.append((job.source, reason))
-            else:
-                report.written.append(job.target)
-    return report
+    chosen, film = How(**how, again=again), film or Film()
+    crew: Crew[Job] = Crew()
+    found = plan(inputs, output, format=format, suffix=suffix) if crew.is_main else Plan([], [], [], None)
+    folder = crew.share(found.folder if settings is not None else None)
+    records = Records(folder, _digests(settings or {}, chosen.quality, film))
+    records.load()
+    crew.begin([job for job in found.jobs if again or not records.is_done(job)])
+    if crew.is_main:
+        sweep(crew.jobs)
+    with _ended_alike(), _progress(crew, title, all=len(found.jobs)) as show:
+        at_work = _AtWork(work, many, film, records.settings["video"], show)
+        parts = list(crew.gather(Pipeline(crew, records, chosen, at_work).run()))
+    if crew.is_main:
+        records.fold()
+    crew.part()
+    return _joined(found, crew.jobs, parts)
 
 
-def plan(inputs: Sequence[Path], output: Path, *, format: str | None, suffix: str) -> tuple[list[Job], list[Path]]:
-    """Which picture goes where, and the files that are passed over. No two targets are equal, none is an input."""
-    found, ignored = _sources(inputs, output)
-    if not found:
-        raise UserError(f"no pictures in {', '.join(map(str, inputs))}; give pictures or a folder with some")
-    if len(inputs) == 1 and inputs[0].is_file() and output.suffix and not output.is_dir():
-        if format or suffix:
-            raise UserError(f"{output} names the file itself; leave out --format and --suffix, or give a folder")
-        if output.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{output}: cannot write '{output.suffix}'; end the name in one of {', '.join(SUFFIXES)}")
-        jobs = [Job(inputs[0], output)]
-    elif output.is_file():
-        raise UserError(f"{output} is a file; give a folder to write to")
-    else:
-        jobs = _targets(found, output, format, suffix)
-    sources = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        if job.target.resolve() in sources:
-            raise UserError(f"{job.target} would overwrite an input; give another output folder, or --suffix _x4")
-    return jobs, ignored
+@dataclass(frozen=True)
+class _AtWork:
+    """What is done with a job, and shown of it."""
+
+    work: Work
+    many: Many | None
+    film: Film
+    key: str
+    show: Callable[[str], None]
+
+    @property
+    def takes_several(self) -> bool:
+        return self.many is not None
+
+    def one(self, job: Job, picture: Picture) -> Picture:
+        with seeded(job.stem):
+            return self.work(picture, lambda done, tiles: self.show(f"{job.label.name} {done}/{tiles}"))
+
+    def several(self, jobs: Sequence[Job], pictures: Sequence[Picture]) -> Sequence[Picture]:
+        assert self.many is not None
+        return self.many(pictures, lambda done, tiles: self.show(f"{jobs[0].label.name} ... {done}/{tiles}"))
+
+    def video(self, job: Job) -> tuple[int, str]:
+        def frame(picture: Picture) -> Picture:
+            with seeded(job.stem):
+                return self.work(picture, lambda done, tiles: None)
+
+        def shown(done: int, frames: int) -> None:
+            self.show(f"{job.label.name} frame {done}" + (f"/{frames}" if frames else ""))
+
+        return make_video(job.source, job.target, frame, film=self.film, key=self.key, on_frames=shown)
 
 
-def _sources(inputs: Sequence[Path], output: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """(file, its place below the input it was found in) without repeats, and the files that are no pictures."""
-    found: dict[Path, tuple[Path, Path]] = {}
-    ignored: list[Path] = []
-    for given in inputs:
-        if given.is_file():
-            found.setdefault(given.resolve(), (given, Path(given.name)))
-        elif given.is_dir():
-            earlier = output if given.resolve() in output.resolve().parents else None  # what an earlier run wrote there
-            pictures = list_images(given)
-            for path in _outside(earlier, pictures):
-                found.setdefault(path.resolve(), (path, path.relative_to(given)))
-            others = {path for path in given.rglob("*") if path.is_file()} - set(pictures)
-            ignored += _outside(earlier, sorted(path for path in others if not _hidden(path.relative_to(given))))
-        else:
-            raise UserError(f"{given}: there is no such file or folder; correct the path")
-    return list(found.values()), ignored
+def _joined(found: Plan, jobs: Sequence[Job], parts: Sequence[Outcome]) -> Report:
+    """Of all processes, by name."""
+    begun = {job.target for job in jobs}
+    kept = [job.target for job in found.jobs if job.target not in begun]
+    kept += [job.target for part in parts for job in part.kept]
+    failed = [(job.label, reason) for part in parts for job, reason in part.failed]
+    written = [job.target for part in parts for job in part.written]
+    return Report(sorted(written), sorted(kept), sorted(failed + found.refused), found.ignored)
 
 
-def _hidden(place: Path) -> bool:
-    return any(part.startswith(".") for part in place.parts)
+def _digests(settings: Mapping[str, Setting], quality: int, film: Film) -> dict[str, str]:
+    """For each kind of job, of what changes its output."""
+    extra: dict[str, dict[str, Setting]] = {"exact": {}, "lossy": {"quality": quality}, "video": film._asdict()}
+    return {kind: digest({**settings, **more}) for kind, more in extra.items()}
 
 
-def _outside(folder: Path | None, paths: Sequence[Path]) -> list[Path]:
-    return [path for path in paths if folder is None or folder.resolve() not in path.resolve().parents]
+@contextmanager
+def _ended_alike() -> Iterator[None]:
+    """SIGTERM, from a scheduler or a launcher, ends the block as Ctrl-C does: what is being written is finished."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _targets(found: Sequence[tuple[Path, Path]], output: Path, format: str | None, suffix: str) -> list[Job]:
-    """Names by stem; where several inputs share one (a.png, a.jpg), each carries its old ending: a_png, a_jpg."""
-    endings = [_ending(source, format) for source, _ in found]
-    plain = [_named(place, suffix + ending) for (_, place), ending in zip(found, endings, strict=True)]
-    shared = Counter(_key(name) for name in plain)
-    taken: set[str] = set()
-    jobs = []
-    for (source, place), ending, name in zip(found, endings, plain, strict=True):
-        number = 1
-        while _key(name) in taken or (number == 1 and shared[_key(name)] > 1):
-            again = f"_{number}" if number > 1 else ""
-            name = _named(place, f"_{place.suffix[1:]}{again}{suffix}{ending}")
-            number += 1
-        taken.add(_key(name))
-        jobs.append(Job(source, output / name))
-    return jobs
+@contextmanager
+def _progress(crew: Crew[Job], title: str, *, all: int) -> Iterator[Callable[[str], None]]:
+    """One bar, on rank 0, for all processes. Yields what shows the place inside a picture."""
+    if not crew.is_main:
+        yield lambda text: None
+        return
+    begun, over = len(crew.jobs), threading.Event()
+    with tqdm(total=all, initial=all - begun, unit="picture", desc=title, disable=None, smoothing=0.05) as bar:
 
+        def look() -> None:
+            told = time.monotonic()
+            while not over.wait(LOOK_SECONDS):
+                bar.update(all - begun + crew.done - bar.n)
+                if bar.disable and time.monotonic() - told > TELL_SECONDS:  # a file takes what is printed, no terminal
+                    told = time.monotonic()
+                    print(f"sr: {all - begun + crew.done} of {all} done", file=sys.stderr, flush=True)
 
-def _ending(source: Path, format: str | None) -> str:
-    ending = f".{format}" if format else source.suffix
-    return ending if ending.lower() in SUFFIXES else ".png"
-
-
-def _named(place: Path, rest: str) -> Path:
-    return place.with_name(place.stem + rest)
-
-
-def _key(name: Path) -> str:
-    """Equal where a disk that ignores case would see one file."""
-    return name.as_posix().casefold()
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        try:
+            yield bar.set_postfix_str
+        finally:
+            over.set()
+            looking.join()
+            bar.update(all - begun + crew.done - bar.n)

@@ -1,0 +1,140 @@
+"""Writing: whole or not at all, and as much of a picture as the format can hold."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sr.atomic import replacing
+from sr.errors import UserError
+from sr.images import meta
+from sr.images.meta import Meta
+from sr.images.picture import SUFFIXES, Picture
+
+MAX_SIDE = {"jpg": 65_500, "jpeg": 65_500, "webp": 16_383}  # pixels; of the formats that have such a bound
+CLEAR = "png", "webp", "tif", "tiff"  # hold alpha
+DEEP = "png", "tif", "tiff"  # hold 16 bits
+BAND = 256  # rows
+
+
+def encode_rgb(array: np.ndarray, format: str, *, quality: int = 95) -> bytes:
+    """uint8 [h, w, 3] -> the bytes of a file. format: png, jpg, webp, bmp, tif.
+
+    jpg keeps full colour resolution (4:4:4); webp is lossless at quality 100.
+    """
+    return _encode(Image.fromarray(array), format, quality, None, Meta())
+
+
+def write_rgb(path: str | Path, array: np.ndarray, *, quality: int = 95) -> None:
+    """Write uint8 [h, w, 3] in the format of the path's suffix."""
+    data = encode_rgb(array, _format(path), quality=quality)
+    with replacing(path) as aside:
+        aside.write_bytes(data)
+
+
+def write_picture(path: str | Path, picture: Picture, *, quality: int = 95) -> int:
+    """Write in the format of the path's suffix; returns the size of the file in bytes.
+
+    Grey, alpha, 16 bits, profile and metadata are kept as far as the format can hold them; where it holds no alpha, the
+    picture is laid on white. Raises UserError where the format holds no picture so large.
+    """
+    format = _format(path)
+    longest, most = max(picture.rgb.shape[-2:]), MAX_SIDE.get(format)
+    if most is not None and longest > most:
+        raise UserError(f"{longest} pixels are more than the {most} that {format} holds in a row; give --format png")
+    deep = picture.bits == 16 and format in DEEP
+    pixels = _quantized(picture, deep=deep, clear=format in CLEAR)
+    if not deep:
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        data = _encode(image, format, quality, picture.icc, picture.meta)
+    else:
+        data = (_png16 if format == "png" else _tiff16)(pixels, picture.icc, picture.meta)
+    with replacing(path) as aside:
+        aside.write_bytes(data)
+    return len(data)
+
+
+def _quantized(picture: Picture, *, deep: bool, clear: bool) -> np.ndarray:
+    """uint8 or uint16 [h, w, 1 to 4], in bands, for a large picture takes most of the memory already."""
+    height, width = picture.rgb.shape[-2:]
+    count = (1 if picture.gray else 3) + (clear and picture.alpha is not None)
+    pixels = np.empty((height, width, count), np.uint16 if deep else np.uint8)
+    for first in range(0, height, BAND):
+        rows = slice(first, first + BAND)
+        planes = picture.rgb[:, rows].cpu()
+        planes = planes.mean(0, keepdim=True) if picture.gray else planes
+        if picture.alpha is not None:
+            alpha = picture.alpha[:, rows].cpu()
+            planes = torch.cat([planes, alpha]) if clear else planes * alpha + (1 - alpha)
+        values = (planes.clamp(0, 1) * (65535 if deep else 255)).round_()
+        pixels[rows] = values.permute(1, 2, 0).numpy().astype(pixels.dtype)
+    return pixels
+
+
+def _format(path: str | Path) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: no format called '{suffix}'; choose one of {', '.join(SUFFIXES)}")
+    return suffix[1:]
+
+
+def _encode(image: Image.Image, format: str, quality: int, icc: bytes | None, about: Meta) -> bytes:
+    kinds: dict[str, dict[str, Any]] = {
+        "jpg": {"format": "JPEG", "quality": quality, "subsampling": 0},
+        "webp": {"format": "WEBP", "quality": quality, "lossless": quality == 100},
+        "tif": {"format": "TIFF", "compression": "tiff_deflate"},
+    }
+    options = kinds.get({"jpeg": "jpg", "tiff": "tif"}.get(format, format), {"format": format.upper()})
+    try:
+        return _saved(image, icc, options | meta.options(about, options["format"]))
+    except Exception:  # metadata that another program wrote may be more than ours can write; the picture counts
+        if about == Meta():
+            raise
+        return _encode(image, format, quality, icc, Meta())
+
+
+def _saved(image: Image.Image, icc: bytes | None, options: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    image.save(file, icc_profile=icc, **options)
+    return file.getvalue()
+
+
+def _png16(pixels: np.ndarray, icc: bytes | None, about: Meta) -> bytes:
+    """A 16-bit PNG, which Pillow writes for grey only. Every row is stored as its difference from the one above."""
+    height, width, channels = pixels.shape
+    rows = pixels.astype(">u2", order="C").view(np.uint8).reshape(height, -1)
+    above = np.concatenate([np.zeros_like(rows[:1]), rows[:-1]])
+    body = np.concatenate([np.full((height, 1), 2, np.uint8), rows - above], axis=1)
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
+    chunks += [(b"iCCP", b"ICC\0\0" + zlib.compress(icc))] if icc else []
+    chunks += [*meta.png_chunks(about), (b"IDAT", zlib.compress(body.tobytes())), (b"IEND", b"")]
+    framed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def _tiff16(pixels: np.ndarray, icc: bytes | None, about: Meta) -> bytes:
+    import tifffile  # Pillow has no 16-bit colour to write
+
+    channels = pixels.shape[2]
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        pixels[..., 0] if channels == 1 else pixels,
+        photometric="rgb" if channels >= 3 else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
+        iccprofile=icc,
+        compression="zlib",
+        metadata=None,
+        software=False,
+        resolution=about.dpi,
+        resolutionunit=2 if about.dpi else None,
+        extratags=meta.tiff_extra(about),
+    )
+    return file.getvalue()

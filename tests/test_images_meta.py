@@ -1,0 +1,161 @@
+"""What a file says beside its pixels stays true and stays there; kinds of files without a plain answer get a rule."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
+
+from sr.errors import UserError
+from sr.images import ImageError, Meta, Picture, read_picture, write_picture
+from tests.test_images import RGB, saved
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'
+
+
+def tagged() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x010E] = 6, "Maker", "A description"
+    exif.get_ifd(0x8769).update({0x9003: "2020:01:02 03:04:05", 0xA002: 17, 0xA003: 12})
+    exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 2.0, 3.0)})
+    return exif
+
+
+def told(path) -> tuple[dict, dict, dict, Image.Image]:
+    image = Image.open(path)
+    image.load()
+    exif = image.getexif()
+    return dict(exif), dict(exif.get_ifd(0x8769)), dict(exif.get_ifd(0x8825)), image
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_metadata_goes_where_the_format_can_hold_it(tmp_path, suffix, bits):
+    source = saved(
+        Image.fromarray(RGB), format="JPEG", exif=tagged(), dpi=(300, 300), xmp=XMP, icc_profile=b"icc", comment=b"said"
+    )
+    given = read_picture(source)
+    assert given.rgb.shape == (3, 17, 12), "turned once"
+    write_picture(tmp_path / f"a.{suffix}", Picture(given.rgb, bits=bits, icc=given.icc, meta=given.meta))
+    main, camera, place, image = told(tmp_path / f"a.{suffix}")
+    assert image.size == (12, 17)
+    assert main.get(0x0112, 1) == 1, "the turn is in the pixels now"
+    assert b"tiff:Orientation" not in (given.meta.xmp or b"")
+    assert (main[0x010F], main[0x010E]) == ("Maker", "A description")
+    back = read_picture(tmp_path / f"a.{suffix}")
+    assert back.rgb.shape == (3, 17, 12), "and is not made again"
+    assert back.icc == b"icc"
+    assert back.meta.dpi == pytest.approx((300, 300), abs=0.1)
+    assert back.meta.xmp == given.meta.xmp is not None
+    if suffix != "tif":  # a TIFF keeps what is told in words alone
+        assert camera == {0x9003: "2020:01:02 03:04:05"}, "without the size, which has changed"
+        assert place == {1: "N", 2: (1.0, 2.0, 3.0)}
+    if suffix in ("png", "jpg"):
+        assert dict(back.meta.text)["Comment"] == "said"
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_text_of_a_png(tmp_path, bits):
+    info = PngInfo()
+    info.add_text("Title", "plain")
+    info.add_itxt("Author", "Zoë 東京")
+    given = read_picture(saved(Image.fromarray(RGB), format="PNG", pnginfo=info))
+    write_picture(tmp_path / "a.png", Picture(given.rgb, bits=bits, meta=given.meta))
+    assert dict(read_picture(tmp_path / "a.png").meta.text) == {"Title": "plain", "Author": "Zoë 東京"}
+
+
+def test_damaged_and_oversized_metadata_cost_no_picture(tmp_path):
+    for tables in (b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40, b"\1" * 50):
+        given = read_picture(saved(Image.fromarray(RGB), format="PNG", exif=tables))
+        assert torch.equal(given.rgb, read_picture(saved(Image.fromarray(RGB), format="PNG")).rgb)
+    large = Meta(exif=b"Exif\0\0" + b"\1" * 90_000, xmp=b"x" * 90_000, text=(("Comment", "y" * 90_000), ("é中", "z")))
+    for suffix in ("jpg", "png", "webp", "tif", "bmp"):
+        for bits in (8, 16):
+            write_picture(tmp_path / f"a.{suffix}", Picture(given.rgb, bits=bits, meta=large))
+            assert read_picture(tmp_path / f"a.{suffix}").rgb.shape == given.rgb.shape
+
+
+def test_inks_become_colours_by_their_profile():
+    plain = Image.fromarray(RGB).convert("CMYK")
+    naive = read_picture(saved(plain, format="TIFF"))
+    assert torch.equal((naive.rgb * 255).round(), torch.from_numpy(np.asarray(plain.convert("RGB"))).permute(2, 0, 1))
+    broken = read_picture(saved(plain, format="TIFF", icc_profile=b"no profile"))
+    assert torch.equal(broken.rgb, naive.rgb)
+    assert broken.icc is None, "what told of inks says nothing of colours"
+    # No CMYK profile comes with Pillow: one of RGB does not fit and is passed over, which is the rule too.
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert torch.equal(read_picture(saved(plain, format="TIFF", icc_profile=srgb)).rgb, naive.rgb)
+
+
+def test_a_profile_of_inks_is_used(monkeypatch):
+    plain, seen = Image.fromarray(RGB).convert("CMYK"), []
+
+    def converted(image, source, target, *, outputMode):
+        seen.append((image.mode, source, outputMode))
+        return Image.new(outputMode, image.size, (1, 2, 3))
+
+    monkeypatch.setattr(ImageCms, "ImageCmsProfile", lambda file: file.read())
+    monkeypatch.setattr(ImageCms, "profileToProfile", converted)
+    made = read_picture(saved(plain, format="TIFF", icc_profile=b"of inks"))
+    assert seen == [("CMYK", b"of inks", "RGB")]
+    assert (made.rgb[:, 0, 0] * 255).round().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("format", ["WEBP", "PNG", "GIF", "TIFF"])
+def test_an_animation_is_refused_or_its_first_frame_is_taken(format):
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    data = saved(frames[0], format=format, save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match=r"holds 2 (frames|pages); .* --first-frame"):
+        read_picture(data, first_frame=False)
+    first = read_picture(data, first_frame=True)
+    assert np.abs(first.rgb.permute(1, 2, 0).numpy() * 255 - RGB).mean() < 60, "the other is 127 away"
+    still = saved(frames[0], format=format)
+    assert read_picture(still, first_frame=False).rgb.shape == first.rgb.shape
+
+
+def test_a_photograph_with_a_preview_is_still():
+    data = saved(Image.fromarray(RGB), format="MPO", save_all=True, append_images=[Image.fromarray(RGB[:6, :8])])
+    assert read_picture(data, first_frame=False).rgb.shape == (3, 12, 17)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "held"), [("png", True), ("webp", True), ("tif", True), ("jpg", False), ("bmp", False)]
+)
+def test_alpha_is_held_or_the_picture_is_laid_on_white(tmp_path, suffix, held):
+    clear = torch.zeros(1, 16, 16)
+    clear[..., 8:] = 1
+    write_picture(tmp_path / f"a.{suffix}", Picture(torch.zeros(3, 16, 16), clear), quality=100)
+    back = read_picture(tmp_path / f"a.{suffix}")
+    assert (back.alpha is not None) == held
+    assert back.rgb[..., 12:].max() < 0.02
+    assert held or back.rgb[..., :4].min() > 0.98
+
+
+def test_sides_that_a_format_cannot_hold(tmp_path):
+    with pytest.raises(UserError, match=r"16384 pixels are more than the 16383 that webp holds .* --format png"):
+        write_picture(tmp_path / "a.webp", Picture(torch.zeros(3, 1, 16_384)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_bound_on_pixels_is_the_users():
+    data = saved(Image.fromarray(RGB), format="PNG")
+    assert read_picture(data, max_pixels=204).rgb.shape == (3, 12, 17)
+    with pytest.raises(ImageError, match="17x12 pixels are more than the 203 allowed"):
+        read_picture(data, max_pixels=203)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_deep_grey_with_alpha_by_others(interlaced):
+    """Written here by the letter of the PNG specification; Adam7 has its first pass of one pixel in eight."""
+    values = np.random.default_rng(3).integers(0, 65536, (1, 1, 2) if interlaced else (5, 7, 2), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", *values.shape[1::-1], 16, 4, 0, 0, interlaced))]
+    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    framed = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    made = read_picture(b"\x89PNG\r\n\x1a\n" + framed)
+    assert (made.bits, made.gray) == (16, True)
+    assert np.array_equal((made.rgb[0].double() * 65535).round().numpy(), values[..., 0])
+    assert np.array_equal((made.alpha[0].double() * 65535).round().numpy(), values[..., 1])
