@@ -1,0 +1,226 @@
+"""Videos: times, sound, colours and turn stay; a run that ends goes on from the last whole segment."""
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sr.errors import UserError
+from sr.images import Picture
+from sr.upscale import pick_model, upscale
+from sr.video import CODECS, Film, make_video
+
+av = pytest.importorskip("av")
+WIDTH, HEIGHT, FRAMES = 32, 24, 20
+FILM = Film(preset="ultrafast", crf=4, segment=8)
+QUICK = {"film": FILM}
+
+
+def colour(n: int) -> tuple[int, int, int]:
+    return 40 + 8 * n, 200 - 6 * n, 90 + 3 * n
+
+
+def clip(path: Path, *, times=range(FRAMES), rate=Fraction(30000, 1001), base=Fraction(1, 30000), **look) -> Path:
+    """A video of flat colours, each of its own, at times in units of a frame, with a tone as long as it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("libx264", rate=rate, options={"crf": "1"})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, look.get("format", "yuv420p")
+        video.codec_context.time_base = base
+        matrix, limits = look.get("matrix", 6), look.get("range", 1)
+        video.codec_context.colorspace, video.codec_context.color_range = matrix, limits
+        if "turn" in look:
+            video.set_display_rotation(look["turn"])
+        sound = file.add_stream("aac", rate=8000)
+        sound.layout = "mono"
+        for n, time in enumerate(times):
+            pixels = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+            pixels[:] = colour(n)
+            pixels[:4, :8] = 250 if "turn" in look else colour(n)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+                format=video.pix_fmt, dst_colorspace={6: 5, 1: 1}[matrix], dst_color_range=limits, src_color_range=2
+            )
+            frame.pts, frame.time_base = int(time * (1 / rate) / base), base
+            frame.colorspace, frame.color_range = matrix, limits
+            file.mux(video.encode(frame))
+        tone = np.sin(np.arange(int(8000 * float((max(times) + 1) / rate))) / 4).astype(np.float32)[None]
+        heard = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        heard.sample_rate, heard.pts = 8000, 0
+        file.mux(video.encode(None) + sound.encode(heard) + sound.encode(None))
+    return path
+
+
+def told(path: Path):
+    with av.open(str(path)) as file:
+        frames = list(file.decode(video=0))
+    with av.open(str(path)) as file:
+        sound = [bytes(packet) for packet in file.demux(audio=0) if packet.size]
+        length = file.duration / 1e6
+        rate = file.streams.video[0].average_rate
+    return frames, sound, length, rate
+
+
+def mean_colours(frames) -> np.ndarray:
+    shown = [f.reformat(format="rgb24", src_colorspace=5, dst_color_range=2).to_ndarray() for f in frames]
+    return np.stack([pixels[8:].mean((0, 1)) for pixels in shown])
+
+
+def medians(frame) -> np.ndarray:
+    """Of the stored values of each plane, without any conversion, in steps of 8 bits."""
+    deep = frame.format.components[0].bits > 8
+    planes = [
+        np.frombuffer(p, np.uint16 if deep else np.uint8).reshape(p.height, -1)[:, : p.width] for p in frame.planes
+    ]
+    return np.array([np.median(plane) / (4 if deep else 1) for plane in planes])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_rate_length_sound_and_colours_stay(tmp_path, suffix):
+    source = clip(tmp_path / f"a clip é{suffix}")
+    report = upscale([source], tmp_path / f"out{suffix}", pick_model("bicubic", scale=2), **QUICK)
+    assert report.written == [tmp_path / f"out{suffix}"], report.failed
+    given, made = told(source), told(tmp_path / f"out{suffix}")
+    assert [(f.width, f.height) for f in made[0]] == [(2 * WIDTH, 2 * HEIGHT)] * FRAMES
+    assert [f.time for f in made[0]] == pytest.approx([f.time for f in given[0]], abs=1e-6)
+    assert made[1] == given[1], "the sound is the same bytes"
+    assert made[2] == pytest.approx(given[2], abs=1024 / 8000), "as long, but for what a packet of sound is filled up"
+    assert float(made[3]) == pytest.approx(float(given[3]), rel=1e-3)
+    assert np.abs(mean_colours(made[0]) - mean_colours(given[0])).max() <= 3
+    assert np.abs(mean_colours(made[0]) - np.array([colour(n) for n in range(FRAMES)])).max() <= 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, f"out{suffix}"])
+
+
+def test_uneven_times_stay(tmp_path):
+    times = [0, 1, 2, 5, 6, 6.5, 7, 11, 12, 13, 20, 21, 21.5, 22, 30]
+    source = clip(tmp_path / "a.mp4", times=times)
+    upscale([source], tmp_path / "b.mp4", pick_model("bicubic", scale=2), **QUICK)
+    given, made = told(source), told(tmp_path / "b.mp4")
+    assert [f.pts * f.time_base for f in made[0]] == [f.pts * f.time_base for f in given[0]]
+    assert len({round(b.time - a.time, 4) for a, b in zip(made[0], made[0][1:], strict=False)}) > 3
+
+
+@pytest.mark.parametrize(
+    ("look", "matrix", "limits"),
+    [({"matrix": 1}, 1, 1), ({"matrix": 6, "range": 2}, 6, 2), ({"matrix": 1, "format": "yuv420p10le"}, 1, 1)],
+)
+def test_matrix_range_and_depth_stay(tmp_path, look, matrix, limits):
+    source = clip(tmp_path / "a.mkv", **look)
+    upscale([source], tmp_path / "b.mkv", pick_model("bicubic", scale=2), **QUICK)
+    given, made = told(source)[0], told(tmp_path / "b.mkv")[0]
+    assert {(int(f.colorspace), int(f.color_range)) for f in made} == {(matrix, limits)}
+    assert made[0].format.name.removeprefix("yuvj") in (given[0].format.name.removeprefix("yuvj"), "yuv420p")
+    for before, after in zip(given, made, strict=True):
+        assert np.abs(medians(before) - medians(after)).max() <= 2
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_codec_is_cut_and_joined(tmp_path, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    source = clip(tmp_path / "a.mkv", times=range(6))
+    film = FILM._replace(codec=codec, segment=4)
+    make_video(source, tmp_path / "b.mkv", lambda p: Picture(p.rgb.repeat(1, 4, 4)), film=film, key="")
+    frames = told(tmp_path / "b.mkv")[0]
+    assert [f.time for f in frames] == pytest.approx([f.time for f in told(source)[0]], abs=1e-6)
+    assert np.abs(mean_colours(frames) - np.array([colour(n) for n in range(6)])).max() <= 6
+
+
+def test_a_turn_is_made_once(tmp_path):
+    source = clip(tmp_path / "a.mp4", turn=90)
+    upscale([source], tmp_path / "b.mp4", pick_model("bicubic", scale=2), **QUICK)
+    frame = told(tmp_path / "b.mp4")[0][0]
+    assert (frame.width, frame.height, frame.rotation) == (2 * HEIGHT, 2 * WIDTH, 0)
+    luma = frame.reformat(format="gray").to_ndarray()
+    assert luma[-14:, :6].mean() > luma[:14, :6].mean() + 50, "the upper left corner is the lower left one now"
+
+
+class Ends(Exception):
+    pass
+
+
+def test_a_run_that_ends_goes_on_behind_the_last_whole_segment(tmp_path):
+    source, seen = clip(tmp_path / "a.mp4"), []
+
+    def work(picture: Picture, ends: int = 99) -> Picture:
+        if len(seen) == ends:
+            raise Ends
+        seen.append(picture)
+        return dataclasses.replace(picture, rgb=picture.rgb.flip(0))
+
+    def make(ends: int = 99, key: str = "k") -> None:
+        make_video(source, tmp_path / "b.mp4", lambda p: work(p, ends), film=FILM, key=key)
+
+    with pytest.raises(Ends):
+        make(ends=19)
+    assert not (tmp_path / "b.mp4").exists()
+    seen.clear()
+    make()
+    assert len(seen) == FRAMES - 16, "two segments of 8 were whole"
+    whole = told(tmp_path / "b.mp4")
+    assert [f.time for f in whole[0]] == pytest.approx([f.time for f in told(source)[0]])
+    expected = np.array([colour(n)[::-1] for n in range(FRAMES)])
+    assert np.abs(mean_colours(whole[0]) - expected).max() <= 5, "and none is twice or in another's place"
+    seen.clear()
+    with pytest.raises(Ends):
+        make(ends=10)
+    seen.clear()
+    make(key="other settings")
+    assert len(seen) == FRAMES
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_odd_sizes_and_files_that_are_no_videos(tmp_path):
+    source = clip(tmp_path / "a.mp4", times=range(3))
+    make_video(source, tmp_path / "b.mp4", lambda p: Picture(p.rgb[:, :21, :31]), film=FILM, key="")
+    assert {(f.width, f.height) for f in told(tmp_path / "b.mp4")[0]} == {(32, 22)}
+    (tmp_path / "torn.mp4").write_bytes(source.read_bytes()[:300])
+    (tmp_path / "words.mp4").write_text("no video")
+    with av.open(str(tmp_path / "sound.mkv"), "w") as file:
+        sound = file.add_stream("aac", rate=8000)
+        sound.layout = "mono"
+        heard = av.AudioFrame.from_ndarray(np.zeros((1, 2000), np.float32), format="fltp", layout="mono")
+        heard.sample_rate = 8000
+        file.mux(sound.encode(heard) + sound.encode(None))
+    report = upscale([tmp_path], tmp_path / "out", pick_model("bicubic", scale=2), **QUICK)
+    reasons = {path.name: reason for path, reason in report.failed}
+    assert set(reasons) == {"torn.mp4", "words.mp4", "sound.mkv"}
+    assert "holds no video" in reasons["sound.mkv"]
+    assert all("\n" not in reason for reason in reasons.values())
+    assert sorted(path.name for path in report.written) == ["a.mp4", "b.mp4"]
+    with pytest.raises(UserError, match=r"cannot write '\.png'"):
+        upscale([source], tmp_path / "b.png", pick_model("bicubic", scale=2))
+
+
+def test_sound_that_the_container_cannot_hold_is_told_before_the_work(tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as file:
+        video, sound = file.add_stream("libx264", rate=25), file.add_stream("pcm_mulaw", rate=8000)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        sound.layout = "mono"
+        file.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8), format="rgb24")))
+        heard = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        heard.sample_rate = 8000
+        file.mux(video.encode(None) + sound.encode(heard) + sound.encode(None))
+
+    def never(picture: Picture) -> Picture:
+        raise AssertionError
+
+    with pytest.raises(
+        UserError, match=r"its sound does not go into \.m4v .*; give a name that ends in \.mkv or \.mov"
+    ):
+        make_video(tmp_path / "a.avi", tmp_path / "b.m4v", never, film=FILM, key="")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.avi"]
+
+
+def test_a_video_is_kept_like_any_file(tmp_path):
+    clip(tmp_path / "in" / "a.webm.mp4", times=range(4))
+
+    def again(crf: int):
+        film = FILM._replace(crf=crf)
+        return upscale([tmp_path / "in"], tmp_path / "out", pick_model("bicubic", scale=2), film=film)
+
+    assert len(again(20).written) == 1
+    assert len(again(20).kept) == 1
+    assert len(again(30).written) == 1
+    assert len(again(30).kept) == 1
