@@ -1,13 +1,17 @@
 """Large images through a network in tiles that overlap, so that only a tile is ever on the device."""
 
-from collections.abc import Callable
-from itertools import pairwise, product
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby, islice, pairwise, product
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sr.errors import UserError
+
+TILE, OVERLAP = 256, 32  # input pixels, where nobody says or measures otherwise
 
 
 def check_overlap(tile: int, overlap: int) -> None:
@@ -25,36 +29,83 @@ def tiled(
     tile: int,
     overlap: int,
     multiple: int = 1,
-    batch: int = 1,
+    together: int = 0,
     device: torch.device | str | None = None,
     on_tiles: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """`net(lq)` in tiles of one size: float32 [1, c, h*scale, w*scale] on lq's own device.
 
-    lq: [1, 3, h, w]. tile, overlap: input pixels; tile 0 takes the image whole. Tiles are as wide as a multiple of
-    `multiple` and start at one, so that a network that folds pixels into channels sees all in the image's own phase.
-    Neighbours are cross-faded over the middle quarter of their overlap: every pixel that counts lies at least 3/8 of
-    `overlap` inside its tile, and tiled equals whole for a network that reaches no further than that.
-    device: where net runs (default: where lq is). on_tiles: called with (done, all) after every `batch` tiles.
+    lq: [1, 3, h, w]. tile, overlap: input pixels, the largest and the smallest; tile 0 takes the image whole. Tiles
+    are as wide as a multiple of `multiple` and start at one, so that a network that folds pixels into channels sees
+    all in the image's own phase. Neighbours are cross-faded over the middle quarter of their overlap: every pixel that
+    counts lies at least 3/8 of `overlap` inside its tile (see `overlap_for`), and tiled equals whole for a network that
+    reaches no further than that.
+    together: input pixels of tiles that share a batch (0: one tile alone). device: where net runs (default: where lq
+    is); only a batch is ever there. on_tiles: called with (done, all) after every batch.
     """
+    settings = {"scale": scale, "tile": tile, "overlap": overlap, "multiple": multiple, "together": together}
+    return tiled_together(net, [lq], device=device, on_tiles=on_tiles, **settings)[0]
+
+
+@torch.no_grad()
+def tiled_together(
+    net: Callable[[Tensor], Tensor],
+    lqs: Sequence[Tensor],
+    *,
+    scale: int,
+    tile: int,
+    overlap: int,
+    multiple: int = 1,
+    together: int = 0,
+    device: torch.device | str | None = None,
+    on_tiles: Callable[[int, int], None] | None = None,
+) -> list[Tensor]:
+    """`tiled` of several images at once: tiles of equal size share a batch, whichever image they are of."""
     check_overlap(tile, overlap)
-    height, width = lq.shape[-2:]
-    lq = _padded(lq, multiple)
+    sizes = [lq.shape[-2:] for lq in lqs]
+    padded = [_padded(lq, multiple) for lq in lqs]
+    places = [place for n, lq in enumerate(padded) for place in _places(n, lq, tile, overlap, multiple, scale)]
+    places.sort(key=lambda place: place.shape)  # stable: the images stay in order
+    outputs: dict[int, Tensor] = {}
+    done = 0
+    for (rows, columns), alike in groupby(places, key=lambda place: place.shape):
+        while chosen := list(islice(alike, max(together // (rows * columns), 1))):
+            tiles = torch.cat([padded[at.image][..., at.row, at.column] for at in chosen])
+            results = net(tiles.to(device or tiles.device)).to(tiles.device, torch.float32)
+            for at, result in zip(chosen, results, strict=True):
+                if at.image not in outputs:
+                    height, width = (side * scale for side in padded[at.image].shape[-2:])
+                    outputs[at.image] = result.new_zeros(1, result.shape[0], height, width)
+                share = (at.down[:, None] * at.across).to(result)
+                outputs[at.image][0, :, _enlarged(at.row, scale), _enlarged(at.column, scale)] += result * share
+            done += len(chosen)
+            if on_tiles is not None:
+                on_tiles(done, len(places))
+    return [outputs[n][..., : height * scale, : width * scale] for n, (height, width) in enumerate(sizes)]
+
+
+def overlap_for(reach: int, multiple: int = 1) -> int:
+    """The least overlap whose seams a network that looks `reach` input pixels far cannot see."""
+    return -(-math.ceil(reach * 8 / 3) // multiple) * multiple
+
+
+class _Place(NamedTuple):
+    """Of a tile: its image's number, its input pixels, and its share in the output pixels there along each axis."""
+
+    image: int
+    row: slice
+    column: slice
+    down: Tensor
+    across: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.row.stop - self.row.start, self.column.stop - self.column.start
+
+
+def _places(number: int, lq: Tensor, tile: int, overlap: int, multiple: int, scale: int) -> list[_Place]:
     rows, columns = (_axis(side, tile, overlap, multiple, scale) for side in lq.shape[-2:])
-    places = list(product(rows, columns))
-    output = torch.empty(0)
-    for first in range(0, len(places), batch):
-        chosen = places[first : first + batch]
-        tiles = torch.cat([lq[..., row, column] for (row, _), (column, _) in chosen])
-        results = net(tiles.to(device or lq.device)).to(lq.device, torch.float32)
-        if first == 0:
-            output = results.new_zeros(1, results.shape[1], lq.shape[-2] * scale, lq.shape[-1] * scale)
-        for ((row, down), (column, across)), result in zip(chosen, results, strict=True):
-            share = (down[:, None] * across).to(result)
-            output[0, :, _enlarged(row, scale), _enlarged(column, scale)] += result * share
-        if on_tiles is not None:
-            on_tiles(first + len(chosen), len(places))
-    return output[..., : height * scale, : width * scale]
+    return [_Place(number, row, column, down, across) for (row, down), (column, across) in product(rows, columns)]
 
 
 def _padded(lq: Tensor, multiple: int) -> Tensor:
@@ -67,12 +118,17 @@ def _padded(lq: Tensor, multiple: int) -> Tensor:
 def _axis(side: int, tile: int, overlap: int, multiple: int, scale: int) -> list[tuple[slice, Tensor]]:
     """Each tile's input pixels along an axis, and its share in the output pixels there.
 
-    As few tiles as will do, evenly spread, so that they overlap by more than asked where that costs nothing.
-    The shares at each output pixel add up to 1, and the first and last tile have the whole edge to themselves.
+    As few tiles as will do, as short as will do, evenly spread. The shares at each output pixel add up to 1, and the
+    first and last tile have the whole edge to themselves.
     """
     length = min(-(-tile // multiple) * multiple or side, side)  # side is a multiple already
-    last, step = side - length, max((length - overlap) // multiple * multiple, multiple)
-    gaps = -(-last // step)
+    gaps = -(-(side - length) // _step(length, overlap, multiple))
+    if gaps:
+        shorter = -(-(side + gaps * overlap) // (gaps + 1) // multiple) * multiple
+        while gaps * _step(shorter, overlap, multiple) + shorter < side:
+            shorter += multiple
+        length = min(length, shorter)
+    last = side - length
     starts = [last * n // gaps // multiple * multiple for n in range(gaps)] + [last]
     pixels = (torch.arange(side * scale) + 0.5) / scale
     rises = [torch.ones_like(pixels)]  # how far each tile has taken over from the one before
@@ -83,6 +139,11 @@ def _axis(side: int, tile: int, overlap: int, multiple: int, scale: int) -> list
     spans = [slice(start, start + length) for start in starts]
     shares = [rise - fall for rise, fall in pairwise(rises)]
     return [(span, share[_enlarged(span, scale)]) for span, share in zip(spans, shares, strict=True)]
+
+
+def _step(length: int, overlap: int, multiple: int) -> int:
+    """From the start of one tile to that of the next."""
+    return max((length - overlap) // multiple * multiple, multiple)
 
 
 def _enlarged(span: slice, scale: int) -> slice:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 from sr import bicubic
 from sr.errors import UserError
 from sr.images import Picture
-from sr.jobs import OnTiles, Report, convert
+from sr.inference import Inference, OnTiles
+from sr.jobs import Report, convert, fingerprint
+from sr.nets.blend import blend
 from sr.nets.models import Model, open_model
-from sr.tiles import check_overlap, tiled
+from sr.precision import Precision
 
-TILE, OVERLAP = 256, 32  # input pixels
+Alpha = Literal["bicubic", "net"]
+MOST = 16  # times larger, at most; beyond that a slip of the finger would fill the memory
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -32,15 +36,24 @@ class Bicubic(nn.Module):
 
 
 def pick_model(name: str, *, scale: int | None = None) -> Model:
-    """The model in a file, or the word `bicubic`. Raises UserError when it is not of `scale`, or not for RGB."""
+    """The model in a file, or the word `bicubic`. Raises UserError when it is not of `scale`, or not of RGB or grey."""
     if name == "bicubic":
         if scale is None:
             raise UserError("bicubic has no scale of its own; say which with --scale 4")
         return Model(Bicubic(scale=scale), scale, 1, f"bicubic x{scale}")
-    model = open_model(name, expect_scale=scale)
-    if (model.channels, model.out_channels) != (3, 3):
+    return for_pictures(open_model(name, expect_scale=scale), name)
+
+
+def mix_models(parts: Sequence[str], *, scale: int | None = None) -> Model:
+    """The model between several (`sr.nets.blend`). Raises UserError as `pick_model`."""
+    return for_pictures(blend(parts, expect_scale=scale), " ".join(parts))
+
+
+def for_pictures(model: Model, name: str) -> Model:
+    """The same model. Raises UserError when it is not for RGB or grey."""
+    if (model.channels, model.out_channels) not in ((3, 3), (1, 1)):
         kind = f"takes pictures of {model.channels} channels and makes {model.out_channels}"
-        raise UserError(f"{name} {kind}; give a model for RGB, or use sr translate")
+        raise UserError(f"{name} {kind}; give a model for RGB or grey, or use sr translate")
     return model
 
 
@@ -60,29 +73,54 @@ def through(
 
     Raises UserError where the net returns numbers that are no picture.
     """
-    options = {"scale": model.scale, "tile": tile, "overlap": overlap, "multiple": model.multiple}
-    made = tiled(model.net, image[None], device=device, on_tiles=on_tiles, **options)[0]
-    if not torch.isfinite(made).all():
-        raise UserError(f"{model.name} returned values that are not finite; the model is broken, give another")
-    return made.clamp(0, 1)
+    run = Inference(model, tile=tile, overlap=overlap, device=device, precision="tf32")
+    return run([image], on_tiles)[0]
 
 
-def enlarge(
-    picture: Picture,
-    model: Model,
-    *,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
-    device: torch.device | str = "cpu",
-    on_tiles: OnTiles | None = None,
-) -> Picture:
-    """The picture model.scale times larger, of the same kind: gray stays gray, 16 bit stays 16 bit, alpha is kept.
+class Enlarger:
+    """Pictures -> the same, larger, of the same kind: gray stays gray, 16 bit stays 16 bit, alpha is kept.
 
-    The network sees the colours under transparent pixels too; alpha itself is enlarged by bicubic.
+    outscale: how many times larger, any number; what the net makes is then resampled by bicubic with the kernel
+    stretched over all pixels that go into one (model.scale: nothing is resampled). The network sees the colours under
+    transparent pixels too. alpha: enlarged by bicubic, or by the net as a grey picture. A net for grey enlarges red,
+    green and blue one by one. how: see `Inference`.
     """
-    rgb = through(model, picture.rgb, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
-    alpha = None if picture.alpha is None else bicubic.resize(picture.alpha, scale=model.scale).clamp(0, 1)
-    return dataclasses.replace(picture, rgb=rgb, alpha=alpha)
+
+    def __init__(self, model: Model, *, outscale: float | None = None, alpha: Alpha = "bicubic", **how: Any) -> None:
+        if outscale is not None and not 0 < outscale <= MOST:
+            raise UserError(f"--outscale {outscale:g} is not above 0 and at most {MOST}; give a number like 2.5")
+        self.outscale, self.alpha = outscale or float(model.scale), alpha
+        self.model, self._run = model, Inference(model, **how)
+
+    def __call__(self, pictures: Sequence[Picture], on_tiles: OnTiles | None = None) -> list[Picture]:
+        """All at once, so that tiles of equal size share batches."""
+        planes = [self._planes(picture) for picture in pictures]
+        made = iter(self._run([plane for each in planes for plane in each], on_tiles))
+        parted = [[next(made) for _ in each] for each in planes]
+        return [self._joined(picture, each) for picture, each in zip(pictures, parted, strict=True)]
+
+    def _planes(self, picture: Picture) -> list[Tensor]:
+        """What the net is to see of a picture: [channels, h, w] each."""
+        channels = self.model.channels
+        colours = picture.rgb[:1] if channels == 1 and picture.gray else picture.rgb
+        if picture.alpha is None or self.alpha == "bicubic":
+            return list(colours.split(channels))
+        return [*colours.split(channels), picture.alpha.expand(channels, -1, -1)]
+
+    def _joined(self, picture: Picture, made: list[Tensor]) -> Picture:
+        height, width = (max(round(side * self.outscale), 1) for side in picture.rgb.shape[-2:])
+        alpha = picture.alpha
+        if alpha is not None:
+            alpha = made.pop().mean(0, keepdim=True) if self.alpha == "net" else alpha
+            alpha = _resized(alpha, height, width)
+        rgb = _resized(torch.cat(made), height, width)
+        return dataclasses.replace(picture, rgb=rgb.expand(3, -1, -1), alpha=alpha)
+
+
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[-2:] == (height, width):
+        return image
+    return bicubic.resize(image, size=(height, width)).clamp(0, 1)
 
 
 def upscale(
@@ -90,17 +128,22 @@ def upscale(
     output: Path,
     model: Model,
     *,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
+    outscale: float | None = None,
+    alpha: Alpha = "bicubic",
+    tile: int | None = None,
+    overlap: int | None = None,
     device: torch.device | str = "cpu",
-    format: str | None = None,
-    suffix: str = "",
+    precision: Precision = "auto",
+    tta: bool = False,
+    **files: Any,
 ) -> Report:
-    """Enlarge files and folder trees into `output`, as `sr.jobs.convert` writes them."""
-    check_overlap(tile, overlap)
-    model.net.to(device)
+    """Enlarge files and folder trees into `output`. files: see `sr.jobs.convert`; the rest: see `Enlarger`."""
+    settings = {"verb": "upscale", "model": fingerprint(model.net), "name": model.name, "outscale": outscale}
+    settings |= {"alpha": alpha, "precision": precision, "tta": tta}
+    how: dict[str, Any] = {"tile": tile, "overlap": overlap, "device": device, "precision": precision, "tta": tta}
+    enlarge = Enlarger(model, outscale=outscale, alpha=alpha, **how)
 
     def work(picture: Picture, on_tiles: OnTiles) -> Picture:
-        return enlarge(picture, model, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
+        return enlarge([picture], on_tiles)[0]
 
-    return convert(inputs, output, work, title=model.name, format=format, suffix=suffix)
+    return convert(inputs, output, work, title=model.name, many=enlarge, settings=settings, **files)

@@ -1,5 +1,6 @@
 """Upscaling: files stay of their kind, trees are mirrored, names never collide, a failure costs only itself."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from sr import bicubic
+from sr.cli import main
 from sr.errors import UserError
 from sr.images import Picture, read_picture, write_picture
 from sr.jobs import plan
 from sr.nets.layouts import save_safetensors
 from sr.nets.models import Model, architecture
 from sr.nets.rrdbnet import RRDBNet
-from sr.upscale import enlarge, pick_model, upscale
+from sr.upscale import Enlarger, pick_model, upscale
 
 BICUBIC = pick_model("bicubic", scale=2)
 
@@ -28,7 +30,9 @@ def draw(path: Path, *, height: int = 12, width: int = 14, **kind) -> Picture:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Of all files, but for the records of what was made."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.startswith(".sr/"))
 
 
 KINDS = [(8, gray, alpha) for gray in (False, True) for alpha in (False, True)]
@@ -82,7 +86,7 @@ def test_own_format_is_kept(tmp_path):
 def test_names_that_only_collide_after_renaming(tmp_path):
     for name in ("a.jpg", "a.png", "a_png.bmp", "a_png_2.bmp"):
         draw(tmp_path / "in" / name)
-    jobs, _ = plan([tmp_path / "in"], tmp_path / "out", format="png", suffix="")
+    jobs = plan([tmp_path / "in"], tmp_path / "out", format="png", suffix="").jobs
     assert len({job.target for job in jobs}) == len(jobs) == 4
 
 
@@ -90,7 +94,7 @@ def test_the_same_names_in_two_folders_and_a_file_given_twice(tmp_path):
     for name in ("one/a.png", "two/a.png"):
         draw(tmp_path / name)
     inputs = [tmp_path / "one", tmp_path / "two", tmp_path / "one" / "a.png"]
-    jobs, _ = plan(inputs, tmp_path / "out", format=None, suffix="")
+    jobs = plan(inputs, tmp_path / "out", format=None, suffix="").jobs
     assert [job.source for job in jobs] == [tmp_path / "one/a.png", tmp_path / "two/a.png"]
     assert jobs[0].target != jobs[1].target
 
@@ -99,7 +103,7 @@ def test_earlier_output_inside_the_input_is_no_input(tmp_path):
     draw(tmp_path / "a.png")
     for _ in range(2):
         report = upscale([tmp_path], tmp_path / "out", BICUBIC)
-        assert report.written == [tmp_path / "out" / "a.png"]
+        assert report.written + report.kept == [tmp_path / "out" / "a.png"]
         assert not report.ignored
 
 
@@ -142,7 +146,8 @@ def test_a_saved_model_in_tiles_equals_the_net_on_the_whole(tmp_path):
     given = draw(tmp_path / "a.png", height=70, width=53)
     steps: list[tuple[int, int]] = []
     model = pick_model(str(tmp_path / "net.safetensors"))
-    made = enlarge(given, model, tile=48, overlap=24, on_tiles=lambda *step: steps.append(step))
+    enlarge = Enlarger(model, tile=48, overlap=24)
+    (made,) = enlarge([given], on_tiles=lambda *step: steps.append(step))
     with torch.no_grad():
         whole = net(given.rgb[None])[0].clamp(0, 1)
     assert steps[-1] == (4, 4)
@@ -152,9 +157,9 @@ def test_a_saved_model_in_tiles_equals_the_net_on_the_whole(tmp_path):
 def test_models_that_do_not_fit(tmp_path):
     with pytest.raises(UserError, match="--scale"):
         pick_model("bicubic")
-    kwargs = {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_in_ch": 1, "num_out_ch": 1}
+    kwargs = {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_in_ch": 4, "num_out_ch": 4}
     save_safetensors(tmp_path / "g.safetensors", RRDBNet(**kwargs).state_dict(), architecture("rrdbnet", kwargs))
-    with pytest.raises(UserError, match=r"1 channels and makes 1; .* sr translate"):
+    with pytest.raises(UserError, match=r"4 channels and makes 4; .* sr translate"):
         pick_model(str(tmp_path / "g.safetensors"))
 
 
@@ -163,3 +168,160 @@ def test_flat_white_stays_white(tmp_path):
     upscale([tmp_path / "a.png"], tmp_path / "out", BICUBIC, tile=16, overlap=8)
     made = read_picture(tmp_path / "out" / "a.png")
     assert np.array_equal(made.rgb.numpy(), np.ones((3, 80, 80), np.float32))
+
+
+# ---- sizes, alpha, grey, self-ensemble -------------------------------------------------------------------------------
+
+
+class Nearest(nn.Module):
+    """Doubles by repeating pixels; seen: the shape of all that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(tuple(x.shape))
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def picture(height: int = 12, width: int = 14, **kind) -> Picture:
+    return Picture(rgb=torch.rand(3, height, width, generator=torch.Generator().manual_seed(1)), **kind)
+
+
+@pytest.mark.parametrize(
+    ("outscale", "size"), [(None, (24, 28)), (2, (24, 28)), (1.5, (18, 21)), (0.3, (4, 4)), (3, (36, 42))]
+)
+def test_any_size_comes_out(outscale, size):
+    cover = torch.rand(1, 12, 14)
+    (made,) = Enlarger(Model(Nearest(), 2, 1, "nearest"), outscale=outscale)([picture(alpha=cover)])
+    assert tuple(made.rgb.shape) == (3, *size)
+    assert tuple(made.alpha.shape) == (1, *size)
+
+
+def test_outscale_weighs_areas():
+    """Shrunk to a third, stripes one pixel wide become the grey of their mean, and no pattern of their own."""
+    stripes = torch.zeros(3, 96, 96)
+    stripes[..., ::2] = 1
+    (made,) = Enlarger(Model(Nearest(), 2, 1, "nearest"), outscale=2 / 3)([Picture(rgb=stripes)])
+    inner = made.rgb[..., 8:-8, 8:-8]
+    assert (inner - 0.5).abs().max() < 0.04
+    edge = torch.zeros(3, 60, 60)
+    edge[..., 30:] = 1
+    (made,) = Enlarger(Model(Nearest(), 2, 1, "nearest"), outscale=1.5)([Picture(rgb=edge)])
+    place = (made.rgb[0].sum(1) - 45).abs()  # half of 90 columns white: nothing has moved
+    assert place.max() < 0.02
+
+
+@pytest.mark.parametrize("outscale", [0, -1, 17, float("nan")])
+def test_sizes_that_make_no_sense(outscale):
+    with pytest.raises(UserError, match=r"--outscale .* give a number like 2.5"):
+        Enlarger(BICUBIC, outscale=outscale)
+
+
+def test_alpha_by_the_net_or_by_bicubic():
+    cover = torch.rand(1, 12, 14)
+    net = Nearest()
+    (made,) = Enlarger(Model(net, 2, 1, "nearest"), alpha="net")([picture(alpha=cover)])
+    torch.testing.assert_close(made.alpha, net(cover[None])[0], atol=1e-6, rtol=0)
+    (made,) = Enlarger(Model(net, 2, 1, "nearest"))([picture(alpha=cover)])
+    torch.testing.assert_close(made.alpha, bicubic.resize(cover, scale=2).clamp(0, 1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("gray", [True, False])
+def test_a_net_for_grey(gray):
+    net = Nearest()
+    given = picture(alpha=torch.rand(1, 12, 14))
+    given = dataclasses.replace(given, rgb=given.rgb[:1].repeat(3, 1, 1), gray=True) if gray else given
+    (made,) = Enlarger(Model(net, 2, 1, "nearest", 1, 1), alpha="net")([given])
+    assert all(shape[1] == 1 for shape in net.seen)
+    assert sum(shape[0] for shape in net.seen) == (2 if gray else 4)
+    torch.testing.assert_close(made.rgb, net(given.rgb[None])[0], atol=1e-6, rtol=0)
+
+
+class Leaning(nn.Module):
+    """Moves the picture by a pixel, which the mean over flips and rotations takes back on the whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(1, 3)
+
+
+def test_self_ensemble_is_the_same_in_all_directions():
+    model = Model(Leaning(), 1, 1, "leaning")
+    given = picture(9, 13)
+    made = Enlarger(model, tta=True)([given])[0].rgb
+    turned = Enlarger(model, tta=True)([dataclasses.replace(given, rgb=given.rgb.rot90(1, (1, 2)).flip(2))])[0].rgb
+    torch.testing.assert_close(turned, made.rot90(1, (1, 2)).flip(2), atol=1e-6, rtol=0)
+    x = given.rgb
+    expected = (x.roll(1, 1) + x.roll(-1, 1) + x.roll(1, 2) + x.roll(-1, 2)) / 4
+    torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)
+
+
+def test_pictures_together_are_those_alone():
+    given = [picture(12, 14), picture(30, 20, alpha=torch.rand(1, 30, 20)), picture(12, 14, bits=16)]
+    enlarge = Enlarger(BICUBIC, tile=16, overlap=8, alpha="net")
+    for made, alone in zip(enlarge(given), given, strict=True):
+        (expected,) = enlarge([alone])
+        assert torch.equal(made.rgb, expected.rgb)
+        assert made.bits == expected.bits
+
+
+# ---- the program -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_models(tmp_path) -> list[str]:
+    kwargs = {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        save_safetensors(file, RRDBNet(**kwargs).state_dict(), architecture("rrdbnet", kwargs))
+    return [str(file) for file in files]
+
+
+def test_flags_reach_the_pictures(tmp_path, two_models, capsys):
+    draw(tmp_path / "in.png", height=20, width=30, alpha=torch.rand(1, 20, 30))
+    a, b = two_models
+    ways = [
+        ["-m", a, "--precision", "fp32"],
+        ["-m", a, "--precision", "mixed"],
+        ["-m", a, "--tta"],
+        ["-m", a, "--tile", "16", "--overlap", "4"],
+        ["--blend", f"{a}:0.7", f"{b}:0.3"],
+        ["-m", a, "--outscale", "2.5"],
+        ["-m", a, "--alpha", "net"],
+    ]
+    made = []
+    for number, way in enumerate(ways):
+        out = tmp_path / f"{number}.png"
+        assert main(["upscale", str(tmp_path / "in.png"), "-o", str(out), "--device", "cpu", *way]) == 0
+        made.append(read_picture(out))
+    first, *others = made
+    assert (others[0].rgb - first.rgb).abs().max() <= 1.01 / 255
+    assert all(not torch.equal(other.rgb, first.rgb) for other in others[1:4])
+    assert tuple(others[4].rgb.shape) == (3, 50, 75)
+    assert torch.equal(others[5].rgb, first.rgb)
+    assert not torch.equal(others[5].alpha, first.alpha)
+    assert "bf16 blocks in fp32 differs from fp32 by up to 0." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("models", [[], ["-m", "a.pth", "--blend", "a.pth", "b.pth"]])
+def test_one_model_or_a_blend(tmp_path, capsys, models):
+    assert main(["upscale", str(tmp_path), "-o", str(tmp_path / "out"), *models]) == 2
+    assert "give either --model FILE or --blend" in capsys.readouterr().err
+
+
+def test_other_settings_make_the_picture_again(tmp_path, two_models):
+    draw(tmp_path / "in" / "a.png")
+    one, other = (pick_model(file) for file in two_models)
+    ways = [
+        (one, {}),
+        (one, {"tta": True}),
+        (one, {"outscale": 1.5}),
+        (one, {"alpha": "net"}),
+        (other, {"alpha": "net"}),
+    ]
+    for model, how in ways:
+        for seen in ("written", "kept"):
+            report = upscale([tmp_path / "in"], tmp_path / "out", model, **how)
+            assert getattr(report, seen) == [tmp_path / "out" / "a.png"], (how, seen)
