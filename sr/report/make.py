@@ -1,0 +1,251 @@
+"""The pictures of a report: made, measured, and put where the page finds them."""
+
+import base64
+import dataclasses
+import math
+import re
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from torch import Tensor
+from tqdm import tqdm
+
+from sr import bicubic
+from sr.atomic import replacing
+from sr.errors import UserError
+from sr.images import ImageError, Picture, read_picture, write_picture
+from sr.metrics import METRICS
+from sr.nets.models import Model
+from sr.report.page import Card, page
+from sr.report.pairs import Entry, Failed, pair
+from sr.upscale import Enlarger
+
+WEB = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # what browsers show as it is
+USUAL = "psnr_y", "ssim_y", "lpips", "dists"
+EMBED = 20  # megabytes of pictures that the page itself holds
+_OURS = re.compile(r"\d{6}_\d+\.(png|jpg|jpeg|webp)")
+TRUTH, BICUBIC = "ground truth", "bicubic"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a report. aside: the folder of its pictures, None where the page holds them. left_out: metric ->
+    why it could not be measured."""
+
+    pictures: int
+    aside: Path | None
+    failed: Failed = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+class Plan(NamedTuple):
+    """What a page shows of each picture. models: with their names. scale: of the folders' outputs, where it is known
+    before they are opened. metrics: against the ground truth."""
+
+    folders: Sequence[str]
+    models: Sequence[tuple[str, Enlarger]]
+    has_hr: bool
+    has_lr: bool
+    scale: int | None
+    metrics: Sequence[str]
+
+    @property
+    def makes_lr(self) -> bool:
+        return self.has_hr and not self.has_lr and self.scale is not None
+
+    @property
+    def layers(self) -> list[str]:
+        """Their names, in the order of the page."""
+        ours = [*_short(self.folders), *(name for name, _ in self.models)]
+        first = [BICUBIC] if self.has_lr or self.makes_lr else []
+        return _told_apart([*first, *ours, *([TRUTH] if self.has_hr else [])])
+
+
+def make_report(
+    folders: Sequence[str],
+    output: Path,
+    *,
+    models: Sequence[tuple[str, Model]] = (),
+    hr: str | None = None,
+    lr: str | None = None,
+    scale: int | None = None,
+    metrics: Sequence[str] | None = None,
+    embed: float = EMBED,
+    **how: Any,
+) -> Made:
+    """Write the page `output` of what is in `folders` (outputs of one set of pictures) and what `models` (with what to
+    call them) make.
+
+    lr: what they were made from; bicubic is made of it. hr: ground truth, which the layers are measured against; where
+    there is no lr it is made from hr, if `scale` or a model tells by how much. A picture that cannot be shown is listed
+    and the rest goes on. The page holds up to `embed` megabytes of pictures; more lie beside it in `<stem>_files`.
+    Page and folder appear whole or not at all. how: see `Inference`.
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{output}: a page ends in .html; give -o report.html")
+    if not folders and not models:
+        raise UserError("nothing to show; give a folder of upscaled pictures, or --model")
+    if models and not (lr or hr):
+        raise UserError("--model needs pictures to start from; give --lr or --hr")
+    entries, failed = pair(folders, hr=hr, lr=lr)
+    enlargers = [(name, Enlarger(model, **how)) for name, model in models]
+    factors = {model.scale for _, model in models} | ({scale} if scale else set())
+    if len(factors) > 1:
+        raise UserError(f"a page compares pictures of one size, not {', '.join(f'x{n}' for n in sorted(factors))}")
+    left_out = {name: why for name in metrics or USUAL if hr and (why := METRICS[name].missing())}
+    chosen = [name for name in metrics or USUAL if name not in left_out] if hr else []
+    plan = Plan(folders, enlargers, hr is not None, lr is not None, next(iter(factors), None), chosen)
+    if len(plan.layers) < 2:
+        raise UserError("one folder alone shows no difference; add --lr, --hr with --scale, or another folder")
+    aside = _beside(output).with_name(f".{_beside(output).name}.{secrets.token_hex(4)}.tmp")
+    aside.mkdir(parents=True)
+    try:
+        cards = _cards(entries, plan, aside, failed)
+        if not cards:
+            raise UserError(f"none of {len(failed)} pictures can be shown; the first, {failed[0][0]}: {failed[0][1]}")
+        return Made(len(cards), _publish(output, plan, cards, aside, embed), failed, left_out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _cards(entries: Sequence[Entry], plan: Plan, aside: Path, failed: Failed) -> list[Card]:
+    cards = []
+    for number, entry in enumerate(tqdm(entries, unit="picture", desc="report", disable=None)):
+        try:
+            cards.append(_card(entry, plan, aside, number))
+        except (UserError, ValueError) as error:  # one picture must not cost the others
+            failed.append((entry.name, error.reason if isinstance(error, ImageError) else str(error)))
+            for left in aside.glob(f"{number:06d}_*"):
+                left.unlink()
+    return cards
+
+
+def _card(entry: Entry, plan: Plan, aside: Path, number: int) -> Card:
+    truth = read_picture(entry.hr) if entry.hr else None
+    low = read_picture(entry.lr) if entry.lr else _made_lr(truth, plan)
+    shown: list[tuple[Picture, Path | None]] = [(read_picture(path), path) for path in entry.outputs]
+    shown += [(enlarge([low])[0], None) for _, enlarge in plan.models if low is not None]
+    height, width = shown[0][0].rgb.shape[-2:] if shown else _of_scale(low, plan)
+    if low is not None:
+        resized = dataclasses.replace(low, rgb=_enlarged(low.rgb, height, width), alpha=None)
+        shown.insert(0, (resized, None))
+    border = max(round(height / low.rgb.shape[-2]), 1) if low is not None else plan.scale or 0
+    if truth is not None:
+        cut = _cut(truth, height, width)
+        shown.append((cut, entry.hr if cut is truth else None))
+    sizes = [f"{name} is {p.rgb.shape[-1]}x{p.rgb.shape[-2]}" for name, (p, _) in zip(plan.layers, shown, strict=True)]
+    if len({p.rgb.shape for p, _ in shown}) > 1:
+        raise UserError(f"{', '.join(sizes)}; give pictures of one size")
+    scores = [_scores(p, shown[-1][0], plan.metrics, border) if plan.has_hr else {} for p, _ in shown]
+    files = [_file(aside / f"{number:06d}_{layer}", p, path) for layer, (p, path) in enumerate(shown)]
+    return Card(entry.name, width, height, files, scores[:-1] if plan.has_hr else scores)
+
+
+def _made_lr(truth: Picture | None, plan: Plan) -> Picture | None:
+    """By MATLAB's bicubic, in 8 bit."""
+    if truth is None or plan.scale is None:
+        return None
+    height, width = (side // plan.scale for side in truth.rgb.shape[-2:])
+    if min(height, width) < 1:
+        raise UserError(f"is smaller than the {plan.scale} pixels that one of its lr stands for")
+    rgb = bicubic.resize(truth.rgb[:, : height * plan.scale, : width * plan.scale], size=(height, width))
+    return dataclasses.replace(truth, rgb=(rgb.clamp(0, 1) * 255).round() / 255, alpha=None)
+
+
+def _of_scale(low: Picture | None, plan: Plan) -> tuple[int, int]:
+    """Where there is nothing but bicubic and the ground truth."""
+    if low is None or plan.scale is None:
+        raise UserError("nothing tells its size; give --scale")
+    return low.rgb.shape[-2] * plan.scale, low.rgb.shape[-1] * plan.scale
+
+
+def _enlarged(rgb: Tensor, height: int, width: int) -> Tensor:
+    if height < rgb.shape[-2] or width < rgb.shape[-1]:
+        raise UserError(f"its output is {width}x{height}, smaller than what it was made from")
+    return bicubic.resize(rgb, size=(height, width)).clamp(0, 1)
+
+
+def _cut(truth: Picture, height: int, width: int) -> Picture:
+    """Without the few rows and columns that a scale does not divide; of any other size as it is, to be refused."""
+    high, wide = truth.rgb.shape[-2:]
+    if (high, wide) == (height, width) or not (0 <= high - height < 16 and 0 <= wide - width < 16):
+        return truth
+    alpha = None if truth.alpha is None else truth.alpha[:, :height, :width]
+    return dataclasses.replace(truth, rgb=truth.rgb[:, :height, :width], alpha=alpha)
+
+
+def _scores(picture: Picture, truth: Picture, metrics: Sequence[str], border: int) -> dict[str, float]:
+    values = {name: METRICS[name].measure(picture.rgb, truth.rgb, border=border) for name in metrics}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def _file(place: Path, picture: Picture, source: Path | None) -> Path:
+    """The file itself where browsers show it, else as PNG."""
+    if source is not None and source.suffix.lower() in WEB:
+        made = place.with_suffix(source.suffix.lower())
+        shutil.copyfile(source, made)
+        return made
+    made = place.with_suffix(".png")
+    write_picture(made, picture)
+    return made
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _beside(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_files")
+
+
+def _publish(output: Path, plan: Plan, cards: list[Card], aside: Path, embed: float) -> Path | None:
+    """Pictures first, then the page that shows them. Returns their folder, where they need one."""
+    total = sum(path.stat().st_size for card in cards for path in card.files)
+    if total <= embed * 1e6:
+        content = page(output.stem, plan.layers, plan.metrics, cards, _embedded)
+        folder = None
+    else:
+        folder = _beside(output)
+        _check_ours(folder)
+        content = page(output.stem, plan.layers, plan.metrics, cards, lambda p: f"{quote(folder.name)}/{quote(p.name)}")
+        _swap(aside, folder)
+    with replacing(output) as file:
+        file.write_text(content, encoding="utf-8")
+    return folder
+
+
+def _embedded(path: Path) -> str:
+    return f"data:image/{WEB[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def _check_ours(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and all(_OURS.fullmatch(path.name) for path in folder.iterdir())):
+        raise UserError(f"{folder} is there and no folder of a report; give the page another name")
+
+
+def _swap(new: Path, place: Path) -> None:
+    """`new` in the place of an older one, which goes when the new one is there."""
+    old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def _short(folders: Sequence[str]) -> list[str]:
+    names = [Path(folder).resolve().name or folder for folder in folders]
+    return [name if names.count(name) == 1 else folder for name, folder in zip(names, folders, strict=True)]
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    return [name if names.count(name) == 1 else f"{name} ({n + 1})" for n, name in enumerate(names)]
