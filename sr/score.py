@@ -1,14 +1,17 @@
-"""A model in a file, measured on pictures: the work of `sr validate`."""
+"""A model in a file, or what one has made, measured on pictures: the work of `sr validate`."""
 
-import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as td
 
+from sr import dist
 from sr.construct import nearest
 from sr.data.colorize import Colorize
 from sr.data.folder import FolderSource
@@ -21,33 +24,48 @@ from sr.nets.models import Direction, Model, open_model
 from sr.tiles import check_overlap, tiled
 from sr.translate import trained_direction
 from sr.upscale import pick_model
-from sr.validate import Results, ValSet, evaluate, source_set, val_set
+from sr.validate import Results, ValSet, evaluate, output_set, source_set, val_set
+from sr.validate.usual import set_names, usual_sets
 
-SET = "images"
+SET = "images"  # the name of the one set of a translation
+TIMEOUT = 600.0  # seconds that a process may be silent
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Which pictures, in one of three ways: hr (with lr, or made from it), a and b, or files that hold both side by
-    side. size: a and b are resized to size x size first."""
+    """Which pictures, in one of four ways: hr (with lr or outputs as many, or made from it), folders of sets, a and b,
+    or files that hold both side by side. outputs: enlarged already. size: a and b are resized to size x size first."""
 
-    hr: str | None = None
-    lr: str | None = None
+    hr: Sequence[str] = ()
+    lr: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    sets: Sequence[str] = ()
     a: str | None = None
     b: str | None = None
     side_by_side: str | None = None
     size: int | None = None
 
     def check(self) -> None:
-        ways = (self.hr or self.lr, self.a or self.b, self.side_by_side)
-        if sum(way is not None for way in ways) != 1 or (self.lr and not self.hr) or bool(self.a) != bool(self.b):
-            raise UserError("say which pictures in one way: --hr (and --lr), --a and --b, or --side-by-side")
+        ways = (self.hr or self.lr or self.outputs, self.sets, self.a or self.b, self.side_by_side)
+        lone = (self.lr or self.outputs) and not self.hr
+        if sum(bool(way) for way in ways) != 1 or lone or bool(self.a) != bool(self.b):
+            raise UserError("say which pictures in one way: --hr (and --lr), --sets, --a and --b, or --side-by-side")
+        for flag, given in (("--lr", self.lr), ("--outputs", self.outputs)):
+            if given and len(given) != len(self.hr):
+                raise UserError(f"{flag} is given {len(given)} times and --hr {len(self.hr)} times; give one for each")
+        if self.lr and self.outputs:
+            raise UserError("--outputs are measured as they are; leave out --lr")
 
-    def of(self, model: Model, direction: Direction) -> ValSet:
-        """The set for a model; of one that colours grey pictures, `hr` alone makes pairs out of photographs."""
-        if self.hr is not None:
-            colours = model.scale == 1 and self.lr is None
-            return self._colouring(model, self.hr) if colours else self._files(model, self.hr)
+    def made(self, scale: int) -> list[ValSet]:
+        """The sets of outputs, beside hr."""
+        rows = zip(set_names(self.hr), self.hr, self.outputs, strict=True)
+        return [output_set(name, hr=image_paths(hr), outputs=image_paths(out), scale=scale) for name, hr, out in rows]
+
+    def of(self, model: Model, direction: Direction) -> list[ValSet]:
+        """The sets for a model; for one that colours grey pictures, `hr` alone makes pairs out of photographs."""
+        if self.hr or self.sets:
+            colours = model.scale == 1 and self.hr and not self.lr
+            return [self._colouring(model, list(self.hr))] if colours else self._files(model)
         if model.scale > 1:
             raise UserError(f"{model.name} enlarges; give --hr (and --lr)")
         if model.colours == "lab":
@@ -58,14 +76,17 @@ class Pictures:
             source: Any = SideBySide(path=self.side_by_side, channels=channels)
         else:
             source = Paired(a=str(self.a), b=str(self.b), channels=channels)
-        return source_set(SET, source, direction=direction, size=self.size)
+        return [source_set(SET, source, direction=direction, size=self.size)]
 
-    def _files(self, model: Model, hr: str) -> ValSet:
+    def _files(self, model: Model) -> list[ValSet]:
         if (model.channels, model.out_channels) != (3, 3) or self.size is not None:
             raise UserError(f"{model.name}: --hr and --lr are RGB of their own size; give --a and --b")
-        return val_set(SET, hr=image_paths(hr), lr=image_paths(self.lr) if self.lr else None, scale=model.scale)
+        usual = [found for folder in self.sets for found in usual_sets(folder, scale=model.scale)]
+        low: list[list[Path] | None] = [image_paths(lr) for lr in self.lr] if self.lr else [None for _ in self.hr]
+        given = zip(set_names(self.hr), map(image_paths, self.hr), low, strict=True)
+        return [val_set(name, hr=hr, lr=lr, scale=model.scale) for name, hr, lr in [*usual, *given]]
 
-    def _colouring(self, model: Model, hr: str) -> ValSet:
+    def _colouring(self, model: Model, hr: list[str]) -> ValSet:
         if model.colours != "lab" and (model.channels, model.out_channels) != (1, 3):
             raise UserError(f"{model.name} needs pictures to start from; give --lr too, --a and --b, or --side-by-side")
         space: Any = "lab" if model.colours == "lab" else "rgb"
@@ -81,6 +102,21 @@ def pick(name: str, *, scale: int | None, direction: Direction | None) -> tuple[
     return open_model(name, expect_scale=scale, direction=chosen), chosen
 
 
+def join() -> None:
+    """Meet the other processes of the launch, if there are any, to share the pictures with them. Collective."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
+        dist.meet(TIMEOUT)
+        dist.resumes(lambda: "the beginning")
+        td.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))  # scores are numbers on the host
+
+
+def part() -> None:
+    """Leave them. Collective."""
+    dist.part()
+    if td.is_initialized():
+        td.destroy_process_group()
+
+
 def score(
     model: Model,
     pictures: Pictures,
@@ -93,41 +129,34 @@ def score(
     sheet: str | None = None,
     rows: int = 8,
 ) -> Results:
-    """metrics: None for those of the trade. sheet: the file of a contact sheet of the first `rows` pictures."""
+    """metrics: None for those of the trade. sheet: the file of a contact sheet of the first `rows` pictures, of one
+    set. Collective."""
     check_overlap(tile, overlap)
-    names = metrics or (SUPER_RESOLUTION if model.scale > 1 else TRANSLATION)
-    for name in names:
-        if name not in METRICS:
-            raise UserError(f"no metric '{name}'. Known: {', '.join(METRICS)}.{nearest(name, list(METRICS))}")
+    names = known(metrics, enlarging=model.scale > 1)
     if sheet is not None and Path(sheet).suffix.lower() not in SUFFIXES:
         raise UserError(f"{sheet}: cannot write that; end the name in one of {', '.join(SUFFIXES)}")
-    pairs, net = pictures.of(model, direction), model.net.to(device)
+    sets, net = pictures.of(model, direction), model.net.to(device)
+    if sheet is not None and len(sets) > 1:
+        raise UserError(f"{sheet}: a contact sheet shows one set, not {len(sets)}; give one --hr")
     settings: dict[str, Any] = {"multiple": model.multiple, "tile": tile, "overlap": overlap, "device": device}
     run = partial(tiled, net, scale=model.scale, **settings)
     drawn = rows if sheet is not None else 0
-    results = evaluate(run, [pairs], scale=model.scale, metrics=names, pictures=drawn, inputs=model.scale == 1)
-    if sheet is not None:
-        write_rgb(sheet, results.sheets[SET])
+    results = evaluate(run, sets, scale=model.scale, metrics=names, pictures=drawn, inputs=model.scale == 1)
+    if sheet is not None and dist.is_main():
+        write_rgb(sheet, results.sheets[sets[0].name])
     return results
 
 
-def lines(results: Results) -> list[str]:
-    """A table for people: a line for each picture, the mean, and the mean of the inputs as they are."""
-    rows = [(row.name, row.scores) for row in results.rows] + [("mean", results.means[SET])]
-    rows += [("input", given) for given in results.given_means.values()]
-    width = max(24, *(len(name) for name, _ in rows))
-    return [f"{name:{width}s}" + "".join(f"  {key} {value:9.4f}" for key, value in row.items()) for name, row in rows]
+def score_outputs(pictures: Pictures, *, scale: int, metrics: Sequence[str] | None = None) -> Results:
+    """Of pictures that were enlarged `scale` times by whatever program. Collective."""
+    names = known(metrics, enlarging=True)
+    return evaluate(lambda made: made, pictures.made(scale), scale=1, metrics=names, border=scale)
 
 
-def table(results: Results) -> dict[str, Any]:
-    """The same for JSON, which has no infinity: the PSNR of equal images becomes null."""
-    content = {"mean": results.means[SET], "images": {row.name: row.scores for row in results.rows}}
-    content["input"], content["left_out"] = results.given_means.get(SET, {}), results.left_out
-    plain: dict[str, Any] = _plain({key: value for key, value in content.items() if value})
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def known(metrics: Sequence[str] | None, *, enlarging: bool) -> Sequence[str]:
+    """The metrics asked for, else those of the trade. Raises UserError for one that is not there."""
+    names = metrics or (SUPER_RESOLUTION if enlarging else TRANSLATION)
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"no metric '{name}'. Known: {', '.join(METRICS)}.{nearest(name, list(METRICS))}")
+    return names

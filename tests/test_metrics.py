@@ -1,18 +1,29 @@
-"""Metrics: PSNR and SSIM equal to basicsr's, all by hand where the answer is known."""
+"""Metrics: PSNR, SSIM and NIQE equal to basicsr's, all by hand where the answer is known."""
 
+import importlib
 import math
+import sys
 from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import scipy.ndimage
+import skimage.data
 import torch
 from torch.nn import functional
-from torchvision.models import alexnet
+from torchvision.models import alexnet, vgg16
 
+from sr import bicubic
 from sr.errors import UserError
 from sr.metrics import METRICS, better, perceptual
 from sr.metrics.psnr import psnr
 from sr.metrics.ssim import ssim
+
+needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="the reference is the extra sr[basicsr]")
+niqe = importlib.import_module("sr.metrics.niqe")  # the name in the package is the function
+WITH_FILES = "lpips", "dists", "niqe"
 
 
 def picture(seed: int, height: int = 61, width: int = 47) -> torch.Tensor:
@@ -22,18 +33,31 @@ def picture(seed: int, height: int = 61, width: int = 47) -> torch.Tensor:
     return ((ramp + 0.1 * torch.randn(3, height, width, generator=draws)).clamp(0, 1) * 255).round() / 255
 
 
-@pytest.mark.skipif(find_spec("basicsr") is None, reason="the reference is the extra sr[basicsr]")
+def photograph(name: str) -> torch.Tensor:
+    """One of those in scikit-image, [3, h, w]."""
+    return torch.from_numpy(getattr(skimage.data, name)().copy()).permute(2, 0, 1).float() / 255
+
+
+def bgr(image: torch.Tensor) -> np.ndarray:
+    return np.round(image.numpy().transpose(1, 2, 0)[..., ::-1] * 255).astype(np.uint8)
+
+
+@needs_basicsr
 @pytest.mark.parametrize("border", [0, 4])
 @pytest.mark.parametrize("y", [True, False])
-def test_equal_to_basicsr(border, y):
+@pytest.mark.parametrize("kind", ["made", "photograph"])
+def test_equal_to_basicsr(border, y, kind):
     from sr.nets.basicsr import basicsr
 
     reference = basicsr("metrics.psnr_ssim")
     output, target = picture(1), picture(2)
-    bgr = [np.round(x.numpy().transpose(1, 2, 0)[..., ::-1] * 255).astype(np.uint8) for x in (output, target)]
-    expected = reference.calculate_psnr(*bgr, crop_border=border, test_y_channel=y)
+    if kind == "photograph":
+        target = photograph("chelsea")
+        output = bicubic.resize(bicubic.resize(target, scale=0.25), size=(300, 451)).clamp(0, 1)
+    pair = bgr(output), bgr(target)
+    expected = reference.calculate_psnr(*pair, crop_border=border, test_y_channel=y)
     assert psnr(output, target, border=border, y=y) == pytest.approx(expected, abs=1e-4)
-    expected = reference.calculate_ssim(*bgr, crop_border=border, test_y_channel=y)
+    expected = reference.calculate_ssim(*pair, crop_border=border, test_y_channel=y)
     assert ssim(output, target, border=border, y=y) == pytest.approx(expected, abs=1e-6)
 
 
@@ -59,7 +83,7 @@ def test_border_is_left_out():
     assert psnr(output, target, border=3) < 60
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name != "lpips"])
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in WITH_FILES])
 def test_table(name):
     target = picture(4)
     worse, nearer = picture(5) ** 2, target.clone()
@@ -91,42 +115,126 @@ def test_sharpness_is_one_for_equal_detail_and_falls_with_blur():
     assert better("sharpness", 0.9, 1.3)
 
 
-@pytest.mark.parametrize("name", ["psnr_y", "chroma", "lpips"])
+@pytest.mark.parametrize("name", ["psnr_y", "chroma", "lpips", "dists"])
 def test_metrics_of_colour_refuse_other_pictures(name):
     with pytest.raises(UserError, match="for RGB, not for 4 channels"):
         METRICS[name].measure(torch.zeros(4, 40, 40), torch.zeros(4, 40, 40), border=0)
 
 
-def test_lpips_says_what_it_lacks_and_downloads_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "file", "package"),
+    [("lpips", "alexnet-owt-7be5be79.pth", "lpips"), ("dists", "vgg16-397923af.pth", "dists-pytorch")],
+)
+def test_perceptual_metrics_say_what_they_lack_and_download_nothing(tmp_path, monkeypatch, name, file, package):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("a download"))
-    told = METRICS["lpips"].missing()
-    assert "alexnet-owt-7be5be79.pth" in told
+    told = METRICS[name].missing()
+    assert file in told
     assert str(tmp_path / "checkpoints") in told
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").touch()
+    (tmp_path / "checkpoints" / file).touch()
     monkeypatch.setattr(perceptual, "find_spec", lambda name: None)
-    assert "pip install lpips" in METRICS["lpips"].missing()
+    assert f"pip install {package}" in METRICS[name].missing()
+
+
+def as_weights(tmp_path, monkeypatch, file: str, net: torch.nn.Module) -> None:
+    """Random weights where the published ones would lie: what counts is that they are taken, and the protocol."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({k: v for k, v in net.state_dict().items() if k.startswith("features")}, tmp_path / "checkpoints" / file)
+    perceptual._net.cache_clear()
+
+
+def check_distance(name: str) -> None:
+    measure, target = METRICS[name].measure, picture(7)
+    assert measure(target, target, border=0) == pytest.approx(0, abs=1e-6)
+    noisy = (target + 0.2 * torch.rand(target.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    blotched = target.clone()
+    blotched[:, :2] = 0
+    assert measure(noisy, target, border=0) > 1e-5
+    assert measure(blotched, target, border=2) == pytest.approx(0, abs=1e-6)
+    perceptual._net.cache_clear()
 
 
 @pytest.mark.skipif(find_spec("lpips") is None, reason="the calibration is the extra sr[perceptual]")
 def test_lpips_with_weights_at_hand(tmp_path, monkeypatch):
-    """With random weights of the right shapes: what counts is that the file on disk is taken, and the protocol."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    file = tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
     torch.manual_seed(0)
-    state = {key: value for key, value in alexnet().state_dict().items() if key.startswith("features")}
-    torch.save(state, file)
-    perceptual._net.cache_clear()
+    as_weights(tmp_path, monkeypatch, "alexnet-owt-7be5be79.pth", alexnet())
     assert METRICS["lpips"].missing() is None
-    measure, target = METRICS["lpips"].measure, picture(7)
-    assert measure(target, target, border=0) == 0
-    noisy = (target + 0.2 * torch.rand(target.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
-    blotched = target.clone()
-    blotched[:, :2] = 0
-    assert measure(noisy, target, border=0) > 0
-    assert measure(blotched, target, border=2) == 0
-    with pytest.raises(UserError, match="31 pixels"):
-        measure(target[:, :30], target[:, :30], border=0)
-    perceptual._net.cache_clear()
+    small = picture(7)[:, :30]
+    assert math.isnan(METRICS["lpips"].measure(small, small, border=0)), "AlexNet leaves nothing of it"
+    check_distance("lpips")
+
+
+def test_dists_with_weights_at_hand(tmp_path, monkeypatch):
+    """The calibration too is made up where its package is not installed."""
+    with torch.device("meta"):
+        shapes = vgg16(weights=None)
+    torch.manual_seed(0)
+    shapes.features.to_empty(device="cpu")
+    for parameter in shapes.features.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    as_weights(tmp_path, monkeypatch, "vgg16-397923af.pth", shapes)
+    if find_spec("DISTS_pytorch") is None:
+        package = tmp_path / "packages" / "DISTS_pytorch"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        torch.save({"alpha": torch.rand(1, 1475, 1, 1), "beta": torch.rand(1, 1475, 1, 1)}, package / "weights.pt")
+        monkeypatch.syspath_prepend(str(package.parent))
+    assert METRICS["dists"].missing() is None
+    check_distance("dists")
+
+
+# ---- NIQE ------------------------------------------------------------------------------------------------------------
+
+
+@needs_basicsr
+@pytest.mark.parametrize("border", [0, 4])
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "astronaut"])
+def test_niqe_equal_to_basicsr(monkeypatch, name, border):
+    """astronaut has flat areas, where rounding decides what counts as structure."""
+    from sr.nets.basicsr import basicsr
+
+    filters = ModuleType("scipy.ndimage.filters")  # where basicsr looks for it and newer scipy has it no more
+    filters.convolve = scipy.ndimage.convolve
+    monkeypatch.setitem(sys.modules, "scipy.ndimage.filters", filters)
+    image = photograph(name)
+    expected = basicsr("metrics.niqe").calculate_niqe(bgr(image), border)
+    value = METRICS["niqe"].measure(image, torch.zeros_like(image), border=border)
+    assert value == pytest.approx(expected, abs=1e-3)
+
+
+@needs_basicsr
+def test_niqe_prefers_natural_pictures_and_needs_room_and_structure():
+    measure, photo = METRICS["niqe"].measure, photograph("chelsea")
+    noisy = (photo + 0.2 * torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    assert measure(photo, photo, border=0) < 4 < measure(noisy, photo, border=0)
+    assert math.isnan(measure(photo[:, :191, :100], photo, border=0)), "one block"
+    assert math.isnan(measure(torch.full((3, 200, 200), 0.3), photo, border=0)), "flat"
+
+
+def made_up_model(folder: Path, **changes: object) -> None:
+    (folder / "checkpoints").mkdir()
+    content = {"mu_pris_param": np.ones((1, 36)), "cov_pris_param": np.eye(36)} | changes
+    np.savez(folder / "checkpoints" / niqe.FILE, **content)
+
+
+def test_niqe_says_what_it_lacks_and_reads_a_file_that_is_put_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(niqe.importlib.util, "find_spec", lambda name: None)
+    told = METRICS["niqe"].missing()
+    assert niqe.FILE in told
+    assert str(tmp_path / "checkpoints") in told
+    with pytest.raises(UserError, match=r"pip install 'sr\[basicsr\]'"):
+        METRICS["niqe"].measure(photograph("chelsea"), photograph("chelsea"), border=0)
+    made_up_model(tmp_path)
+    assert METRICS["niqe"].missing() is None
+    assert METRICS["niqe"].measure(photograph("chelsea"), photograph("chelsea"), border=0) > 1
+
+
+@pytest.mark.parametrize("content", [{"mu_pris_param": np.ones(7)}, {"cov_pris_param": np.array([print])}])
+def test_niqe_unpickles_nothing_and_names_a_wrong_file(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    made_up_model(tmp_path, **content)
+    with pytest.raises(UserError, match=r"niqe_pris_params.npz is not NIQE's model"):
+        METRICS["niqe"].measure(photograph("chelsea"), photograph("chelsea"), border=0)

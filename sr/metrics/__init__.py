@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 from sr.metrics.chroma import chroma
 from sr.metrics.l1 import l1
-from sr.metrics.perceptual import lpips, missing_weights
+from sr.metrics.niqe import missing_model, niqe
+from sr.metrics.perceptual import dists, lpips, missing_weights
 from sr.metrics.psnr import psnr
 from sr.metrics.sharpness import sharpness
 from sr.metrics.ssim import ssim
 
 
 class Metric(NamedTuple):
-    """perfect: its value for equal pictures, so also which way is better. missing: what it lacks here, None for
-    nothing."""
+    """measure: nan for a picture that is too small. perfect: its value for equal pictures (niqe, which has no target:
+    of natural ones), so also which way is better. missing: what it lacks here, None for nothing."""
 
     measure: Callable[..., float]
     perfect: float
@@ -30,9 +31,11 @@ METRICS: dict[str, Metric] = {
     "l1": Metric(l1, 0),
     "sharpness": Metric(sharpness, 1),
     "chroma": Metric(chroma, 0),
-    "lpips": Metric(lpips, 0, missing_weights),
+    "lpips": Metric(lpips, 0, partial(missing_weights, "lpips")),
+    "dists": Metric(dists, 0, partial(missing_weights, "dists")),
+    "niqe": Metric(niqe, 0, missing_model),
 }
-SUPER_RESOLUTION = "psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb"
+SUPER_RESOLUTION = "psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "lpips", "dists", "niqe"
 TRANSLATION = "l1", "psnr_rgb", "ssim_rgb", "sharpness", "chroma", "lpips"
 
 

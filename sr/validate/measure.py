@@ -1,5 +1,6 @@
 """The pictures of the sets, shared over the ranks: run, measured, and the first of them drawn."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,8 +25,8 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of one picture, by name of the metric. given: those of its input as it is, where that was asked for
-    and input and target are pictures of one kind."""
+    """The scores of one picture, by name of the metric, without those that it is too small for. given: those of its
+    input as it is, where that was asked for and input and target are pictures of one kind."""
 
     set: str
     name: str
@@ -36,7 +37,8 @@ class Row:
 @dataclass(frozen=True)
 class Results:
     """rows: in the order of the sets. pictures: "set/name" -> input, output and target side by side; sheets: the same
-    of a whole set, one under another; both uint8 [h, w, 3]. left_out: metric -> why it could not be measured."""
+    of a whole set, one under another; both uint8 [h, w, 3]. left_out: metric -> why it could not be measured, on all
+    pictures or on some."""
 
     rows: list[Row]
     pictures: dict[str, np.ndarray]
@@ -45,7 +47,7 @@ class Results:
 
     @property
     def means(self) -> dict[str, Scores]:
-        """{set: {metric: mean over its pictures}}."""
+        """{set: {metric: mean over its pictures that have it}}."""
         return _means({(row.set, row.name): row.scores for row in self.rows})
 
     @property
@@ -59,7 +61,11 @@ def _means(scores: Mapping[tuple[str, str], Scores]) -> dict[str, Scores]:
     sets: dict[str, list[Scores]] = {}
     for (name, _), row in scores.items():
         sets.setdefault(name, []).append(row)
-    return {name: {metric: fmean(row[metric] for row in rows) for metric in rows[0]} for name, rows in sets.items()}
+    metrics = {name: dict.fromkeys(metric for row in rows for metric in row) for name, rows in sets.items()}
+    return {
+        name: {metric: fmean(row[metric] for row in rows if metric in row) for metric in metrics[name]}
+        for name, rows in sets.items()
+    }
 
 
 @torch.no_grad()
@@ -71,9 +77,10 @@ def evaluate(
     metrics: Sequence[str] = ("psnr_y", "ssim_y"),
     pictures: int = 0,
     inputs: bool = False,
+    border: int | None = None,
 ) -> Results:
-    """Measure `run` on every picture of the sets; a border of `scale` pixels is left out where it enlarges. Collective:
-    the ranks share the pictures, and every rank returns the same table.
+    """Measure `run` on every picture of the sets; a border of `scale` pixels is left out where it enlarges (or of
+    `border`). Collective: the ranks share the pictures, and every rank returns the same table.
 
     run: float [1, c, h, w] on the host -> [1, C, h*scale, w*scale] on any device; it must not wait for other ranks.
     Random draws in it depend on the picture's name alone. Lab pictures are measured as RGB.
@@ -83,9 +90,9 @@ def evaluate(
     """
     lacking = {name: why for name in metrics if (why := METRICS[name].missing()) is not None}
     left_out = {name: why for told in reversed(gather(lacking)) for name, why in told.items()}
-    measure = partial(
-        _measure, run, scale=scale, metrics=[name for name in metrics if name not in left_out], inputs=inputs
-    )
+    counted = [name for name in metrics if name not in left_out]
+    border = border_of(scale) if border is None else border
+    measure = partial(_measure, run, border=border, metrics=counted, inputs=inputs)
     jobs = [(val.name, item, number < pictures) for val in sets for number, item in enumerate(val.items)]
     measured = _shared(measure, jobs)
     drawn: dict[str, dict[str, Cells]] = {}
@@ -97,8 +104,13 @@ def evaluate(
         rows=[row for row, _ in measured],
         pictures={f"{val}/{name}": sheet([c], heads) for val, rows in drawn.items() for name, c in rows.items()},
         sheets={val: sheet(list(rows.values()), heads) for val, rows in drawn.items()},
-        left_out=left_out,
+        left_out=left_out | _too_small([row for row, _ in measured], counted),
     )
+
+
+def _too_small(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, str]:
+    lacking = {metric: sum(metric not in row.scores for row in rows) for metric in metrics}
+    return {name: f"{count} of {len(rows)} pictures are too small for it" for name, count in lacking.items() if count}
 
 
 Job = tuple[str, Item, bool]
@@ -131,7 +143,7 @@ def _shared(measure: Callable[[Job], _Measured], jobs: Sequence[Job]) -> list[_M
 
 
 def _measure(
-    run: Callable[[Tensor], Tensor], job: Job, *, scale: int, metrics: Sequence[str], inputs: bool
+    run: Callable[[Tensor], Tensor], job: Job, *, border: int, metrics: Sequence[str], inputs: bool
 ) -> _Measured:
     name, item, draw = job
     example = item.load()
@@ -143,7 +155,9 @@ def _measure(
     given, made, wanted = _pictures(example, output)
 
     def scores(picture: Tensor) -> Scores:
-        return {metric: METRICS[metric].measure(picture, wanted, border=border_of(scale)) for metric in metrics}
+        values = {metric: METRICS[metric].measure(picture, wanted, border=border) for metric in metrics}
+        finite = bool(picture.isfinite().all())  # a broken output keeps its nan, which the mean is to show
+        return {metric: value for metric, value in values.items() if not (finite and math.isnan(value))}
 
     row = Row(name, item.name, scores(made), scores(given) if inputs and given.shape == wanted.shape else {})
     return _Measured(row, cells(given, made, wanted) if draw else None)

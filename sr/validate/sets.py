@@ -2,11 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from sr.data.source import Source, fit_gt, oriented
 from sr.errors import UserError
 from sr.images import read_rgb, size_of
 from sr.metrics.ssim import WINDOW
+
+T = TypeVar("T")
 
 
 class Example(NamedTuple):
@@ -126,6 +128,49 @@ def _example(gt: np.ndarray, lq: np.ndarray | None, scale: int, colours: str = "
 
 def _tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)
+
+
+def output_set(name: str, *, hr: Sequence[Path], outputs: Sequence[Path], scale: int) -> ValSet:
+    """Pictures that were enlarged already, each as the input of its pair, to be measured as it is.
+
+    An output goes with the hr whose name its own begins with (`img_001_x4.png` with `img_001.png`); hr loses the rows
+    and columns that the output lacks, less than `scale`. Raises UserError for an hr without or with several outputs,
+    and for sizes that do not go together.
+    """
+    keys = {re.sub(r"(?<=.)[_-]?HR$", "", path.stem): path for path in hr}
+    found = by_beginning(keys, {str(path): path.stem for path in outputs})
+    items = []
+    for key, path in keys.items():
+        if len(found[key]) != 1:
+            those = " and ".join(found[key]) if found[key] else f"none of {len(outputs)} pictures"
+            raise UserError(f"validation set '{name}': {path} goes with {those}; give it one output of its name")
+        output = Path(found[key][0])
+        (height, width), (high, wide) = size_of(output), size_of(path)
+        if not (0 <= high - height < scale and 0 <= wide - width < scale):
+            raise UserError(
+                f"{output}: is {width}x{height}, but {path.name} is {wide}x{high}; give what was made of it"
+            )
+        _check_room(str(output), height, width, scale)
+        items.append(Item(path.stem, str(output), partial(_load_output, path, output)))
+    if len(items) < len(hr):
+        raise UserError(f"validation set '{name}': two pictures share a name; rename one, or give folders one by one")
+    return ValSet(name, items)
+
+
+def by_beginning(keys: Collection[str], names: Mapping[T, str]) -> dict[str, list[T]]:
+    """The things whose name is a key, or a key and then `_`, `-`, `.`, a space or a number like x4; the longest key."""
+    found: dict[str, list[T]] = {key: [] for key in keys}
+    for thing, name in names.items():
+        ends = (end for end in range(len(name), 0, -1) if end == len(name) or re.match(r"[-_. ]|x\d", name[end:]))
+        key = next((name[:end] for end in ends if name[:end] in found), None)
+        if key is not None:
+            found[key].append(thing)
+    return found
+
+
+def _load_output(hr: Path, output: Path) -> Example:
+    made, gt = _tensor(read_rgb(output)), _tensor(read_rgb(hr))
+    return Example(made, gt[:, : made.shape[1], : made.shape[2]])
 
 
 # ---- sources ---------------------------------------------------------------------------------------------------------
