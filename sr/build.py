@@ -103,7 +103,7 @@ class Build:
             write = partial(make_shards, size=make.size, step=make.step, format=make.format, per_shard=make.per_shard)
             scale = self.options.scale if make.lq else None
             dist.on_main(lambda: write(image_paths(make.photos), out, lq=make.lq, scale=scale, strict=True))
-        source = self._source(self.options.data.source)
+        source = dist.agree(lambda: self._source(self.options.data.source))
         counts = [list(part.counts) for parts in sides_of(source) for part, _ in parts]
         if len(set(dist.gather(hashlib.sha256(repr(counts).encode()).digest()))) > 1:  # the order would not be one
             raise UserError("data.source: the processes see different samples; give all of them the same shards")
@@ -145,11 +145,11 @@ class Build:
         accelerate = accelerator(launch, timeout=timedelta(seconds=train.timeout))
         device = accelerate.device
         precision = choose_precision(train.precision, device)
-        validation = self.validation()
+        validation = dist.agree(self.validation)
         kind = TASKS[options.task]
         players: dict[str, Player] = {}
         for name, optimizer in options.optimizer.items():
-            net = self.nets.make(name).to(device)
+            net = dist.agree(partial(self.nets.make, name)).to(device)
             self.nets.rehearse(name, net)
             if train.channels_last:
                 net = net.to(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ Control messages travel on a group of their own over gloo: they carry host memor
 import functools
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,6 +136,24 @@ def on_main(work: Callable[[], object]) -> None:
         raise UserError(str(told))
 
 
+def agree(work: Callable[[], T]) -> T:
+    """What `work`, which is not collective, returns here. Where one rank cannot do it, none goes on. Collective.
+
+    For what each process reads by itself: a disk may be missing on one machine of many.
+    """
+    error: Exception | None = None
+    try:
+        made = work()
+    except (UserError, OSError) as caught:  # raised below, once the others know
+        error = caught
+    told = gather(error and f"rank {rank()} on {socket.gethostname()}: {error}")
+    if error is not None:
+        raise error
+    for sentence in filter(None, told):
+        raise UserError(sentence)
+    return made
+
+
 # ---- when one is gone ------------------------------------------------------------------------------------------------
 
 _pulse: Pulse | None = None
@@ -178,21 +197,25 @@ def part() -> None:
         _pulse.bye()
 
 
-def lost(error: Exception) -> str | None:
-    """What to tell of an error that came out of an exchange with other processes; None for any other error."""
+def lost(error: Exception) -> tuple[str, int] | None:
+    """What to tell of an error that came out of an exchange with other processes, and the exit code; None for others.
+
+    The code is that of the process that began it, where it could tell.
+    """
     if not isinstance(error, td.DistError) and not _OF_EXCHANGE.search(str(error)):
         return None
     if _pulse is None:
         return None
     said = " ".join(str(error).split())[:200]
     late = f"an exchange between processes failed although all of them live ({said}); see train.timeout"
-    return _pulse.sentence(_pulse.verdict() or late)
+    sentence = _pulse.sentence(_pulse.verdict() or late)
+    return sentence, _pulse.code
 
 
 def leave(message: str, code: int) -> NoReturn:
     """End this process of several, and let the others know why."""
     if _pulse is not None:
-        _pulse.last_words(message)
+        _pulse.last_words(message, code)
     if code != pulse.LOST and os.environ.get("RANK", "0") != "0":
         time.sleep(ALIKE_SECONDS)
     pulse.leave(message, code)

@@ -5,9 +5,10 @@ a sign to rank 0 every few seconds and gets one back, and rank 0 tells all what 
 a thousand connections and some hundred lines a second. Whatever the main thread waits for is bounded by this, however
 long it may take: shards that rank 0 makes are waited for as long as rank 0 lives.
 
-A line is a kind and a text: "" a sign of life, "bye" an orderly end, "said TEXT" last words, and from rank 0
-"told TEXT" (somebody's last words) or "gone TEXT". What no thread can end is a process that is stopped as a whole: the
-others say so and end, and their scheduler has to clear its machine.
+A line is a kind, an exit code and a text: "" a sign of life, "bye" an orderly end, "said 2 TEXT" last words, and from
+rank 0 "told 2 TEXT" (somebody's last words) or "gone 75 TEXT". Who ends because of another takes its code: a scheduler
+must not try a mistake again because its neighbours were in order. What no thread can end is a process that is stopped
+as a whole: the others say so and end, and their scheduler has to clear its machine.
 """
 
 import faulthandler
@@ -46,7 +47,7 @@ class Pulse:
         self._meeting = Meeting(rank=rank, world=world)
         self._peers: dict[int, Peer] = {}
         self._selector = selectors.DefaultSelector()
-        self._verdict, self._kind, self._known = "", "", threading.Event()
+        self._verdict, self._kind, self.code, self._known = "", "", LOST, threading.Event()
         self._met, self._over = threading.Event(), False
         self._deadline, self._late = time.monotonic() + meeting.MEETING_SECONDS, self._meeting.missing
         self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
@@ -114,10 +115,11 @@ class Pulse:
         if kind == "bye":
             self._selector.unregister(peer.link)
             self._peers = {rank: other for rank, other in self._peers.items() if other is not peer}
-        elif kind == "said":
-            self._judge("told", f"{peer.name} ended: {text}")
+        code, _, text = text.partition(" ")
+        if kind == "said":
+            self._judge("told", f"{peer.name} ended: {text}", int(code))
         elif kind in ("told", "gone"):
-            self._judge(kind, text)
+            self._judge(kind, text, int(code))
 
     def _judge_others(self, now: float) -> None:
         """Is another gone?"""
@@ -136,14 +138,14 @@ class Pulse:
         elif now > self._deadline:
             self._judge("said", self._late())
 
-    def _judge(self, kind: str, verdict: str) -> None:
+    def _judge(self, kind: str, verdict: str, code: int = LOST) -> None:
         """The reason to end, the first one; how the others are to hear of it."""
         if not self._verdict:
-            self._kind, self._verdict = kind, verdict
+            self._kind, self.code, self._verdict = kind, code, verdict
 
     def _end(self) -> None:
         for peer in self._peers.values() if self.rank == 0 or self._kind == "said" else ():
-            peer.send(f"{self._kind} {self._verdict}")
+            peer.send(f"{self._kind} {self.code} {self._verdict}")
         self._known.set()
         if self._kind == "told":
             time.sleep(GRACE_SECONDS)
@@ -152,7 +154,7 @@ class Pulse:
         print(file=sys.stderr)  # the main thread may have left a progress bar on the line
         if self._met.is_set() and time.monotonic() > self._deadline - self.timeout / 2:
             faulthandler.dump_traceback(sys.__stderr__ or 2)  # it hangs, perhaps for its own reasons
-        leave(self.sentence(self._verdict), LOST)
+        leave(self.sentence(self._verdict), self.code)
 
     # ---- from the main thread ----------------------------------------------------------------------------------------
 
@@ -169,6 +171,9 @@ class Pulse:
         return self._verdict or None
 
     def sentence(self, what: str) -> str:
+        """`what` happened, where, and what to do now; of a mistake its own words say that."""
+        if self.code != LOST:
+            return f"{self.place}, {what}"
         found: list[str] = []
         asking = threading.Thread(target=lambda: found.append(self.resume()), daemon=True)
         asking.start()
@@ -176,11 +181,11 @@ class Pulse:
         where = "".join(found) or "the newest checkpoint"
         return f"{what}, {self.place}; start the same command again on every machine: it continues from {where}"
 
-    def last_words(self, message: str) -> None:
-        """Tell the others why this process ends, and stop watching."""
+    def last_words(self, message: str, code: int) -> None:
+        """Tell the others why this process ends, and how, and stop watching."""
         self._over = True
         for peer in self._peers.values():
-            peer.send(f"said {' '.join(message.split())}")
+            peer.send(f"said {code} {' '.join(message.split())}")
 
     def bye(self) -> None:
         """This process is done. Nobody is to wait for it any more, nor it for others."""

@@ -3,10 +3,11 @@
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,8 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as td
+from torch.nn.parallel import DistributedDataParallel
 
 from sr import cli, dist, meeting, pulse
+from sr.backends.whole import DDP
+from sr.build import Build, load
 from sr.errors import UserError
 
 TIMEOUT = 4.0
@@ -59,9 +63,21 @@ def stuck_with_the_gil() -> None:
 
 def fails_alone() -> None:
     step(1)
-    if dist.rank():
+    if dist.rank() == 2:
         raise UserError("photo.png: is no picture; remove it")
     step(2)
+
+
+def breaks_alone() -> None:
+    step(1)
+    if dist.rank():
+        raise ZeroDivisionError("a defect")
+    step(2)
+
+
+def reads_alone() -> None:
+    os.chdir(Path(os.environ["FOLDER"], f"rank{dist.rank()}"))
+    Build(load("tiny.yml")).source()
 
 
 def fails_alike() -> None:
@@ -69,10 +85,40 @@ def fails_alike() -> None:
     raise UserError("there is no room; make some")
 
 
+def two_starts() -> None:
+    """The second step of one start, and the same step as the first of another."""
+    torch.manual_seed(dist.rank())
+    batches = torch.rand(2, 4, 7)
+    one = wrapped(None)
+    train(one, batches[0])
+    state = {name: value.clone() for name, value in one.raw.state_dict().items()}
+    other = wrapped(state)
+    gradients = [train(start, batches[1]) for start in (one, other)]
+    assert all(map(torch.equal, *gradients))
+    print("equal", flush=True)
+
+
+def wrapped(state: dict[str, torch.Tensor] | None) -> DDP:
+    torch.manual_seed(9)
+    net = torch.nn.Sequential(torch.nn.Linear(11, 5), torch.nn.Linear(7, 11))  # not in the order of use
+    net.load_state_dict(state or net.state_dict())
+    net.forward = lambda x: net[0](net[1](x))
+    return DDP(net, torch.optim.SGD(net.parameters(), lr=0.1), prepare=DistributedDataParallel)
+
+
+def train(start: DDP, batch: torch.Tensor) -> list[torch.Tensor]:
+    start.module(batch).square().mean().backward()
+    gradients = [parameter.grad.clone() for parameter in start.raw.parameters()]
+    start.optimizer.step()
+    start.optimizer.zero_grad()
+    return gradients
+
+
 def main(name: str) -> int:
     meeting.MEETING_SECONDS = 1.0 if name == "waits_for_nobody" else 60.0
-    dist.meet(TIMEOUT)
-    td.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
+    timeout = 60.0 if name == "two_starts" else TIMEOUT
+    dist.meet(timeout)
+    td.init_process_group("gloo", timeout=timedelta(seconds=timeout))
     dist.resumes(lambda: "step 0")
     globals()[name]()
     dist.part()
@@ -90,7 +136,7 @@ def process(name: str, env: dict[str, str], log: Path) -> None:
     except UserError as error:
         code = cli._failed(str(error), error.exit_code)
     except Exception as error:
-        code = cli._failed(dist.lost(error) or f"{error!r}", pulse.LOST)
+        code = cli._failed(*(dist.lost(error) or (f"{error!r}", 70)))
     os._exit(code)
 
 
@@ -98,9 +144,9 @@ def process(name: str, env: dict[str, str], log: Path) -> None:
 
 
 class Ranks:
-    """Both processes of a program, their output in files; forked off one that has imported all this already."""
+    """All processes of a program, their output in files; forked off one that has imported all this already."""
 
-    def __init__(self, folder: Path, name: str, only: tuple[int, ...] = (0, 1), **env: str) -> None:
+    def __init__(self, folder: Path, name: str, only: Sequence[int], **env: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
@@ -108,7 +154,7 @@ class Ranks:
         self.logs = {rank: folder / f"{rank}.log" for rank in only}
         self.processes = {}
         context = get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([__name__, "torch._dynamo"])  # DDP imports it
         for rank, log in self.logs.items():
             log.touch()
             given = name, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, log
@@ -138,7 +184,7 @@ class Ranks:
 def ranks(tmp_path: Path) -> Iterator[Callable[..., Ranks]]:
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, only: tuple[int, ...] = (0, 1), **env: str) -> Ranks:
+        def start(name: str, only: Sequence[int] = (0, 1), **env: str) -> Ranks:
             made = Ranks(tmp_path, name, only, **env)
             for process in made.processes.values():
                 stack.callback(process.join)
@@ -198,10 +244,35 @@ def test_a_process_whose_threads_cannot_run_ends_too(ranks: Callable[..., Ranks]
     assert "in stuck_with_the_gil" in run.said(1)
 
 
-def test_an_error_on_one_rank_is_told_by_the_other(ranks: Callable[..., Ranks]) -> None:
-    run = ranks("fails_alone")
-    assert (run.end(1), run.end(0)) == (2, pulse.LOST)
-    assert f"rank 1 on {HOST} (127.0.0.1) ended: photo.png: is no picture; remove it, at step 2" in run.said(0)
+def test_a_mistake_on_one_rank_is_told_by_all_and_ends_them_alike(ranks: Callable[..., Ranks]) -> None:
+    """A scheduler that starts lost processes again must not take the others for lost."""
+    run = ranks("fails_alone", only=range(3), WORLD_SIZE="3")
+    assert [run.end(rank) for rank in (2, 1, 0)] == [2, 2, 2]
+    for rank in (0, 1):
+        told = f"at step 2, rank 2 on {HOST} (127.0.0.1) ended: photo.png: is no picture; remove it"
+        assert told in run.said(rank)
+        assert "start the same command again" not in run.said(rank)
+
+
+def test_a_defect_on_one_rank_ends_the_other_with_its_code(ranks: Callable[..., Ranks]) -> None:
+    run = ranks("breaks_alone")
+    assert (run.end(1), run.end(0)) == (70, 70)
+    assert f"at step 2, rank 1 on {HOST} (127.0.0.1) ended: ZeroDivisionError('a defect')" in run.said(0)
+
+
+def test_pictures_that_one_rank_cannot_see_end_all_with_one_sentence(
+    ranks: Callable[..., Ranks], recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = recipe(data__source={"type": "folder", "gt": "photos"})
+    for rank in range(2):
+        shutil.copytree(tmp_path / "photos", tmp_path / f"rank{rank}" / "photos")
+        shutil.copy(file, tmp_path / f"rank{rank}")
+    shutil.rmtree(tmp_path / "rank1" / "photos")
+    run = ranks("reads_alone", FOLDER=str(tmp_path))
+    assert (run.end(1), run.end(0)) == (2, 2)
+    assert f"sr: rank 1 on {HOST}: there is no 'photos'; correct the path" in run.said(0)
+    assert "sr (rank 1): there is no 'photos'" in run.said(1)
+    assert "Traceback" not in run.said(0) + run.said(1)
 
 
 def test_an_error_on_every_rank_is_told_by_each(ranks: Callable[..., Ranks]) -> None:
@@ -209,6 +280,12 @@ def test_an_error_on_every_rank_is_told_by_each(ranks: Callable[..., Ranks]) -> 
     assert (run.end(0), run.end(1)) == (2, 2)
     assert run.said(0).splitlines()[1:] == ["sr: there is no room; make some"]
     assert run.said(1).splitlines()[1:] == ["sr (rank 1): there is no room; make some"]
+
+
+def test_the_first_step_after_a_start_adds_up_as_any_other(ranks: Callable[..., Ranks]) -> None:
+    run = ranks("two_starts", only=range(3), WORLD_SIZE="3")
+    assert [run.end(rank) for rank in range(3)] == [0] * 3, run.said(0)
+    assert "equal" in run.said(0)
 
 
 @pytest.mark.parametrize(("rank", "told"), [(0, "1 of 2 processes did not come: rank 1"), (1, "rank 0 at 127.0.0.1:")])

@@ -138,6 +138,20 @@ class DDP(Whole):
     ) -> None:
         super().__init__(net, optimizer)
         self.module = self.wrapper = prepare(net)
+        self._settle(net)
+
+    def _settle(self, net: nn.Module) -> None:
+        """Let DDP choose now in which order it adds gradients up, by a backward pass of zeros. Collective.
+
+        It would do so after the first one, and floats of three processes added in another order are another sum: the
+        first step after every start would differ from the same step of a run that went on.
+        """
+        if not isinstance(self.wrapper, DistributedDataParallel):
+            return
+        self.wrapper.module = _Zero(net)
+        self.wrapper(0.0).backward()
+        self.wrapper.module = net
+        self.optimizer.zero_grad(set_to_none=True)
 
     @property
     def way(self) -> str:
@@ -145,6 +159,20 @@ class DDP(Whole):
 
     def quiet(self, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self.wrapper.no_sync()
+
+
+class _Zero(nn.Module):
+    """Takes a value of every parameter `factor` times. Their gradients come in reverse order, as they mostly do in use.
+
+    On a GPU, DDP needs an argument to pass on.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, factor: float) -> Tensor:
+        return torch.stack([factor * parameter.flatten()[0] for parameter in self.net.parameters()]).sum()
 
 
 def buffers(net: nn.Module) -> dict[str, Tensor]:

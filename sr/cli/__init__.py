@@ -12,7 +12,6 @@ import torch
 from sr import __version__, dist
 from sr.cli import measuring, pictures, training
 from sr.errors import UserError
-from sr.pulse import LOST
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed("interrupted", 130)
     except Exception as error:
         if lost := dist.lost(error):
-            return _failed(lost, LOST)
+            return _failed(*lost)
         traceback.print_exc()
         return _failed("a defect of sr, not yours: please report the lines above", 70)
 
