@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sr.errors import UserError
+from sr.nets.bounded import bounded
 from sr.nets.layouts import save_safetensors
 from sr.nets.models import architecture, load_into
 from sr.options import Cycle, Options, Part
@@ -33,10 +34,20 @@ class Nets:
     def make(self, player: str) -> nn.Module:
         """The player's net; its initial weights depend on the seed and the player's name alone."""
         torch.manual_seed(_seed_of(self.options.seed, player))
-        net = self._generator() if player == "generator" else self._discriminator()
-        if player in self.options.init:
-            load_into(net, self.options.init[player])
+        with bounded():
+            net = self._generator() if player == "generator" else self._discriminator()
+        init: Mapping[Any, str | dict[str, str]] = self.options.init
+        given = init.get(player, {})
+        for side, file in ({"": given} if isinstance(given, str) else given).items():
+            load_into(self._side(player, net, side) if side else net, file)
         return net
+
+    def _side(self, player: str, net: nn.Module, side: str) -> nn.Module:
+        sides = dict(net.named_children()) if self._cycle else {}
+        if side not in sides:
+            known = f"one file, or one for each of {' and '.join(sides)}" if sides else "one file"
+            raise UserError(f"init.{player}: there is no '{side}' in the {player} of {self.options.task}; give {known}")
+        return sides[side]
 
     def _generator(self) -> nn.Module:
         part, scale = self.options.generator, self.options.scale

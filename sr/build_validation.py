@@ -13,8 +13,7 @@ from sr.data.paths import image_paths
 from sr.data.source import Sample, Source
 from sr.data.unpaired import Unpaired
 from sr.options import Options, Part, ValidationSet
-from sr.tiles import tiled
-from sr.upscale import OVERLAP, TILE
+from sr.tiles import OVERLAP, TILE, tiled
 from sr.validate import Results, ValSet, evaluate, source_set, val_set
 
 Way = Callable[[nn.Module], Callable[..., Any]]

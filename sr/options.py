@@ -125,16 +125,17 @@ class Losses(BaseModel):
 
 
 class Options(Section):
-    """A whole run. `init` maps a player to the weights it starts from; `out`/`name` is the folder of the run."""
+    """A whole run. `init` maps a player to the weights it starts from, for CycleGAN perhaps one file for each of its
+    two nets (a_to_b, b_to_a; a, b); `out`/`name` is the folder of the run."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     task: Literal["psnr", "sr_gan", "pix2pix", "cyclegan"]
     scale: Literal[1, 2, 3, 4, 8] = 1
     seed: NonNegativeInt = 0
     out: str = "runs"
     generator: Annotated[Part, PartOf("generators")]
     discriminator: Annotated[Part, PartOf("discriminators")] | None = None
-    init: dict[Literal["generator", "discriminator"], str] = {}
+    init: dict[Literal["generator", "discriminator"], str | dict[str, str]] = {}
     losses: Losses
     cycle: Cycle | None = None
     degrade: list[Annotated[Part, PartOf("degrade")]] = []

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor
 from sr import lab
 from sr.errors import UserError
 from sr.images import Picture
-from sr.jobs import OnTiles, Report, convert
+from sr.jobs import OnTiles, Report, convert, fingerprint
 from sr.nets.layouts import load_weights
 from sr.nets.models import Direction, Model, open_model
-from sr.tiles import check_overlap
-from sr.upscale import OVERLAP, through
+from sr.tiles import OVERLAP, check_overlap
+from sr.upscale import through
 
 _LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, as `sr.images.with_channels` makes grey of colour
 
@@ -121,20 +122,22 @@ def translate(
     tile: int = 0,
     overlap: int = OVERLAP,
     device: torch.device | str = "cpu",
-    format: str | None = None,
-    suffix: str = "",
+    **files: Any,
 ) -> Report:
-    """Translate files and folder trees into `output`, as `sr.jobs.convert` writes them.
+    """Translate files and folder trees into `output`. files: see `sr.jobs.convert`.
 
     side: the files hold a and b side by side, and this direction's input is taken. size: resize the input to
     size x size first, as the published tests of pix2pix do; else it stays as it is.
     """
     check_overlap(tile, overlap)
     model.net.to(device)
+    settings: dict[str, Any] = {"verb": "translate", "model": fingerprint(model.net), "name": model.name}
+    settings |= {"colours": model.colours, "test_time": getattr(model.net, "test_time", None)}
+    settings |= {"side": side, "size": size, "tile": tile, "overlap": overlap if tile else None}
 
     def work(picture: Picture, on_tiles: OnTiles) -> Picture:
         picture = picture if side is None else half(picture, side)
         picture = picture if size is None else resized(picture, size)
         return redraw(picture, model, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
 
-    return convert(inputs, output, work, title=model.name, format=format, suffix=suffix)
+    return convert(inputs, output, work, title=model.name, settings=settings, **files)

@@ -339,6 +339,16 @@ def test_halves_become_pairs_of_a_shard(photographs, tmp_path):
         assert all(np.array_equal(x, y) for x, y in zip(shards.read(0, index), files.read(0, index), strict=True))
 
 
+def test_members_called_a_and_b_are_pairs(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for number, side in enumerate("ab"):
+            write_rgb_in(tmp_path / side / "1.png", smooth(number, 40, 40))
+            tar.add(tmp_path / side / "1.png", f"1.{side}.png")
+    shard = made({"type": "shards", "path": f"{tmp_path}/x.tar"})
+    files = made({"type": "paired", "a": f"{tmp_path}/a", "b": f"{tmp_path}/b"})
+    assert all(np.array_equal(x, y) for x, y in zip(shard.read(0, 0), files.read(0, 0), strict=True))
+
+
 def test_halves_are_cut_alike_where_a_size_is_given(photographs, tmp_path):
     make_shards(photographs, tmp_path / "out", size=40, step=16, side_by_side=True, progress=False)
     source = ShardSource(path=str(tmp_path / "out"))

@@ -135,6 +135,21 @@ def test_files_of_pairs_a_tree_and_a_failure(tmp_path):
     torch.testing.assert_close(read_picture(report.written[0]).rgb, expected, atol=0.51 / 255, rtol=0)
 
 
+def test_what_is_there_is_kept_until_it_would_come_out_otherwise(tmp_path):
+    save(tmp_path / "m.safetensors", "resnet", num_block=1, dropout=True)
+    model, _ = pick_translator(str(tmp_path / "m.safetensors"))
+    write_picture(tmp_path / "in" / "1.png", picture(24, 48))
+
+    def written(**how) -> int:
+        return len(translate([tmp_path / "in"], tmp_path / "out", model, **how).written)
+
+    assert (written(), written()) == (1, 0)
+    assert (written(side="a_to_b"), written(side="b_to_a"), written(side="b_to_a")) == (1, 1, 0)
+    assert (written(size=16), written(size=20), written(tile=16, overlap=4)) == (1, 1, 1)
+    model.net.test_time = "eval"
+    assert (written(tile=16, overlap=4), written(tile=16, overlap=4)) == (1, 0)
+
+
 def test_the_noise_of_a_picture_is_its_own_and_repeats(tmp_path):
     save(tmp_path / "m.safetensors", "unet", num_downs=6, dropout=True, test_time="paper")
     model, _ = pick_translator(str(tmp_path / "m.safetensors"))

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from sr import checkpoint
+from sr.build import Build, load
+from sr.errors import UserError
 from sr.nets.models import open_model
 from tests.conftest import sr
 from tests.test_engine import assert_same, engine, state
@@ -117,6 +119,27 @@ def test_cyclegan_shows_and_measures_both_directions(recipe: Recipe, facades: Pa
         for direction in ("a_to_b", "b_to_a"):
             net = open_model(file, direction=direction).net
             assert torch.allclose(net(image), getattr(average, direction)(image), atol=1e-5)  # channels_last
+
+
+def test_cyclegan_starts_from_the_files_of_the_original(
+    recipe: Recipe, facades: Path, photos: Path, tmp_path: Path
+) -> None:
+    """One for each generator and discriminator, whose names are those of the nets alone."""
+    nets = Build(load(recipe(name="other", seed=5, **cyclegan(facades, photos)))).nets
+    init: dict[str, dict[str, str]] = {}
+    for player in ("generator", "discriminator"):
+        for side, net in nets.make(player).named_children():
+            init.setdefault(player, {})[side] = str(tmp_path / f"{side}.pth")
+            torch.save(net.state_dict(), init[player][side])
+    started = Build(load(recipe(name="one", init=init, **cyclegan(facades, photos)))).nets
+    for player in init:
+        assert_same(started.make(player).state_dict(), nets.make(player).state_dict())
+    swapped = recipe(name="one", init={"generator": init["discriminator"]}, **cyclegan(facades, photos))
+    with pytest.raises(UserError, match=r"init.generator: there is no 'a' in .* one for each of a_to_b and b_to_a"):
+        Build(load(swapped)).nets.make("generator")
+    pairs = recipe(name="one", init={"generator": init["generator"]}, **pix2pix(facades))
+    with pytest.raises(UserError, match=r"there is no 'a_to_b' in the generator of pix2pix; give one file$"):
+        Build(load(pairs)).nets.make("generator")
 
 
 def test_two_processes_train_pix2pix_as_one(recipe: Recipe, facades: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sr.nets.layers import Count
 from sr.nets.norm import InstanceNorm, keep_statistics
 from sr.nets.spectral import SpectralConv2d
+from sr.nets.translation import initialise
 
 Norm = Literal["batch", "instance", "spectral", "none"]
 
@@ -42,15 +43,8 @@ class PatchGAN(nn.Module):
         layers += [_conv(norm, widths[-1], 1, kernel, 1, bias=inner_bias or num_layers > 0)]
         self.name = "model" if num_layers else "net"
         self.add_module(self.name, nn.Sequential(*layers))
-        self._initialise()
+        initialise(self)
         keep_statistics(self)
-
-    def _initialise(self) -> None:
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, 0.0 if parameter.ndim > 1 else 1.0, 0.02)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [self.get_submodule(self.name)(x)]

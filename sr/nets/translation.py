@@ -1,4 +1,4 @@
-"""What the generators of pix2pix (Isola et al. 2017) and CycleGAN (Zhu et al. 2017) have in common."""
+"""What the nets of pix2pix (Isola et al. 2017) and CycleGAN (Zhu et al. 2017) have in common."""
 
 import inspect
 from collections.abc import Callable
@@ -18,8 +18,7 @@ TestTime = Literal["paper", "eval"]
 class Translator(nn.Module):
     """[B, num_in_ch, h, w] -> [B, num_out_ch, h, w], both in 0..1, by a published network that knows -1..1.
 
-    model: that network, under its published names, up to and with its tanh. Its weights start from N(0, 0.02), those
-    of batch norm from N(1, 0.02), as published.
+    model: that network, under its published names, up to and with its tanh. It starts from `initialise`.
     h and w: any in eval mode, where they are padded to `multiple` and the output is cropped; in training a ValueError
     where they are no multiples, because a crop that is mostly padding teaches nothing.
     test_time: what .eval() means. `paper` (section 3.4 of pix2pix, and the published test.py): dropout stays, and
@@ -35,11 +34,7 @@ class Translator(nn.Module):
         self.scale, self.multiple = scale, multiple
         self.model = model
         self.test_time = test_time
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, 0.0 if parameter.ndim > 1 else 1.0, 0.02)
+        initialise(self)
 
     @property
     def test_time(self) -> TestTime:
@@ -82,6 +77,15 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.dropout(input, self.p, self.training or self.as_paper)
+
+
+def initialise(net: nn.Module) -> None:
+    """Weights from N(0, 0.02), those of norms from N(1, 0.02), biases 0, as published."""
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, 0.0 if parameter.ndim > 1 else 1.0, 0.02)
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
