@@ -106,9 +106,20 @@ def load(folder: Path) -> Checkpoint:
     try:
         names = json.loads((folder / "manifest.json").read_text())["files"].keys() - {"state.json"}
         tensors = {Path(name).stem: load_file(folder / name) for name in sorted(names)}
-        return Checkpoint(folder, json.loads((folder / "state.json").read_text()), tensors)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be read ({error}); remove that folder") from None
+        return Checkpoint(folder, dict(json.loads((folder / "state.json").read_text())), tensors)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be read ({str(error)[:200]}); remove that folder") from None
+
+
+def progress(state: Mapping[str, Any]) -> tuple[int, int, int, dict[str, Any]]:
+    """(step, consumed, bad, best) of a run's state. Raises ValueError where they are not what they must be."""
+    numbers = [state.get(name) for name in ("step", "consumed", "bad")]
+    best = state.get("best")
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise ValueError(f"step, consumed and bad are {numbers}")
+    if not isinstance(best, dict) or not (not best or {"step", "value", "metric"} <= best.keys()):
+        raise ValueError(f"best is {best}")
+    return (*numbers, best)  # type: ignore[return-value]
 
 
 def damage(folder: Path, *, content: bool = True) -> str | None:
@@ -122,6 +133,8 @@ def damage(folder: Path, *, content: bool = True) -> str | None:
         if "state.json" not in manifest["files"]:
             return "its manifest does not name state.json"
         for name, facts in sorted(manifest["files"].items()):
+            if Path(name).name != name:
+                return f"its manifest names {name}, which is not in the folder"
             if not (folder / name).is_file():
                 return f"{name} is missing"
             size = (folder / name).stat().st_size
@@ -131,7 +144,7 @@ def damage(folder: Path, *, content: bool = True) -> str | None:
                 return f"{name} does not have the content that the manifest says"
     except OSError as error:
         return f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"manifest.json cannot be understood ({type(error).__name__}: {error})"
     return None
 

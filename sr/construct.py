@@ -86,12 +86,15 @@ def _plugin(name: str, *, allowed: bool) -> Factory:
     module, _, attribute = name.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # it is a user's file, and may be wrong in any way
+        said = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"cannot import '{name}' ({said}); put its package on PYTHONPATH or correct the name") from None
+    try:
+        model_of(factory)
+    except (TypeError, ValueError, NameError):
         raise UserError(
-            f"cannot import '{name}' ({error}); put its package on PYTHONPATH or correct the name"
+            f"'{name}' is not a class or function with a signature; name one that builds the part"
         ) from None
-    if not callable(factory):
-        raise UserError(f"'{name}' is not a class or function; name one that builds the part")
     return factory
 
 
@@ -246,7 +249,13 @@ def make(part: Mapping[str, Any], name: str, tables: Tables, *args: Any, plugins
             kwargs[key] = _build((info.annotation, *info.metadata), kwargs[key], build)
         elif key in supplied:
             kwargs[key] = supplied[key]
-    return factory(*args, **kwargs)
+    try:
+        return factory(*args, **kwargs)
+    except (ValueError, OverflowError, ZeroDivisionError, MemoryError, RuntimeError) as error:
+        if part["type"] not in table.rows:
+            raise  # the author of a part from outside wants to see where
+        reason, given = str(error).split("\n")[0] or type(error).__name__, json.dumps(values)
+        raise UserError(f"{part['type']} cannot be made of {given} ({reason}); change these") from None
 
 
 def _nested(

@@ -1,5 +1,6 @@
 """YAML with the line of every key, so that whatever is wrong with a value can be pointed at; and `--set` overrides."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import yaml
 from sr.construct import Path
 from sr.errors import UserError
 
-MAX_DEPTH, MAX_NODES = 32, 20_000
+MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 18, 32, 20_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,11 +45,15 @@ class Document:
 def read(file: str | FilePath, sets: Iterable[str] = ()) -> Document:
     """Read an options file and apply `--set a.b=value` overrides. Raises UserError with file and line."""
     try:
-        text = FilePath(file).read_text(encoding="utf-8")
+        with FilePath(file).open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+        text = content.decode("utf-8")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); give the path of an options file") from None
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8 text; give the path of a YAML options file") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{file}: is larger than {MAX_BYTES} bytes; give the path of an options file")
     lines: dict[Path, int] = {}
     try:
         root = yaml.compose(text, Loader=_Loader)
@@ -85,18 +90,32 @@ def _value(node: yaml.Node, path: Path, lines: dict[Path, int], budget: list[int
             mapping[key] = _value(value_node, here, lines, budget, file)
         return mapping
     lines.setdefault(path, line)
-    return _Loader("").construct_object(node)
+    return _usable(_Loader("").construct_object(node), f"{file}:{line}")
+
+
+def _usable(value: Any, where: str) -> Any:
+    """The value, in which no number is nan, infinite or larger than 64 bits: nothing could be done with it."""
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            _usable(item, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}  {value} is no number to work with; write a finite one")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{where}  a whole number of {len(str(abs(value)))} digits is too large; write a smaller one")
+    return value
 
 
 def _override(document: Document, assignment: str) -> Document:
     dotted, equals, text = assignment.partition("=")
     path = tuple(int(step) if step.isdigit() else step for step in dotted.split("."))
-    if not equals or not all(str(step) for step in path):
+    if not equals or len(path) > MAX_DEPTH or not all(str(step) for step in path):
         raise UserError(f"--set {assignment}: write key.key=value, for example --set losses.gan.type=hinge")
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = _usable(yaml.load(text, Loader=_Loader), f"--set {assignment}")
     except yaml.YAMLError:
         value = text
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--set {assignment[:80]}: cannot be read ({error}); give a plain value") from None
     target: Any = document.values
     for step in path[:-1]:
         target = _descend(target, step, assignment)

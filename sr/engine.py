@@ -252,19 +252,20 @@ class Engine:
             self.ema.load_state(found.tensors["ema"])
             pool = found.tensors.get("task", {})
             self.task.load_state({name: value.to(self.device) for name, value in pool.items()})
+            self.step, self.consumed, bad, self.best = checkpoint.progress(found.state)
         except (KeyError, ValueError) as error:
             raise UserError(f"{found.folder}: does not fit these options ({error}); use another `name`") from None
-        state = found.state
-        self.step, self.consumed, self.best = state["step"], state["consumed"], state["best"]
-        self.bad = state["bad"] if dist.is_main() else 0
+        self.bad = bad if dist.is_main() else 0
         if dist.is_main():
             tqdm.write(f"continuing {self.plan.folder} at step {self.step}")
 
     def _check_identity(self, found: checkpoint.Checkpoint) -> None:
+        identity = found.state.get("identity")
+        known = identity if isinstance(identity, dict) else {}
         for key, value in self.plan.identity.items():
-            if found.state["identity"].get(key) != value:
+            if known.get(key) != value:
                 raise UserError(
-                    f"{found.folder}: was made with {key}: {found.state['identity'].get(key)}, "
+                    f"{found.folder}: was made with {key}: {str(known.get(key))[:200]}, "
                     f"the options say {value}; use another `name`, or remove {self.plan.folder} to start anew"
                 )
 

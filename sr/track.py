@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class Tracker:
             for file in (self._log, self._samples):
                 _cut(file, resume_step)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+            self._hook, threading.excepthook = threading.excepthook, _told_once
 
     def scalars(self, values: Mapping[str, float], *, step: int) -> None:
         if self._writer is None:
@@ -101,6 +103,13 @@ class Tracker:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+            threading.excepthook = self._hook
+
+
+def _told_once(args: Any) -> None:
+    """Of a full disk TensorBoard's thread tells the next one that writes, who raises it: once is enough."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
 
 
 def _cut(file: Path, step: int) -> None:

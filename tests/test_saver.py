@@ -23,6 +23,9 @@ from tests.test_checkpoint import GROUP, flip
 from tests.test_elastic import run_legs
 from tests.test_engine import Recipe, assert_same, engine, state
 
+sys.path.insert(0, str(ROOT / "tools"))
+import save_cost
+
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 PSNR_ALONE = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}
 
@@ -216,3 +219,11 @@ def test_what_a_task_keeps_comes_back(recipe: Recipe, monkeypatch: pytest.Monkey
     assert not seen
     engine(file, "train.total_steps=2").run()
     assert torch.equal(seen[0]["pool"], pool)
+
+
+def test_the_cost_of_a_save_is_measured_on_both_sides(recipe: Recipe) -> None:
+    run = engine(recipe())
+    times = save_cost.measure(run, 2)
+    assert {kind: len(found) for kind, found in times.items()} == {"plain": 4, "saving": 2, "after": 2, "save alone": 2}
+    assert all(0 < save < step for save, step in zip(times["save alone"], times["saving"], strict=True))
+    assert checkpoint.steps(run.plan.folder / "checkpoints") == [2, 5, 9]  # one to warm up, then one of four steps

@@ -8,6 +8,7 @@ comes. Published with its shards, `index.json` makes their order known before th
 import hashlib
 import json
 import re
+import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,8 @@ from sr.errors import UserError
 from sr.images import SUFFIXES
 
 FOLDER_INDEX = "index.json"
-ROLES = {"": 0, "gt": 0, "hr": 0, "lq": 1, "lr": 1}
+CHUNK = 1 << 20  # bytes read at a time
+ROLES = {"": 0, "gt": 0, "hr": 0, "b": 0, "lq": 1, "lr": 1, "a": 1}  # a and b: of translation
 MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # webdataset's rule: the key ends at the first dot of the base name
 
 
@@ -77,7 +79,7 @@ def load(tar: Path) -> ShardIndex | None:
         keys, skipped = [str(row[0]) for row in content["samples"]], [(str(n), str(r)) for n, r in content["skipped"]]
         index = ShardIndex(int(content["bytes"]), keys, spans, skipped, str(content.get("sha256", "")))
         return index if content["version"] == 1 and _describes(index, tar) else None
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, tarfile.TarError):
+    except (OSError, ValueError, OverflowError, LookupError, TypeError, RecursionError, tarfile.TarError):
         return None
 
 
@@ -98,7 +100,7 @@ def digest(tar: Path) -> str:
     """SHA-256 of a file, in hex. Costs one pass over it, at 0.5 to 2 GB a second."""
     made = hashlib.sha256()
     with open(tar, "rb") as file:
-        while chunk := file.read(1 << 20):
+        while chunk := file.read(CHUNK):
             made.update(chunk)
     return made.hexdigest()
 
@@ -140,17 +142,24 @@ def _images(tar: Path, size: int, name: str) -> Iterator[tuple[str, int, int, in
                 prefix, _, suffix = f".{parts[2].lower()}".rpartition(".") if parts else ("", "", "")
                 if parts and f".{suffix}" in SUFFIXES and prefix.lstrip(".") in ROLES:
                     yield parts[1], ROLES[prefix.lstrip(".")], member.offset_data, member.size
-            _expect_end(archive)
+            expect_end(archive, name)
     except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as error:
         raise UserError(f"{name} is not a whole, uncompressed tar ({error}); make or copy it again") from None
 
 
-def _expect_end(archive: tarfile.TarFile) -> None:
-    """tarfile takes a damaged header for the end. The end is a block of zeros, or that of the file."""
+def expect_end(archive: tarfile.TarFile, name: str) -> None:
+    """tarfile takes a damaged header or a hole for the end. The end is zeros alone, or (some writers) the file's.
+
+    Costs a pass over what lies behind the end: some KiB of zeros, unless the tar is damaged.
+    """
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(512).strip(b"\0"):
-        raise tarfile.ReadError(f"damaged at byte {archive.offset}")
+    if not (rest := archive.fileobj.read(CHUNK)):
+        print(f"{name} lacks the zeros at the end of a tar; if it was cut short, copy it again", file=sys.stderr)
+    while rest:
+        if rest.strip(b"\0"):
+            raise tarfile.ReadError(f"damaged at byte {archive.offset}, or several tars in one file")
+        rest = archive.fileobj.read(CHUNK)
 
 
 def index_of(tar: Path, known: ShardIndex | None = None) -> ShardIndex:
@@ -203,7 +212,7 @@ def parse_folder_index(content: bytes) -> dict[str, Entry]:
         return {
             str(row["name"]): Entry(int(row["samples"]), int(row["bytes"]), str(row.get("sha256", ""))) for row in rows
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 

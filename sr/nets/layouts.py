@@ -1,6 +1,7 @@
 """Weights on disk: the files that trainers publish, and the names they give to the parameters of RRDBNet."""
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,13 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a whole .safetensors file ({error}); copy or download it again") from None
+        reason = str(error)[:200]
+        raise UserError(f"{path} is not a whole .safetensors file ({reason}); copy or download it again") from None
 
 
 def _read_pickle(path: Path) -> Any:
+    if _is_packed(path):
+        raise UserError(f"{path} is a compressed archive, which no trainer writes; unpack it, and give what is inside")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
@@ -52,6 +56,17 @@ def _read_pickle(path: Path) -> Any:
             f"{path} does not hold plain weights ({type(error).__name__}: {reason}); it is damaged, or needs code "
             "to open, which is never run: download it again, or save its state dict alone"
         ) from None
+
+
+def _is_packed(path: Path) -> bool:
+    """torch.save stores as it is; some MB of compressed zeros would become as many GB."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # torch will say what is wrong with it
 
 
 def _state_dict(content: Any, path: Path) -> State:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sr.construct import Factory, Table, find, model_of
 from sr.errors import UserError
 from sr.nets import GENERATORS
+from sr.nets.bounded import as_large_as
 from sr.nets.layouts import State, load_weights, to_new_esrgan
 from sr.nets.resnet import ResNet
 from sr.nets.rrdbnet import RRDBNet
@@ -138,7 +139,7 @@ def _rrdb_kwargs(state: State, expect_scale: int | None) -> dict[str, Any]:
 def _build(kind: Factory, kwargs: Any, state: State) -> Any:
     """The net with its weights; ValueError, before memory is taken for it, where they do not fit."""
     checked = model_of(kind).model_validate(kwargs).model_dump(exclude_unset=True)
-    with torch.device("meta"):
+    with torch.device("meta"), as_large_as(state):
         misfits = _misfits(kind(**checked), state)
     if misfits:
         raise ValueError(_list(misfits))
@@ -163,7 +164,8 @@ def _foreign(path: str | Path, state: State) -> Model:
     import spandrel
 
     try:
-        found = spandrel.ModelLoader().load_from_state_dict(state)
+        with as_large_as(state):
+            found = spandrel.ModelLoader().load_from_state_dict(state)
     except Exception as error:  # spandrel guesses hyper-parameters from shapes; odd files break it in many ways
         raise UserError(
             f"{path} is no generator that sr or spandrel knows ({_first_line(error)}); give a super-resolution model"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sr.errors import UserError
 from sr.nets.any_size import any_size
+from sr.nets.bounded import as_large_as
 from sr.nets.layouts import load_weights
 
 
@@ -21,7 +22,8 @@ def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:
     state, _ = load_weights(file)
     device = torch.get_default_device()
     try:
-        with torch.device("cpu"):  # not meta: the weights are in the file, and some networks compute while built
+        # Not meta: the weights are in the file, and some networks compute while they are built.
+        with torch.device("cpu"), as_large_as(state):
             found = spandrel.ModelLoader().load_from_state_dict(state)
     except Exception as error:  # spandrel guesses hyper-parameters from shapes; odd files break it in many ways
         reason = f"{type(error).__name__}: {error}".split("\n")[0]

@@ -1,0 +1,35 @@
+"""Nets no larger than expected: a number that is mistyped, or meant to harm, must not take all memory or all time."""
+
+from collections.abc import Iterator, Sized
+from contextlib import AbstractContextManager, contextmanager
+
+from torch.nn.modules import module
+
+MOST = 200_000  # layers and parameters; RRDBNet with 23 blocks has 1,600
+
+
+@contextmanager
+def bounded(most: int = MOST) -> Iterator[None]:
+    """Raises ValueError inside the block as soon as more than `most` layers and parameters have been registered."""
+    count = 0
+
+    def registered(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise ValueError(f"more than {most} layers and parameters")
+
+    hooks = (
+        module.register_module_module_registration_hook(registered),
+        module.register_module_parameter_registration_hook(registered),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def as_large_as(state: Sized) -> AbstractContextManager[None]:
+    """For a net whose size the names or the metadata of a file tell: no larger than its number of tensors allows."""
+    return bounded(20 * len(state) + 1000)
