@@ -12,11 +12,12 @@ from tests.conftest import ROOT
 LAYERS = [
     "errors construct atomic schema document stopping",
     "batch meeting pulse dist images bicubic lab seeded tiles nets losses degrade metrics schedules optimizers",
+    "reach precision inference",
     "data tasks",
-    "backends player ema checkpoint guard saver snapshot track health jobs upscale translate validate",
+    "backends player ema checkpoint guard saver snapshot track health video folders jobs upscale translate validate",
     "engine",
     "options build_nets build_validation build",
-    "describe score",
+    "describe export report score",
     "run",
     "cli __main__",
 ]

@@ -4,14 +4,20 @@ import argparse
 from pathlib import Path
 
 from sr.cli.common import Add, device, how, told, translation, written
+from sr.errors import UserError
 
 
 def add(verb: Add) -> None:
-    made = verb(upscale, "enlarge an image or a folder tree of images")
-    written(made)
+    made = verb(
+        upscale, "enlarge pictures and videos: files, folder trees, tars, lists; over all processes of a launch"
+    )
+    written(made, required=False)
     made.add_argument("--scale", type=int, help="needed for bicubic")
-    device(made, tile=256)
-    made = verb(translate, "translate an image or a folder tree of images")
+    enlarging(made)
+    device(made)
+    made = verb(
+        translate, "translate pictures and videos: files, folder trees, tars, lists; over all processes of a launch"
+    )
     written(made)
     translation(made)
     made.add_argument("--side-by-side", action="store_true", help="inputs hold a and b; one half is taken")
@@ -19,12 +25,29 @@ def add(verb: Add) -> None:
     device(made, tile=0)
 
 
+def enlarging(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--blend", nargs="+", metavar="FILE:SHARE", help="in place of --model: a mean of models")
+    made.add_argument("--outscale", type=float, metavar="X", help="how many times larger, as 2.5 (what the model does)")
+    made.add_argument("--alpha", choices=("bicubic", "net"), default="bicubic", help="what enlarges it (%(default)s)")
+    made.add_argument("--tta", action="store_true", help="the mean over 8 flips and rotations; 8 times slower")
+    made.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "tf32", "mixed", "bf16", "fp16"),
+        default="auto",
+        help="auto: the fastest within 1/255 of fp32",
+    )
+
+
 def upscale(args: argparse.Namespace) -> int:
-    from sr.upscale import pick_model
+    from sr.upscale import mix_models, pick_model
     from sr.upscale import upscale as run
 
-    model = pick_model(args.model, scale=args.scale)
-    return told(run([Path(given) for given in args.input], Path(args.output), model, **how(args)), args.output)
+    if (args.model is None) == (args.blend is None):
+        raise UserError("give either --model FILE or --blend A:0.7 B:0.3, and not both")
+    model = mix_models(args.blend, scale=args.scale) if args.blend else pick_model(args.model, scale=args.scale)
+    chosen = {name: getattr(args, name) for name in ("outscale", "alpha", "precision", "tta")}
+    inputs = [Path(given) for given in args.input]
+    return told(run(inputs, Path(args.output), model, **chosen, **how(args)), args.output)
 
 
 def translate(args: argparse.Namespace) -> int:
