@@ -50,6 +50,6 @@ def draws(
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
     """Host values to the device without waiting for its queue (a copy from pageable memory would wait)."""
-    if device.type == "cuda":
+    if device.type == "cuda" and not values.is_cuda:
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
