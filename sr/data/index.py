@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sr.atomic import replacing
+from sr.data.members import MEMBER_SUFFIXES
 from sr.errors import UserError
-from sr.images import SUFFIXES
 
 FOLDER_INDEX = "index.json"
 ROLES = {"": 0, "gt": 0, "hr": 0, "lq": 1, "lr": 1}
@@ -107,7 +107,8 @@ def scan(tar: Path, name: str = "") -> ShardIndex:
     """Index a tar by its headers: ours, webdataset's, GNU tar's, pax.
 
     Samples are runs of members with one key: `<key>.png` or `<key>.gt.png` with perhaps `<key>.lq.png` (hr and lr will
-    do; any image format); other members are passed over. `name` stands for the tar in errors.
+    do; any image format, and those of `sr.data.members`); other members are passed over. `name` stands for the tar in
+    errors.
     Raises UserError if the tar is damaged, compressed or sparse.
     """
     size, name = tar.stat().st_size, name or str(tar)
@@ -138,7 +139,7 @@ def _images(tar: Path, size: int, name: str) -> Iterator[tuple[str, int, int, in
                     raise tarfile.ReadError(f"'{member.name}' is longer than the file")
                 parts = MEMBER.fullmatch(member.name) if member.isfile() else None
                 prefix, _, suffix = f".{parts[2].lower()}".rpartition(".") if parts else ("", "", "")
-                if parts and f".{suffix}" in SUFFIXES and prefix.lstrip(".") in ROLES:
+                if parts and f".{suffix}" in MEMBER_SUFFIXES and prefix.lstrip(".") in ROLES:
                     yield parts[1], ROLES[prefix.lstrip(".")], member.offset_data, member.size
             _expect_end(archive)
     except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as error:

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
+
 from sr.data.cache import Cache, default_folder
 from sr.data.index import FOLDER_INDEX, ShardIndex, count_all, index_of
+from sr.data.members import NPY_MAGIC, decode
 from sr.data.order import WINDOW
 from sr.data.paths import shard_paths
 from sr.data.remote import Remote, shown
 from sr.data.source import Sample
 from sr.errors import UserError
-from sr.images import ImageError, read_pixels
+from sr.images import ImageError
 
 OPEN_SHARDS = 2 * WINDOW  # the one that is read and the one that is fetched
 
@@ -72,8 +75,8 @@ class ShardSource:
         name = self.name(shard, index)
         of_lq, of_gt = self._channels
         return Sample(
-            read_pixels(self._bytes(shard, gt, gt_size, name), channels=of_gt, name=name),
-            read_pixels(self._bytes(shard, lq, lq_size, name), channels=of_lq, name=name) if lq_size >= 0 else None,
+            decode(self._bytes(shard, gt, gt_size, name), channels=of_gt, name=name),
+            decode(self._bytes(shard, lq, lq_size, name), channels=of_lq, name=name) if lq_size >= 0 else None,
         )
 
     def name(self, shard: int, index: int) -> str:
@@ -88,11 +91,18 @@ class ShardSource:
             remote = [self._shards[shard] for shard in dict.fromkeys(shards) if self._counts[shard]]
             self._cache.expect([shard for shard in remote if isinstance(shard, Remote)])
 
-    def _bytes(self, shard: int, offset: int, size: int, name: str) -> bytes:
+    def _bytes(self, shard: int, offset: int, size: int, name: str) -> bytes | memoryview:
+        """A member; of bare pixels a view of the file, so that only what is cropped is read."""
+        file = self._shard(shard).file
         try:
-            data = os.pread(self._shard(shard).file.fileno(), size, offset)
+            data = os.pread(file.fileno(), len(NPY_MAGIC), offset)
+            if data == NPY_MAGIC:
+                return memoryview(np.memmap(file, np.uint8, "r", offset, (size,)))
+            data = os.pread(file.fileno(), size, offset)
         except OSError as error:
             raise ImageError(name, error.strerror or str(error)) from None
+        except ValueError:  # there is less to map
+            data = b""
         if len(data) != size:
             raise ImageError(name, "the shard is shorter than its index says")
         return data
