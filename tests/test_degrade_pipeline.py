@@ -1,5 +1,6 @@
 import pytest
 import torch
+from skimage import data
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr.construct import Table, check, make
@@ -65,6 +66,23 @@ def test_sharpening_reaches_lq_and_target_but_not_gt(gt):
     untargeted = built([{"type": "sharpen", "target": False}, {"type": "downscale", "mode": "area"}])(gt, [0, 1])
     assert untargeted.lq.equal(sharp.lq)
     assert untargeted.target is untargeted.gt
+
+
+def test_cropping_first_changes_nothing_beyond_the_halo():
+    """The kernels reach 25 + 25 (sharpening) + 10 pixels: further inside, a window gives what the whole picture does.
+
+    (A level at a rounding border may fall on either side.)
+    """
+    parts = [{"type": "sharpen"}, {"type": "blur", "sigma": [1.5, 3]}, {"type": "downscale", "mode": "area"}]
+    picture = torch.from_numpy(data.astronaut()[:300, 100:412].copy()).permute(2, 0, 1)[None] / 255
+    degradation = built(parts, gt_size=None)
+    for position in range(4):
+        whole = degradation(picture, [position]).lq
+        window = degradation(picture[..., 40:280, 60:300], [position]).lq
+        inside = (whole[..., 25:55, 30:60] - window[..., 15:45, 15:45]).abs() * 255
+        assert inside.max() < 1.01
+        assert (inside > 0.5).float().mean() < 0.005
+        assert (whole[..., 10:70, 15:75] - window).abs().max() > 1 / 255  # the border is mirrored, which shows
 
 
 def test_a_whole_picture_of_any_size_stays_whole():

@@ -1,9 +1,9 @@
 """Samples per second of one loader worker: tar shards in every format, beside BasicSR's data set on a folder of PNGs.
 
-The reference is `RealESRGANDataset` of the package basicsr in a DataLoader: PNGs as its extract_subimages.py writes them
-(OpenCV, compression 3), read, flipped, made float, with the three kernels of Real-ESRGAN's degradation. Ours reads the
-same pictures out of shards of `sr shard`, hands over uint8, and leaves kernels to the degradation, which makes them on
-the device. First pictures as large as the crop, then a crop out of large pictures. `JPEG 4:2:0` is a tar of JPEGs as
+The reference is `RealESRGANDataset` of the package basicsr in a DataLoader: PNGs as its extract_subimages.py writes
+them (OpenCV, compression 3), read, flipped, made float, with the three kernels of Real-ESRGAN's degradation. Ours reads
+the same pictures out of shards of `sr shard`, hands over uint8, and leaves kernels to the degradation, which makes them
+on the device. First pictures as large as the crop, then a crop out of large pictures. `JPEG 4:2:0` is a tar of JPEGs as
 cameras write them; `sr shard --format jpg` keeps the colours' full resolution, which takes longer to decode.
 """
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from sr.data.derived import Derived
 from sr.data.mix import Route, Sources, sides_of
@@ -71,9 +71,9 @@ class Crops(Dataset):
             return str(error)
         groups = []
         for rows in _alike(crops):
-            gt = torch.stack([crops[row].gt for row in rows])
+            gt = default_collate([crops[row].gt for row in rows])  # in a worker it stacks in the memory that is shared
             lq = [small for row in rows if (small := crops[row].lq) is not None]
-            groups.append((rows, [positions[row] for row in rows], gt, torch.stack(lq) if lq else None))
+            groups.append((rows, [positions[row] for row in rows], gt, default_collate(lq) if lq else None))
         return {"groups": groups, "bad": [line for crop in crops for line in crop.bad]}
 
     def crop(self, position: int) -> Crop:

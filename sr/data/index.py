@@ -7,6 +7,7 @@ comes. Published with its shards, `index.json` makes their order known before th
 
 import hashlib
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,10 +165,12 @@ def count_all(tars: Sequence[Path]) -> tuple[list[int], dict[Path, ShardIndex]]:
     What `index.json` names is believed; tars it does not name are scanned (in parallel, they may lie far away) and
     indexed for the next time where the folder can be written to.
     """
-    counts: dict[Path, int] = {}
-    for folder in dict.fromkeys(tar.parent for tar in tars):
-        counts.update({folder / name: entry.samples for name, entry in read_folder_index(folder).items()})
-    missing = [tar for tar in dict.fromkeys(tars) if tar not in counts]
+    places = {tar: os.path.split(tar) for tar in tars}  # (a Path of its own for each parent would cost a second)
+    known = {
+        folder: read_folder_index(Path(folder)) for folder in dict.fromkeys(folder for folder, _ in places.values())
+    }
+    counts = {tar: known[folder][name].samples for tar, (folder, name) in places.items() if name in known[folder]}
+    missing = [tar for tar in places if tar not in counts]
     with ThreadPoolExecutor(16) as pool:
         indexes = dict(zip(missing, pool.map(index_of, missing), strict=True))
     unsaved = {tar: index for tar, index in indexes.items() if not _saved(tar, index)}

@@ -100,10 +100,10 @@ def make_shards(
 
     inputs: a folder tree or files. The last row and column of sub-images lie flush with the border; an image smaller
     than `size` is kept whole (with size None all are), one below 32 pixels is skipped. lq: folder of partners, `scale`
-    times smaller, cut alike and stored in the same format, but as PNG beside jpg and webp. side_by_side: each image is a
-    pair of its own, the left half a (stored as lq) and the right half b (as gt). Unreadable images are skipped and reported, with strict=True raised. The same
-    call again after an interruption makes only the shards that are missing; the tars do not depend on `workers`.
-    With workers > 1 a script that calls this needs the usual `if __name__ == "__main__"`.
+    times smaller, cut alike, in the same format (PNG beside jpg and webp). side_by_side: each image is a pair of its
+    own, the left half a (stored as lq) and the right half b (as gt). Unreadable images are skipped and reported, with
+    strict=True raised. The same call again after an interruption makes only the shards that are missing; the tars do
+    not depend on `workers`. With workers > 1 a script that calls this needs the usual `if __name__ == "__main__"`.
     """
     cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side)
     _check(cutting, lq, scale, per_shard)
