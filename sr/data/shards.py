@@ -1,12 +1,11 @@
 """Tar shards as a source: any sample with one read, no unpacking, no state."""
 
+import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-
-import numpy as np
 
 from sr.data.cache import Cache, default_folder
 from sr.data.index import FOLDER_INDEX, ShardIndex, count_all, index_of
@@ -97,7 +96,9 @@ class ShardSource:
         try:
             data = os.pread(file.fileno(), len(NPY_MAGIC), offset)
             if data == NPY_MAGIC:
-                return memoryview(np.memmap(file, np.uint8, "r", offset, (size,)))
+                ahead = offset % mmap.ALLOCATIONGRANULARITY  # a map starts at a page
+                mapped = mmap.mmap(file.fileno(), ahead + size, access=mmap.ACCESS_READ, offset=offset - ahead)
+                return memoryview(mapped)[ahead:]
             data = os.pread(file.fileno(), size, offset)
         except OSError as error:
             raise ImageError(name, error.strerror or str(error)) from None
