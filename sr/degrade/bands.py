@@ -39,7 +39,7 @@ def band(indices: Tensor, weights: Tensor) -> Band:
 
 
 def separable(picture: Tensor, rows: Band, columns: Band) -> Tensor:
-    """float32 [n, c, h, w] -> [n, c, h', w']: `rows` says how output rows come of input rows."""
+    """[n, c, h, w] -> [n, c, h', w']: `rows` says how output rows come of input rows."""
     with _exact():
         planes = _across(_down(picture.flatten(0, 1).contiguous(), rows), columns)
     return planes.unflatten(0, picture.shape[:2])
@@ -48,7 +48,8 @@ def separable(picture: Tensor, rows: Band, columns: Band) -> Tensor:
 def _down(planes: Tensor, rows: Band) -> Tensor:
     out = planes.new_empty(len(planes), rows[-1].last, planes.shape[2])
     for block in rows:
-        torch.matmul(block.weights, planes[:, block.start : block.stop], out=out[:, block.first : block.last])
+        weights = block.weights.to(planes.dtype)
+        torch.matmul(weights, planes[:, block.start : block.stop], out=out[:, block.first : block.last])
     return out
 
 
@@ -56,7 +57,8 @@ def _across(planes: Tensor, columns: Band) -> Tensor:
     out = planes.new_empty(*planes.shape[:2], columns[-1].last)
     lines, made = planes.flatten(0, 1), out.flatten(0, 1)
     for block in columns:
-        torch.mm(lines[:, block.start : block.stop], block.weights.T, out=made[:, block.first : block.last])
+        weights = block.weights.T.to(planes.dtype)
+        torch.mm(lines[:, block.start : block.stop], weights, out=made[:, block.first : block.last])
     return out
 
 

@@ -57,7 +57,7 @@ def gaussian(images: list[Tensor], sigmas: list[float], draws: list[Draw], *, gr
 
 def poisson(images: list[Tensor], scales: list[float], draws: list[Draw], *, gray: bool) -> list[Tensor]:
     """Shot noise times the scale: photons are counted in as many levels as the picture has grays, rounded up to 2^n."""
-    levels = each(_gray_levels if gray else _levels, images)
+    levels = each(_gray_levels if gray and images[0].shape[0] == 3 else _levels, images)
     photons = _photons(levels)
     counts = [_counts(*sample) for sample in zip(levels, photons, draws, strict=True)]
     return each(_with_noise, images, levels, counts, photons, torch.tensor(scales))

@@ -89,7 +89,7 @@ def interpolate(
     sides = image.shape[-2:]
     if size == tuple(sides) or factor == 1:
         return image  # all weights would be 1
-    if canvas.together(image.device) or image.dtype != torch.float32 or mode == "bilinear":
+    if canvas.together(image.device) or mode == "bilinear":
         return functional.interpolate(image[None], size=size, scale_factor=factor, mode=mode)[0]
     taps = _area if mode == "area" else _cubic
     height, width = size or (int(side * (factor or 1)) for side in sides)
