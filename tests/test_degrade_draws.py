@@ -67,6 +67,15 @@ def test_all_at_once_is_each_by_itself(gt, monkeypatch):
                 assert (error > 1e-5).float().mean() < 0.02
 
 
+def test_a_pick_is_numpys_choice():
+    [draw], rng = samples(1), np.random.default_rng([0, 0, 0])
+    shares = list(KINDS.values())
+    for _ in range(500):
+        assert draw.pick(range(6), shares) == rng.choice(6, p=np.array(shares) / sum(shares))
+        assert draw.pick(range(8)) == rng.choice(8)
+        assert draw.uniform((0.2, 3.0)) == rng.uniform(0.2, 3.0)
+
+
 def test_another_position_or_seed_is_another_sample(gt):
     first = Degradation(second_order(), scale=4, gt_size=48, seed=5)(gt[:1], [1])
     assert not first.lq.equal(Degradation(second_order(), scale=4, gt_size=48, seed=5)(gt[:1], [2]).lq)

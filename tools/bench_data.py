@@ -3,23 +3,24 @@
 The reference is `RealESRGANDataset` of the package basicsr in a DataLoader: PNGs as its extract_subimages.py writes
 them (OpenCV, compression 3), read, flipped, made float, with the three kernels of Real-ESRGAN's degradation. Ours reads
 the same pictures out of shards of `sr shard`, hands over uint8, and leaves kernels to the degradation, which makes them
-on the device. First pictures as large as the crop, then a crop out of large pictures. `JPEG 4:2:0` is a tar of JPEGs as
-cameras write them; `sr shard --format jpg` keeps the colours' full resolution, which takes longer to decode.
+on the device. First pictures as large as the crop, then a crop out of large pictures. `JPEG 4:2:0` is a tar of JPEGs
+as cameras write them; `sr shard --format jpg` keeps the colours' full resolution, which takes longer to decode. (Every
+round counts as disturbed: by the worker, which is another process.)
 """
 
 import argparse
+import gc
 import io
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from bench_harness import Arm, Row, compare
 
-PREFETCH = 4  # batches, for all arms
+PREFETCH = 4  # batches that a worker makes ahead, as ours does
 SETTINGS = {
     "blur_kernel_size": 21, "kernel_list": ["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso",
     "plateau_aniso"], "kernel_prob": [0.45, 0.25, 0.12, 0.03, 0.12, 0.03], "sinc_prob": 0.1, "blur_sigma": [0.2, 3],
@@ -51,22 +52,38 @@ def run(args: argparse.Namespace) -> list[Row]:
 
 def _compared(work: str, folder: Path, pictures: Iterator[Any], args: argparse.Namespace) -> list[Row]:
     tars = _written(folder, pictures)
-    batches = args.batches if folder.name == "small" else max(1, args.batches // 10)
-    arms = [_arm("BasicSR, PNG folder", _reference(folder / "png", args.batch), batches, args.batch)]
-    arms += [_arm(f"ours, {name}", _ours(path, args.batch), batches, args.batch, path) for name, path in tars.items()]
-    return compare(work, arms, rounds=args.pairs, device=args.device, memory=False)
+    batch, batches = (args.batch, args.batches) if folder.name == "small" else (2, max(1, args.batches // 2))
+    workers = _Workers(batches)
+    arms = [workers.arm("BasicSR, PNG folder", _reference(folder / "png", batch), batch)]
+    for name, path in tars.items():
+        size = sum(tar.stat().st_size for tar in path.glob("*.tar"))
+        arms.append(workers.arm(f"ours, {name}", _ours(path, batch), batch, note=f"{size / 1e6:.0f} MB"))
+    rows = compare(work, arms, rounds=args.pairs, device=args.device, memory=False)
+    workers.stop()
+    return rows
 
 
-def _arm(name: str, loaded: Iterator[Any], batches: int, batch: int, files: Path | None = None) -> Arm:
-    """Takes `batches` of what a worker hands over, after those that it made while others were measured."""
+class _Workers:
+    """One loader at a time: started anew before each piece of work, and asked for what is not yet made."""
 
-    def work(number: int) -> None:
-        for _ in range(number):
-            next(loaded)
+    def __init__(self, batches: int) -> None:
+        self.batches, self.loaded = batches, iter(())
 
-    size = sum(path.stat().st_size for path in files.rglob("*.tar")) / 1e6 if files else 0.0
-    note = f"{size:.0f} MB" if size else ""
-    return Arm(name, partial(work, batches), partial(work, PREFETCH), items=batches * batch, unit="samples", note=note)
+    def arm(self, name: str, start: Callable[[], Iterator[Any]], batch: int, note: str = "") -> Arm:
+        def reset() -> None:
+            self.stop()
+            self.loaded = start()
+            next(self.loaded)  # the worker has imported what it needs
+
+        return Arm(name, self.work, reset, items=self.batches * batch, unit="samples", note=note)
+
+    def work(self) -> None:
+        for _ in range(self.batches):
+            next(self.loaded)
+
+    def stop(self) -> None:
+        self.loaded = iter(())
+        gc.collect()
 
 
 def _cut(photos: Path | None, number: int, rows: int, columns: int) -> Iterator[Any]:
@@ -116,7 +133,7 @@ def _written(folder: Path, pictures: Iterator[Any]) -> dict[str, Path]:
     return {name: folder / f"shards-{format}" for format, name in names.items()}
 
 
-def _reference(folder: Path, batch: int) -> Iterator[Any]:
+def _reference(folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
     from torch.utils.data import DataLoader
 
     from sr.nets.basicsr import basicsr
@@ -128,13 +145,13 @@ def _reference(folder: Path, batch: int) -> Iterator[Any]:
     dataset = basicsr("data.realesrgan_dataset").RealESRGANDataset(settings)
     again = [number % len(names) for number in range(1_000_000)]
     loader = DataLoader(dataset, batch_size=batch, sampler=again, num_workers=1, prefetch_factor=PREFETCH)
-    return iter(loader)
+    return lambda: iter(loader)
 
 
-def _ours(folder: Path, batch: int) -> Iterator[Any]:
+def _ours(folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
     from sr.data import ShardSource
     from sr.data.stream import Stream
 
     source = ShardSource(path=str(folder))
     stream = Stream(source, seed=0, scale=4, gt_size=256, crop_size=400, batch_size=batch, workers=1)
-    return stream.batches()
+    return stream.batches
