@@ -75,7 +75,7 @@ class _Workers:
             self.loaded = start()
             next(self.loaded)  # the worker has imported what it needs
 
-        return Arm(name, self.work, reset, items=self.batches * batch, unit="samples", note=note)
+        return Arm(name, self.work, reset=reset, items=self.batches * batch, unit="samples", note=note)
 
     def work(self) -> None:
         for _ in range(self.batches):
@@ -149,6 +149,8 @@ def _reference(folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
 
 
 def _ours(folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
+    import torchvision.io  # noqa: F401  (or every worker would, which takes a second)
+
     from sr.data import ShardSource
     from sr.data.stream import Stream
 

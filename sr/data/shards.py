@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from sr.data.cache import Cache, default_folder
-from sr.data.index import FOLDER_INDEX, ShardIndex, count_all, index_of
+from sr.data.index import FOLDER_INDEX, Entry, ShardIndex, count_all, index_of
 from sr.data.members import NPY_MAGIC, decode
 from sr.data.order import WINDOW
 from sr.data.paths import shard_paths
@@ -51,14 +51,14 @@ class ShardSource:
         remote = [shard for shard in self._shards if isinstance(shard, Remote)]
         local = [shard for shard in self._shards if isinstance(shard, Path)]
         counted, self._unsaved = count_all(local)
-        counts: dict[Path | Remote, int] = dict(zip(local, counted, strict=True))
+        entries: list[Entry] = []
         self._cache: Cache | None = None
         if remote:
             self._cache = Cache(Path(cache).expanduser() if cache else default_folder(), limit=int(cache_gb * 1e9))
             entries = self._cache.entries(remote)
             _check_room([entry.bytes for entry in entries], cache_gb)
-            counts |= {shard: entry.samples for shard, entry in zip(remote, entries, strict=True)}
-        self._counts = [counts[shard] for shard in self._shards]
+        here, there = iter(counted), (entry.samples for entry in entries)
+        self._counts = [next(there if isinstance(shard, Remote) else here) for shard in self._shards]
         if sum(self._counts) == 0:
             raise UserError(
                 f"{_shown(self._shards[0])} holds no images; name shards with members like `key.png` or `key.gt.png`"
