@@ -199,11 +199,10 @@ def _alike(crops: list[tuple[np.ndarray, np.ndarray | None, list[str]]]) -> list
 def _stacked(images: list[np.ndarray]) -> Tensor:
     """uint8 [n, C, H, W]; in a worker in memory that it shares with the trainer, as torch's own collating does it."""
     shape = len(images), *images[0].shape
-    stack = torch.empty(0, dtype=torch.uint8)
     if get_worker_info() is None:
-        stack.resize_(shape)
+        stack = torch.empty(shape, dtype=torch.uint8)
     else:
-        stack.set_(torch.UntypedStorage._new_shared(math.prod(shape)), 0, shape)
+        stack = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)
     for place, image in zip(stack.numpy(), images, strict=True):
         place[...] = image
     return stack
