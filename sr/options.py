@@ -42,7 +42,7 @@ class Data(Section):
     """Where samples come from. `batch_size` is global: over all processes and accumulation, per optimizer step.
 
     crop_size: what is cut out of pictures without lq, degraded, and then cropped to gt_size. Real-ESRGAN's is 400 for
-    256; gt_size + 32 takes half the time, and mirrors the border where 400 would have had a neighbour.
+    256; gt_size + 32 takes a third less time, and mirrors the border where 400 would have had a neighbour.
     Translation: `direction` says which picture of a pair is given; pairs are resized to `load_size` before the crop.
     """
 

@@ -1,4 +1,4 @@
-"""Poisson counts on a CPU, where torch.poisson takes 30 ms for a 400 x 400 picture and this a tenth of it.
+"""Poisson counts on a CPU, where torch.poisson takes 30 ms for a 400 x 400 picture and this a few.
 
 A picture of 8-bit levels has no more than 256 rates. For each, Walker's alias method (Vose, IEEE TSE 17, 1991) keeps a
 table that turns 32 random bits into a count; probabilities are exact to 2^-32.
