@@ -8,8 +8,8 @@ from pathlib import Path
 from sr.cli import common
 from sr.cli.common import Add
 
-FORMAT = """png (the default) is lossless; so is zst, which is smaller and read about twice as fast; npy are bare pixels,
-twice the size of png and read 4 times as fast; jpg and webp are small and lossy"""
+FORMAT = """png (the default) is lossless; so is zst, which is smaller and read about twice as fast; npy are bare
+pixels, twice the size of png and read 4 times as fast; jpg and webp are small and lossy"""
 
 
 def add(verb: Add) -> None:
