@@ -1,9 +1,10 @@
 import pytest
 import torch
+from skimage import data
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr.construct import Table, check, make
-from sr.degrade import STAGES, Degradation
+from sr.degrade import STAGES, Degradation, canvas
 from sr.degrade.resize import Downscale, Resize
 from sr.degrade.sharpen import Sharpen
 from sr.errors import UserError
@@ -61,10 +62,27 @@ def test_sharpening_reaches_lq_and_target_but_not_gt(gt):
     assert plain.target is plain.gt
     assert sharp.gt.equal(plain.gt)
     assert not sharp.lq.equal(plain.lq)
-    assert sharp.target[1].equal(Sharpen().sharpen(plain.gt[1]))
+    assert sharp.target[1].equal(Sharpen().sharpen([plain.gt[1]])[0])
     untargeted = built([{"type": "sharpen", "target": False}, {"type": "downscale", "mode": "area"}])(gt, [0, 1])
     assert untargeted.lq.equal(sharp.lq)
     assert untargeted.target is untargeted.gt
+
+
+def test_cropping_first_changes_nothing_beyond_the_halo():
+    """The kernels reach 25 + 25 (sharpening) + 10 pixels: further inside, a window gives what the whole picture does.
+
+    (A level at a rounding border may fall on either side.)
+    """
+    parts = [{"type": "sharpen"}, {"type": "blur", "sigma": [1.5, 3]}, {"type": "downscale", "mode": "area"}]
+    picture = torch.from_numpy(data.astronaut()[:300, 100:412].copy()).permute(2, 0, 1)[None] / 255
+    degradation = built(parts, gt_size=None)
+    for position in range(4):
+        whole = degradation(picture, [position]).lq
+        window = degradation(picture[..., 40:280, 60:300], [position]).lq
+        inside = (whole[..., 25:55, 30:60] - window[..., 15:45, 15:45]).abs() * 255
+        assert inside.max() < 1.01
+        assert (inside > 0.5).float().mean() < 0.005
+        assert (whole[..., 10:70, 15:75] - window).abs().max() > 1 / 255  # the border is mirrored, which shows
 
 
 def test_a_whole_picture_of_any_size_stays_whole():
@@ -151,7 +169,8 @@ class _NoQuestions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_stage_waits_for_the_device(gt):
+def test_no_stage_waits_for_the_device(gt, monkeypatch):
+    monkeypatch.setattr(canvas, "together", lambda device: True)  # the way that an accelerator goes
     degradation = built(SECOND_ORDER)
     degradation(gt, [0, 1])  # tables are made once
     with _NoQuestions():

@@ -1,5 +1,6 @@
 """From a position in the run to the crop that is trained on: pure, so any worker of any rank may do it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from sr.data.derived import Derived
 from sr.data.mix import Route, Sources, sides_of
@@ -17,7 +18,7 @@ from sr.images import ImageError
 
 CROP_STREAM, OTHER_STREAM = 7, 8  # the second word of the random key, see sr.data.order.ORDER_STREAM
 TRIES = 16
-Images = tuple[Tensor, Tensor | None]
+Images = tuple[np.ndarray, np.ndarray | None]
 
 
 class Crop(NamedTuple):
@@ -66,23 +67,28 @@ class Crops(Dataset):
         (An exception would come out of a worker process as another one with a traceback in its message.)
         """
         try:
-            crops = [self.crop(position) for position in positions]
+            crops = [self._views(position) for position in positions]
         except UserError as error:
             return str(error)
         groups = []
         for rows in _alike(crops):
-            gt = torch.stack([crops[row].gt for row in rows])
-            lq = [small for row in rows if (small := crops[row].lq) is not None]
-            groups.append((rows, [positions[row] for row in rows], gt, torch.stack(lq) if lq else None))
-        return {"groups": groups, "bad": [line for crop in crops for line in crop.bad]}
+            gt = _stacked([crops[row][0] for row in rows])
+            lq = [small for row in rows if (small := crops[row][1]) is not None]
+            groups.append((rows, [positions[row] for row in rows], gt, _stacked(lq) if lq else None))
+        return {"groups": groups, "bad": [line for *_, bad in crops for line in bad]}
 
     def crop(self, position: int) -> Crop:
         """Raises UserError when neither the sample nor any of its next neighbours can be read."""
+        gt, lq, bad = self._views(position)
+        return Crop(_stacked([gt])[0], None if lq is None else _stacked([lq])[0], bad)
+
+    def _views(self, position: int) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+        """A `Crop` as views of what was decoded: copied once, in `_stacked`."""
         (gt, lq), bad = self._side(position, self._cut)
         if self._other is None:
-            return Crop(gt, lq, bad)
+            return gt, lq, bad
         (plain, lq), more = self._other(position, self._cut)
-        return Crop(gt, plain if lq is None else lq, bad + more)
+        return gt, plain if lq is None else lq, bad + more
 
     def _cut(self, source: Source, place: tuple[int, int], draw: np.random.Generator) -> Images:
         """The random crop, flips and turns of one sample. Every draw is made, so that no option shifts another's."""
@@ -111,14 +117,14 @@ class Crops(Dataset):
     def _loaded(self, image: np.ndarray) -> np.ndarray:
         return resized(image, self._load_size) if self._load_size else image
 
-    def _turn(self, image: np.ndarray, turns: np.ndarray) -> Tensor:
+    def _turn(self, image: np.ndarray, turns: np.ndarray) -> np.ndarray:
         if self._flip and turns[0]:
             image = image[:, ::-1]
         if self._rotate and turns[1]:
             image = image[::-1]
         if self._rotate and turns[2]:
             image = image.swapaxes(0, 1)
-        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+        return image.transpose(2, 0, 1)
 
 
 class _Side:
@@ -182,9 +188,21 @@ def _neighbours(source: Source, shard: int, index: int) -> Iterator[tuple[int, i
             return
 
 
-def _alike(crops: list[Crop]) -> list[list[int]]:
+def _alike(crops: list[tuple[np.ndarray, np.ndarray | None, list[str]]]) -> list[list[int]]:
     """Rows that can be stacked: those without lq, and those with."""
     rows: dict[bool, list[int]] = {}
-    for row, crop in enumerate(crops):
-        rows.setdefault(crop.lq is None, []).append(row)
+    for row, (_, lq, _) in enumerate(crops):
+        rows.setdefault(lq is None, []).append(row)
     return list(rows.values())
+
+
+def _stacked(images: list[np.ndarray]) -> Tensor:
+    """uint8 [n, C, H, W]; in a worker in memory that it shares with the trainer, as torch's own collating does it."""
+    shape = len(images), *images[0].shape
+    if get_worker_info() is None:
+        stack = torch.empty(shape, dtype=torch.uint8)
+    else:
+        stack = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)
+    for place, image in zip(stack.numpy(), images, strict=True):
+        place[...] = image
+    return stack

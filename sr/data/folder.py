@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
+
+from sr.data.members import decode
 from sr.data.paths import image_paths
 from sr.data.source import Sample
 from sr.errors import UserError
-from sr.images import read_pixels
+from sr.images import ImageError
 
 
 class FolderSource:
@@ -30,11 +33,21 @@ class FolderSource:
 
     def read(self, shard: int, index: int) -> Sample:
         of_lq, of_gt = self._channels
-        gt = read_pixels(self._gt[index], channels=of_gt)
-        return Sample(gt, read_pixels(self._lq[index], channels=of_lq) if self._lq else None)
+        return Sample(
+            _decoded(self._gt[index], of_gt),
+            _decoded(self._lq[index], of_lq) if self._lq else None,
+        )
 
     def name(self, shard: int, index: int) -> str:
         return str(self._gt[index])
+
+
+def _decoded(path: Path, channels: int) -> np.ndarray:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(str(path), error.strerror or str(error)) from None
+    return decode(data, channels=channels, name=str(path))
 
 
 def pair_up(gt: list[Path], lq: list[Path]) -> list[Path]:

@@ -7,6 +7,7 @@ comes. Published with its shards, `index.json` makes their order known before th
 
 import hashlib
 import json
+import os
 import re
 import sys
 import tarfile
@@ -19,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sr.atomic import replacing
+from sr.data.members import MEMBER_SUFFIXES
 from sr.errors import UserError
-from sr.images import SUFFIXES
 
 FOLDER_INDEX = "index.json"
 CHUNK = 1 << 20  # bytes read at a time
@@ -109,7 +110,8 @@ def scan(tar: Path, name: str = "") -> ShardIndex:
     """Index a tar by its headers: ours, webdataset's, GNU tar's, pax.
 
     Samples are runs of members with one key: `<key>.png` or `<key>.gt.png` with perhaps `<key>.lq.png` (hr and lr will
-    do; any image format); other members are passed over. `name` stands for the tar in errors.
+    do; any image format, and those of `sr.data.members`); other members are passed over. `name` stands for the tar in
+    errors.
     Raises UserError if the tar is damaged, compressed or sparse.
     """
     size, name = tar.stat().st_size, name or str(tar)
@@ -140,7 +142,7 @@ def _images(tar: Path, size: int, name: str) -> Iterator[tuple[str, int, int, in
                     raise tarfile.ReadError(f"'{member.name}' is longer than the file")
                 parts = MEMBER.fullmatch(member.name) if member.isfile() else None
                 prefix, _, suffix = f".{parts[2].lower()}".rpartition(".") if parts else ("", "", "")
-                if parts and f".{suffix}" in SUFFIXES and prefix.lstrip(".") in ROLES:
+                if parts and f".{suffix}" in MEMBER_SUFFIXES and prefix.lstrip(".") in ROLES:
                     yield parts[1], ROLES[prefix.lstrip(".")], member.offset_data, member.size
             expect_end(archive, name)
     except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as error:
@@ -172,18 +174,20 @@ def count_all(tars: Sequence[Path]) -> tuple[list[int], dict[Path, ShardIndex]]:
     What `index.json` names is believed; tars it does not name are scanned (in parallel, they may lie far away) and
     indexed for the next time where the folder can be written to.
     """
-    counts: dict[Path, int] = {}
-    for folder in dict.fromkeys(tar.parent for tar in tars):
-        counts.update({folder / name: entry.samples for name, entry in read_folder_index(folder).items()})
-    missing = [tar for tar in dict.fromkeys(tars) if tar not in counts]
+    places = [
+        str(tar).rpartition(os.sep)[::2] for tar in tars
+    ]  # strings: of 50,000 shards, paths would take half a second
+    known = {folder: read_folder_index(Path(folder)) for folder in dict.fromkeys(folder for folder, _ in places)}
+    entries = [known[folder].get(name) for folder, name in places]
+    missing = list(dict.fromkeys(tar for tar, entry in zip(tars, entries, strict=True) if entry is None))
     with ThreadPoolExecutor(16) as pool:
         indexes = dict(zip(missing, pool.map(index_of, missing), strict=True))
     unsaved = {tar: index for tar, index in indexes.items() if not _saved(tar, index)}
     for folder in dict.fromkeys(tar.parent for tar in indexes if tar not in unsaved):
         new = {tar.name: index.entry for tar, index in indexes.items() if tar.parent == folder}
         write_folder_index(folder, {**read_folder_index(folder), **new})
-    counts.update({tar: len(index.keys) for tar, index in indexes.items()})
-    return [counts[tar] for tar in tars], unsaved
+    both = zip(tars, entries, strict=True)
+    return [len(indexes[tar].keys) if entry is None else entry.samples for tar, entry in both], unsaved
 
 
 def _saved(tar: Path, index: ShardIndex) -> bool:

@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from sr.atomic import replacing
 from sr.data import index as shard_index
+from sr.data import members
 from sr.data.folder import pair_up
 from sr.data.source import fit_gt
 from sr.data.translation import half_of, halves
 from sr.errors import UserError
-from sr.images import ImageError, encode_rgb, list_images, read_rgb, size_of
+from sr.images import SUFFIXES, ImageError, list_images, read_rgb, size_of
 
 SMALLEST = 32  # pixels; anything smaller teaches nothing
 PLAN = "plan.json"
@@ -40,7 +41,7 @@ class Cutting:
 
     size: int | None
     step: int
-    format: Literal["png", "jpg", "webp"]
+    format: Literal["png", "jpg", "webp", "npy", "zst"]
     quality: int
     scale: int
     side_by_side: bool = False
@@ -85,7 +86,7 @@ def make_shards(
     *,
     size: int | None = 480,
     step: int = 240,
-    format: Literal["png", "jpg", "webp"] = "png",
+    format: Literal["png", "jpg", "webp", "npy", "zst"] = "png",
     quality: int = 95,
     per_shard: int = 1000,
     lq: str | Path | None = None,
@@ -99,16 +100,16 @@ def make_shards(
 
     inputs: a folder tree or files. The last row and column of sub-images lie flush with the border; an image smaller
     than `size` is kept whole (with size None all are), one below 32 pixels is skipped. lq: folder of partners, `scale`
-    times smaller, cut alike and stored as PNG. side_by_side: each image is a pair of its own, the left half a (stored
-    as lq) and the right half b (as gt). Unreadable images are skipped and reported, with strict=True raised. The same
-    call again after an interruption makes only the shards that are missing; the tars do not depend on `workers`.
-    With workers > 1 a script that calls this needs the usual `if __name__ == "__main__"`.
+    times smaller, cut alike, in the same format (PNG beside jpg and webp). side_by_side: each image is a pair of its
+    own, the left half a (stored as lq) and the right half b (as gt). Unreadable images are skipped and reported, with
+    strict=True raised. The same call again after an interruption makes only the shards that are missing; the tars do
+    not depend on `workers`. With workers > 1 a script that calls this needs the usual `if __name__ == "__main__"`.
     """
     cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side)
     _check(cutting, lq, scale, per_shard)
     paths = list_images(inputs) if isinstance(inputs, str | Path) and Path(inputs).is_dir() else _files(inputs)
     if not paths:
-        raise UserError(f"{inputs} holds no images; name a folder with {', '.join(shard_index.SUFFIXES)} files")
+        raise UserError(f"{inputs} holds no images; name a folder with {', '.join(SUFFIXES)} files")
     partners: Sequence[Path | None] = pair_up(paths, list_images(lq)) if lq else [None] * len(paths)
     out = Path(out)
     with _processes(workers) as run:
@@ -254,13 +255,14 @@ def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[
     for piece in range(first, stop):
         top, left = rows[piece // len(columns)], columns[piece % len(columns)]
         sample: dict[str, Any] = {"__key__": f"{image.number:06d}_{_clean(image.gt.stem)}_s{piece:03d}"}
-        cut = encode_rgb(gt[top : top + size, left : left + size], cutting.format, quality=cutting.quality)
+        cut = members.encode(gt[top : top + size, left : left + size], cutting.format, quality=cutting.quality)
         if lq is None:
             sample[cutting.format] = cut
         else:
             top, left = top // scale, left // scale
             part = lq[top : top + size // scale, left : left + size // scale]
-            sample |= {f"gt.{cutting.format}": cut, "lq.png": encode_rgb(part, "png")}
+            kept = cutting.format if cutting.format in ("npy", "zst") else "png"
+            sample |= {f"gt.{cutting.format}": cut, f"lq.{kept}": members.encode(part, kept)}
         yield sample
 
 

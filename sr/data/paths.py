@@ -40,7 +40,7 @@ def shard_paths(patterns: str | Sequence[str]) -> list[Path | Remote]:
             return _expand(_lines(name[len(LIST) :]), shards, "tar shards")
         if is_remote(name):
             return [*find(name, indexes)]
-        return [*_matches(name, lambda folder: sorted(folder.glob("*.tar")))]
+        return [*_matches(name, lambda folder: sorted(folder.glob("*.tar"), key=lambda tar: tar.name))]
 
     return _expand(patterns, shards, "tar shards")
 

@@ -1,5 +1,6 @@
 """Tar shards as a source: any sample with one read, no unpacking, no state."""
 
+import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -7,13 +8,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from sr.data.cache import Cache, default_folder
-from sr.data.index import FOLDER_INDEX, ShardIndex, count_all, index_of
+from sr.data.index import FOLDER_INDEX, Entry, ShardIndex, count_all, index_of
+from sr.data.members import NPY_MAGIC, decode
 from sr.data.order import WINDOW
 from sr.data.paths import shard_paths
 from sr.data.remote import Remote, shown
 from sr.data.source import Sample
 from sr.errors import UserError
-from sr.images import ImageError, read_pixels
+from sr.images import ImageError
 
 OPEN_SHARDS = 2 * WINDOW  # the one that is read and the one that is fetched
 
@@ -49,14 +51,14 @@ class ShardSource:
         remote = [shard for shard in self._shards if isinstance(shard, Remote)]
         local = [shard for shard in self._shards if isinstance(shard, Path)]
         counted, self._unsaved = count_all(local)
-        counts: dict[Path | Remote, int] = dict(zip(local, counted, strict=True))
+        entries: list[Entry] = []
         self._cache: Cache | None = None
         if remote:
             self._cache = Cache(Path(cache).expanduser() if cache else default_folder(), limit=int(cache_gb * 1e9))
             entries = self._cache.entries(remote)
             _check_room([entry.bytes for entry in entries], cache_gb)
-            counts |= {shard: entry.samples for shard, entry in zip(remote, entries, strict=True)}
-        self._counts = [counts[shard] for shard in self._shards]
+        here, there = iter(counted), (entry.samples for entry in entries)
+        self._counts = [next(there if isinstance(shard, Remote) else here) for shard in self._shards]
         if sum(self._counts) == 0:
             raise UserError(
                 f"{_shown(self._shards[0])} holds no images; name shards with members like `key.png` or `key.gt.png`"
@@ -72,8 +74,8 @@ class ShardSource:
         name = self.name(shard, index)
         of_lq, of_gt = self._channels
         return Sample(
-            read_pixels(self._bytes(shard, gt, gt_size, name), channels=of_gt, name=name),
-            read_pixels(self._bytes(shard, lq, lq_size, name), channels=of_lq, name=name) if lq_size >= 0 else None,
+            decode(self._bytes(shard, gt, gt_size, name), channels=of_gt, name=name),
+            decode(self._bytes(shard, lq, lq_size, name), channels=of_lq, name=name) if lq_size >= 0 else None,
         )
 
     def name(self, shard: int, index: int) -> str:
@@ -88,11 +90,20 @@ class ShardSource:
             remote = [self._shards[shard] for shard in dict.fromkeys(shards) if self._counts[shard]]
             self._cache.expect([shard for shard in remote if isinstance(shard, Remote)])
 
-    def _bytes(self, shard: int, offset: int, size: int, name: str) -> bytes:
+    def _bytes(self, shard: int, offset: int, size: int, name: str) -> bytes | memoryview:
+        """A member; of bare pixels a view of the file, so that only what is cropped is read."""
+        file = self._shard(shard).file
         try:
-            data = os.pread(self._shard(shard).file.fileno(), size, offset)
+            data = os.pread(file.fileno(), len(NPY_MAGIC), offset)
+            if data == NPY_MAGIC:
+                ahead = offset % mmap.ALLOCATIONGRANULARITY  # a map starts at a page
+                mapped = mmap.mmap(file.fileno(), ahead + size, access=mmap.ACCESS_READ, offset=offset - ahead)
+                return memoryview(mapped)[ahead:]
+            data = os.pread(file.fileno(), size, offset)
         except OSError as error:
             raise ImageError(name, error.strerror or str(error)) from None
+        except ValueError:  # there is less to map
+            data = b""
         if len(data) != size:
             raise ImageError(name, "the shard is shorter than its index says")
         return data

@@ -1,17 +1,17 @@
 """Blur with a random kernel, and the final sinc filter."""
 
 import math
+from abc import abstractmethod
 from typing import Annotated
 
-import torch
 from pydantic import AfterValidator
 from torch import Tensor
 
 from sr.degrade import kernels
-from sr.degrade.draws import Draw, upload
+from sr.degrade.draws import Draw
 from sr.degrade.filters import filter2d
-from sr.degrade.kernels import Kind
-from sr.degrade.stage import AroundOne, NotNegative, PerSample, PositiveRange, Prob
+from sr.degrade.kernels import Bell, Kind, Ring
+from sr.degrade.stage import AroundOne, Chosen, NotNegative, PositiveRange, Prob
 
 
 def _odd_ascending(sizes: tuple[int, int]) -> tuple[int, int]:
@@ -38,7 +38,23 @@ KINDS: dict[Kind, float] = {
 }
 
 
-class Blur(PerSample):
+class _Filter(Chosen):
+    """Every sample is filtered with the kernel that it draws; `sizes` says how large these may be."""
+
+    sizes: tuple[int, int]
+
+    def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
+        made = kernels.synthesize([self.shape(draw) for draw in draws], self.sizes[1], images[0].device)
+        return filter2d(images, made.float())
+
+    @abstractmethod
+    def shape(self, draw: Draw) -> Bell | Ring: ...
+
+    def size(self, draw: Draw) -> int:
+        return draw.pick(range(self.sizes[0], self.sizes[1] + 1, 2))
+
+
+class Blur(_Filter):
     """Blur with a kernel of random kind, size and shape. Defaults: Real-ESRGAN's first order.
 
     kinds: shares of the bell-shaped kinds. sinc_prob: chance of a sinc kernel instead. sizes: least and largest, odd.
@@ -60,14 +76,11 @@ class Blur(PerSample):
         self.kinds, self.sinc_prob, self.sizes = kinds, sinc_prob, sizes
         self.sigma, self.beta_gaussian, self.beta_plateau = sigma, beta_gaussian, beta_plateau
 
-    def apply(self, image: Tensor, draw: Draw) -> Tensor:
-        return _filtered(image, self.kernel(draw))
-
-    def kernel(self, draw: Draw) -> Tensor:
-        size = _size(draw, self.sizes)
+    def shape(self, draw: Draw) -> Bell | Ring:
+        size = self.size(draw)
         if draw.chance(self.sinc_prob):
             lowest = math.pi / 3 if size < 13 else math.pi / 5  # a small kernel cannot hold a low cutoff's rings
-            return kernels.sinc(size, draw.uniform((lowest, math.pi)))
+            return Ring(size, draw.uniform((lowest, math.pi)))
         kind = draw.pick(list(self.kinds), list(self.kinds.values()))
         sigma_x = sigma_y = draw.uniform(self.sigma)
         rotation = 0.0
@@ -78,27 +91,19 @@ class Blur(PerSample):
         beta = 1.0
         if plateau or kind.startswith("generalized"):
             beta = _beta(draw, self.beta_plateau if plateau else self.beta_gaussian)
-        return kernels.bell(size, sigma_x=sigma_x, sigma_y=sigma_y, rotation=rotation, beta=beta, plateau=plateau)
+        return Bell(size, sigma_x, sigma_y, rotation, beta, plateau)
 
 
-class Sinc(PerSample):
+class Sinc(_Filter):
     """The ringing of sharpened pictures: a sinc kernel, cutoff from pi/3 to pi. Defaults: Real-ESRGAN's last filter."""
 
     def __init__(self, *, prob: Prob = 0.8, sizes: Sizes = (7, 21)) -> None:
         super().__init__(prob)
         self.sizes = sizes
 
-    def apply(self, image: Tensor, draw: Draw) -> Tensor:
-        size = _size(draw, self.sizes)
-        return _filtered(image, kernels.sinc(size, draw.uniform((math.pi / 3, math.pi))))
-
-
-def _filtered(image: Tensor, kernel: Tensor) -> Tensor:
-    return filter2d(image, upload(kernel.to(torch.float32), image.device))
-
-
-def _size(draw: Draw, sizes: tuple[int, int]) -> int:
-    return draw.pick(range(sizes[0], sizes[1] + 1, 2))
+    def shape(self, draw: Draw) -> Bell | Ring:
+        size = self.size(draw)
+        return Ring(size, draw.uniform((math.pi / 3, math.pi)))
 
 
 def _beta(draw: Draw, bounds: tuple[float, float]) -> float:

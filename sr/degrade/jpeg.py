@@ -9,8 +9,9 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional
 
+from sr.degrade.canvas import each
 from sr.degrade.draws import Draw
-from sr.degrade.stage import PerSample, Prob, ascending
+from sr.degrade.stage import Chosen, Prob, ascending
 
 # ITU-T T.81, tables K.1 and K.2.
 LUMINANCE = [
@@ -25,10 +26,13 @@ LUMINANCE = [
 ]
 CHROMINANCE = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]  # all else is 99
 
+# JFIF's YCbCr, without the offsets.
+LUMA, CB, CR = (0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)
+
 Quality = Annotated[float, Field(ge=1, le=99)]  # at 100 the quantisation steps are 0
 
 
-class Jpeg(PerSample):
+class Jpeg(Chosen):
     """JPEG with 4:2:0 chroma at a quality drawn per sample. Default: Real-ESRGAN's."""
 
     def __init__(
@@ -37,52 +41,57 @@ class Jpeg(PerSample):
         super().__init__(prob)
         self.quality = quality
 
-    def apply(self, image: Tensor, draw: Draw) -> Tensor:
-        return jpeg(image.clamp(0, 1), draw.uniform(self.quality))
+    def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
+        return jpeg(images, [draw.uniform(self.quality) for draw in draws])
 
 
-def jpeg(image: Tensor, quality: float) -> Tensor:
-    """[3 or 1, h, w] in 0..1 as it comes back from JPEG of that quality (1..99), not rounded to 8 bits.
+def jpeg(images: list[Tensor], qualities: list[float]) -> list[Tensor]:
+    """[3 or 1, h, w] as they come back from JPEG of these qualities (1..99): in 0..1, not rounded to 8 bits.
 
-    Sides are filled with black to multiples of 16. As in Real-ESRGAN's, the luminance table lies transposed.
+    Values are clamped to 0..1 first. Sides are filled with black to multiples of 16. As in Real-ESRGAN's, the
+    luminance table lies transposed.
     """
-    if image.shape[0] == 1:
-        return jpeg(image.expand(3, -1, -1), quality)[:1]
-    step = (5000 / quality if quality < 50 else 200 - 2 * quality) / 100
-    height, width = image.shape[-2:]
-    y, cb, cr = _to_ycc(functional.pad(image, (0, -width % 16, 0, -height % 16)) * 255)
-    luminance, chrominance = _tables(image.device)
-    y = _quantize(y, luminance * step)
-    chroma = functional.avg_pool2d(torch.stack([cb, cr]), 2)
-    chroma = _quantize(chroma, chrominance * step).repeat_interleave(2, -1).repeat_interleave(2, -2)
-    return (_to_rgb(y, *chroma) / 255).clamp(0, 1)[:, :height, :width]
+    steps = [(5000 / quality if quality < 50 else 200 - 2 * quality) / 100 for quality in qualities]
+    channels = images[0].shape[0]
+    images = [image.expand(3, -1, -1) for image in images]
+    return [image[:channels] for image in each(_coded, images, torch.tensor(steps, dtype=torch.float64))]
 
 
-def _to_ycc(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """JFIF's YCbCr, all three centred on 0."""
-    r, g, b = rgb
-    return (
-        0.299 * r + 0.587 * g + 0.114 * b - 128,
-        -0.168736 * r - 0.331264 * g + 0.5 * b,
-        0.5 * r - 0.418688 * g - 0.081312 * b,
+def _coded(pictures: Tensor, steps: Tensor) -> Tensor:
+    """[n, 3, h, w]; float64 [n], factors on the tables."""
+    height, width = pictures.shape[-2:]
+    full = functional.pad(pictures.clamp(0, 1).mul_(255), (0, -width % 16, 0, -height % 16))
+    half = full[..., ::2, :] + full[..., 1::2, :]
+    half = (half[..., ::2] + half[..., 1::2]).mul_(0.25)
+    luminance, chrominance = (steps[:, None, None] * table for table in _tables(pictures.device))
+    y = _quantize(_mix(full, *LUMA).sub_(128), luminance)
+    cb, cr = (
+        _quantize(_mix(half, *weights), chrominance).repeat_interleave(2, -1).repeat_interleave(2, -2)
+        for weights in (CB, CR)
     )
+    y.add_(128)
+    red, blue = torch.add(y, cr, alpha=1.402), torch.add(y, cb, alpha=1.772)
+    green = y.add_(cb, alpha=-0.344136).add_(cr, alpha=-0.714136)
+    return torch.stack([red, green, blue], 1).div_(255).clamp_(0, 1)[..., :height, :width]
 
 
-def _to_rgb(y: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
-    y = y + 128
-    return torch.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb])
+def _mix(pictures: Tensor, red: float, green: float, blue: float) -> Tensor:
+    """[n, 3, h, w] -> [n, h, w]."""
+    return (pictures[:, 0] * red).add_(pictures[:, 1], alpha=green).add_(pictures[:, 2], alpha=blue)
 
 
-def _quantize(plane: Tensor, table: Tensor) -> Tensor:
-    """Round the 8x8 DCT coefficients of [..., h, w] to multiples of the table [64].
+def _quantize(planes: Tensor, tables: Tensor) -> Tensor:
+    """Round the 8x8 DCT coefficients of [n, h, w] to multiples of the tables [n, 1, 64].
 
     In float64: TF32 and bf16 matmul settings cannot reach it, and rounding is where they would be seen.
     """
-    blocks = plane.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)
-    basis = _dct(plane.device)
-    coefficients = blocks.flatten(-2).double() @ basis.T
-    samples = (coefficients / table).round() * table @ basis
-    return samples.to(plane.dtype).unflatten(-1, (8, 8)).transpose(-3, -2).flatten(-2).flatten(-3, -2)
+    basis = _dct(planes.device)
+    blocks = planes.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)  # [n, h/8, w/8, 8, 8]
+    coefficients = blocks.double().flatten(-2).flatten(1, 2) @ basis.T
+    samples = coefficients.div_(tables).round_().mul_(tables) @ basis
+    made = torch.empty_like(planes)
+    made.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2).copy_(samples.view(blocks.shape))
+    return made
 
 
 @lru_cache(maxsize=8)

@@ -1,38 +1,73 @@
-"""The blur kernels of Real-ESRGAN (Wang et al. 2021, sections 3.1, 3.3): float64 [size, size] on the host, sum 1."""
+"""The blur kernels of Real-ESRGAN (Wang et al. 2021, sections 3.1, 3.3), a batch at a time; each has sum 1."""
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sr.degrade.draws import upload
+
 Kind = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 
 
-def bell(
-    size: int, *, sigma_x: float, sigma_y: float, rotation: float = 0.0, beta: float = 1.0, plateau: bool = False
-) -> Tensor:
+class Bell(NamedTuple):
     """exp(-q^beta / 2), or the plateau 1 / (1 + q^beta), where q is the squared distance in units of the sigmas.
 
     The sigmas are in pixels; `rotation` turns them from x towards y, in radians. exp with beta = 1 is the Gaussian.
     """
-    y, x = _grid(size)
-    along = (x * math.cos(rotation) + y * math.sin(rotation)) / sigma_x
-    across = (y * math.cos(rotation) - x * math.sin(rotation)) / sigma_y
-    q = (along.square() + across.square()).pow(beta)
-    kernel = 1 / (1 + q) if plateau else torch.exp(-0.5 * q)
-    return kernel / kernel.sum()
+
+    size: int
+    sigma_x: float
+    sigma_y: float
+    rotation: float = 0.0
+    beta: float = 1.0
+    plateau: bool = False
 
 
-def sinc(size: int, cutoff: float) -> Tensor:
-    """Circular low-pass with its `cutoff` in radians per pixel; it leaves rings along edges."""
-    y, x = _grid(size)
-    radius = torch.hypot(x, y)
-    kernel = cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius)
-    kernel[size // 2, size // 2] = cutoff**2 / (4 * math.pi)
-    return kernel / kernel.sum()
+class Ring(NamedTuple):
+    """Circular low-pass (a sinc) with its `cutoff` in radians per pixel; it leaves rings along edges."""
+
+    size: int
+    cutoff: float
 
 
-def _grid(size: int) -> tuple[Tensor, Tensor]:
-    axis = torch.arange(size, dtype=torch.float64) - size // 2
-    return axis[:, None].expand(size, size), axis[None, :].expand(size, size)
+def synthesize(shapes: Sequence[Bell | Ring], side: int, device: torch.device) -> Tensor:
+    """float64 [n, side, side] on the device: each kernel in the middle, zeros around it. Costs no host sync."""
+    bells = [shape for shape in shapes if isinstance(shape, Bell)]
+    rings = [shape for shape in shapes if isinstance(shape, Ring)]
+    axis = torch.arange(side, dtype=torch.float64, device=device) - side // 2
+    made = torch.cat([*([_bells(bells, axis)] if bells else []), *([_rings(rings, axis)] if rings else [])])
+    made /= made.sum((-2, -1), keepdim=True)
+    if not (bells and rings):
+        return made
+    places = iter(range(len(bells))), iter(range(len(bells), len(shapes)))
+    return made[upload(torch.tensor([next(places[isinstance(shape, Ring)]) for shape in shapes]), device)]
+
+
+def _bells(shapes: list[Bell], axis: Tensor) -> Tensor:
+    turns = [(math.cos(shape.rotation), math.sin(shape.rotation)) for shape in shapes]
+    rows = [(s.size // 2, c / s.sigma_x, n / s.sigma_x, c / s.sigma_y, n / s.sigma_y, s.beta, s.plateau)
+            for s, (c, n) in zip(shapes, turns, strict=True)]  # fmt: skip
+    reach, cos_x, sin_x, cos_y, sin_y, beta, plateau = _columns(rows, axis)
+    x, y = axis, axis[:, None]
+    q = ((x * cos_x + y * sin_x).square() + (y * cos_y - x * sin_y).square()).pow(beta)
+    return _cut(torch.where(plateau > 0, 1 / (1 + q), torch.exp(-0.5 * q)), axis, reach)
+
+
+def _rings(shapes: list[Ring], axis: Tensor) -> Tensor:
+    reach, cutoff = _columns([(shape.size // 2, shape.cutoff) for shape in shapes], axis)
+    radius = torch.hypot(axis, axis[:, None])
+    rings = cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius)
+    return _cut(torch.where(radius == 0, cutoff**2 / (4 * math.pi), rings), axis, reach)
+
+
+def _columns(rows: list[tuple], axis: Tensor) -> tuple[Tensor, ...]:
+    """The parameters as [n, 1, 1] each, in one copy to the device."""
+    return upload(torch.tensor(rows, dtype=torch.float64), axis.device)[..., None, None].unbind(1)
+
+
+def _cut(kernels: Tensor, axis: Tensor, reach: Tensor) -> Tensor:
+    inside = axis.abs() <= reach  # [n, 1, side]
+    return kernels * (inside & inside.mT)

@@ -6,17 +6,22 @@ from torch import Tensor
 
 from sr.construct import PartOf
 from sr.degrade.draws import Draw
-from sr.degrade.stage import PerSample, Stage
+from sr.degrade.stage import Chosen, Stage
 
 
-class OneOf(PerSample):
+class OneOf(Chosen):
     """Each sample goes through one of several lists of stages, with equal chance."""
 
     def __init__(self, *, choices: list[list[Annotated[Stage, PartOf("degrade")]]]) -> None:
         super().__init__()
         self.choices = choices
 
-    def apply(self, image: Tensor, draw: Draw) -> Tensor:
-        for stage in draw.pick(self.choices):
-            [image] = stage([image], [draw])
-        return image
+    def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
+        ways = [draw.pick(range(len(self.choices))) for draw in draws]
+        for way, stages in enumerate(self.choices):
+            rows = [row for row, chosen in enumerate(ways) if chosen == way]
+            part, their = [images[row] for row in rows], [draws[row] for row in rows]
+            for stage in stages if rows else []:
+                part = stage(part, their)
+            images = [part[rows.index(row)] if row in rows else image for row, image in enumerate(images)]
+        return images

@@ -45,13 +45,14 @@ class Degradation:
             lqs = self._degrade(gts, key(STAGES_STREAM))
             pairs = [self._crop(*sample) for sample in zip(gts, lqs, key(CROP_STREAM), strict=True)]
             gt, lq = (torch.stack(images) for images in zip(*pairs, strict=True))
-            target = torch.stack([self._target.sharpen(image) for image in gt]) if self._target else gt
+            lq = (lq * 255).round_().clamp_(0, 255).div_(255)
+            target = torch.stack(self._target.sharpen(list(gt))) if self._target else gt
         return Pair(lq=lq, gt=gt, target=target)
 
     def _degrade(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
         for stage in self.stages:
             images = stage(images, draws)
-        return [(image * 255).round().clamp(0, 255) / 255 for image in images]
+        return images
 
     def _crop(self, gt: Tensor, lq: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         if self.gt_size is None:

@@ -1,21 +1,25 @@
 """Random resizing, and the way back to the size that the network gets."""
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from sr import bicubic
+from sr.degrade import canvas
+from sr.degrade.bands import Band, band, separable
 from sr.degrade.draws import Draw
-from sr.degrade.stage import AroundOne, PerSample, Prob
+from sr.degrade.stage import AroundOne, Chosen, Prob
 from sr.errors import UserError
 
 Mode = Literal["area", "bilinear", "bicubic"]
 MODES: list[Mode] = ["area", "bilinear", "bicubic"]
 
 
-class Resize(PerSample):
+class Resize(Chosen):
     """Resize by a random factor, without antialiasing. Defaults: Real-ESRGAN's first order.
 
     up_prob, down_prob: chances of a factor from 1..range[1] and range[0]..1; the rest keeps factor 1.
@@ -37,7 +41,10 @@ class Resize(PerSample):
         self.up_prob, self.down_prob, self.range = up_prob, down_prob, range
         self.modes, self.relative_to = modes, relative_to
 
-    def apply(self, image: Tensor, draw: Draw) -> Tensor:
+    def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
+        return [self._resized(image, draw) for image, draw in zip(images, draws, strict=True)]
+
+    def _resized(self, image: Tensor, draw: Draw) -> Tensor:
         factor = self._factor(draw)
         mode = draw.pick(self.modes)
         if self.relative_to == "lq":
@@ -54,7 +61,7 @@ class Resize(PerSample):
         return 1.0
 
 
-class Downscale(PerSample):
+class Downscale(Chosen):
     """Resize to the lq size exactly. Every list of stages needs one.
 
     mode: `bicubic` is MATLAB's with antialiasing, the papers' classical degradation; `area`, `bilinear` and
@@ -65,7 +72,10 @@ class Downscale(PerSample):
         super().__init__()
         self.mode = mode
 
-    def apply(self, image: Tensor, draw: Draw) -> Tensor:
+    def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
+        return [self._resized(image, draw) for image, draw in zip(images, draws, strict=True)]
+
+    def _resized(self, image: Tensor, draw: Draw) -> Tensor:
         if self.mode == "bicubic":
             return bicubic.resize(image, size=draw.lq_size)
         mode = draw.pick(MODES) if self.mode == "random" else self.mode.removesuffix("_plain")
@@ -76,4 +86,33 @@ def interpolate(
     image: Tensor, mode: str, *, size: tuple[int, int] | None = None, factor: float | None = None
 ) -> Tensor:
     """[c, h, w] to `size`, or by `factor` (the new sides rounded down, the pixel grid by the factor itself)."""
-    return functional.interpolate(image[None], size=size, scale_factor=factor, mode=mode)[0]
+    sides = image.shape[-2:]
+    if size == tuple(sides) or factor == 1:
+        return image  # all weights would be 1
+    if canvas.together(image.device) or mode == "bilinear":
+        return functional.interpolate(image[None], size=size, scale_factor=factor, mode=mode)[0]
+    taps = _area if mode == "area" else _cubic
+    height, width = size or (int(side * (factor or 1)) for side in sides)
+    rows, columns = (taps(old, new, factor) for old, new in zip(sides, (height, width), strict=True))
+    return separable(image[None], rows, columns)[0]
+
+
+@lru_cache(maxsize=64)
+def _area(n_in: int, n_out: int, factor: float | None) -> Band:
+    """Means of the inputs that an output touches; as in torch, sizes alone say which."""
+    place = torch.arange(n_out)[:, None]
+    first, last = place * n_in // n_out, -((place + 1) * n_in // -n_out)
+    indices = first + torch.arange(int((last - first).max()))
+    weights = (indices < last) / (last - first).double()
+    return band(indices.clamp(max=n_in - 1), weights)
+
+
+@lru_cache(maxsize=64)
+def _cubic(n_in: int, n_out: int, factor: float | None) -> Band:
+    """Keys' kernel with a = -0.75, as in torch; borders repeat the edge pixel."""
+    step = n_in / n_out if factor is None else 1 / factor
+    centre = (torch.arange(n_out, dtype=torch.float64)[:, None] + 0.5) * step - 0.5
+    indices = centre.floor() + torch.arange(-1, 3)
+    x = (centre - indices).abs()
+    near, far = (1.25 * x - 2.25) * x * x + 1, ((-0.75 * x + 3.75) * x - 6) * x + 3
+    return band(indices.long().clamp(0, n_in - 1), torch.where(x <= 1, near, far))

@@ -5,15 +5,17 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sr.degrade import canvas
+from sr.degrade.bands import Band, band, separable
 from sr.degrade.draws import Draw
 from sr.degrade.filters import filter2d
-from sr.degrade.stage import NotNegative, PerSample
+from sr.degrade.stage import Chosen, NotNegative
 
 TAPS = 51
 SIGMA = 8.0
 
 
-class Sharpen(PerSample):
+class Sharpen(Chosen):
     """Unsharp masking where a picture differs from its blur by more than `threshold` 8-bit levels, as in Real-ESRGAN.
 
     target: the fidelity losses compare with the ground truth sharpened the same way; the discriminator sees it plain.
@@ -23,21 +25,41 @@ class Sharpen(PerSample):
         super().__init__()
         self.weight, self.threshold, self.target = weight, threshold, target
 
-    def apply(self, image: Tensor, draw: Draw) -> Tensor:
-        return self.sharpen(image)
+    def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
+        return self.sharpen(images)
 
-    def sharpen(self, image: Tensor) -> Tensor:
+    def sharpen(self, images: list[Tensor]) -> list[Tensor]:
         """[3, h, w] in 0..1, same out."""
-        kernel = _kernel(image.device)
-        detail = image - filter2d(image, kernel)
-        mask = filter2d((detail.abs() * 255 > self.threshold).float(), kernel)
-        sharp = (image + self.weight * detail).clamp(0, 1)
-        return mask * sharp + (1 - mask) * image
+        return canvas.by_size(self._sharpened, images)
+
+    def _sharpened(self, pictures: Tensor) -> Tensor:
+        detail = pictures - _blurred(pictures)
+        mask = _blurred((detail.abs() > self.threshold / 255).to(pictures.dtype))
+        sharp = detail.mul_(self.weight).add_(pictures).clamp_(0, 1)
+        return torch.lerp(pictures, sharp, mask)
+
+
+def _blurred(pictures: Tensor) -> Tensor:
+    """[n, c, h, w] through the Gaussian, mirrored at the borders."""
+    height, width = pictures.shape[-2:]
+    if not canvas.together(pictures.device) and min(height, width) > TAPS // 2:
+        return separable(pictures, _gaussian(height), _gaussian(width))
+    return torch.stack(filter2d(list(pictures), _kernel(pictures.device).expand(len(pictures), -1, -1)))
+
+
+@lru_cache(maxsize=16)
+def _gaussian(length: int) -> Band:
+    reach = TAPS // 2
+    indices = (torch.arange(length)[:, None] + torch.arange(-reach, reach + 1)).abs()
+    return band(torch.minimum(indices, 2 * (length - 1) - indices), _line().expand(length, -1))
+
+
+def _line() -> Tensor:
+    axis = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
+    line = torch.exp(-axis.square() / (2 * SIGMA**2))
+    return line / line.sum()
 
 
 @lru_cache(maxsize=8)
 def _kernel(device: torch.device) -> Tensor:
-    axis = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
-    line = torch.exp(-axis.square() / (2 * SIGMA**2))
-    line = line / line.sum()
-    return torch.outer(line, line).to(device, torch.float32)
+    return torch.outer(_line(), _line()).to(device, torch.float32)

@@ -39,15 +39,18 @@ class Stage(Protocol):
     def __call__(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]: ...
 
 
-class PerSample(ABC):
-    """A stage that treats one image at a time, each with probability `prob`."""
+class Chosen(ABC):
+    """A stage that each sample goes through with probability `prob`."""
 
     def __init__(self, prob: float = 1.0) -> None:
         self.prob = prob
 
     def __call__(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
-        pairs = zip(images, draws, strict=True)
-        return [self.apply(image, draw) if draw.chance(self.prob) else image for image, draw in pairs]
+        rows = [row for row, draw in enumerate(draws) if draw.chance(self.prob)]
+        changed = self.apply([images[row] for row in rows], [draws[row] for row in rows]) if rows else []
+        new = dict(zip(rows, changed, strict=True))
+        return [new.get(row, image) for row, image in enumerate(images)]
 
     @abstractmethod
-    def apply(self, image: Tensor, draw: Draw) -> Tensor: ...
+    def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
+        """At least one image. Every sample makes its own draws, whatever the others draw."""

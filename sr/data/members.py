@@ -1,0 +1,154 @@
+"""What the members of a shard hold: image files, and two layouts of bare pixels that are read faster.
+
+npy: NumPy's own file of uint8 [h, w, c], read where it lies: a crop touches no other rows. webdataset reads it, too.
+zst: one Zstandard frame (RFC 8878) with its size, of a header (`HEADER`: magic, version 1, 3 zero bytes, and h, w, c as
+little-endian uint32) and uint8 planes [c, h, w], from which red and blue have green taken away and each row the row
+above, all modulo 256. Smaller than PNG, and about half its time to decode.
+"""
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sr.images import MAX_PIXELS, SUFFIXES, ImageError, encode_rgb, read_pixels, with_channels
+
+FORMATS = ("png", "jpg", "webp", "npy", "zst")  # that we write
+MEMBER_SUFFIXES = (*SUFFIXES, ".npy", ".zst")
+NPY_MAGIC = b"\x93NUMPY"
+HEADER = struct.Struct("<4sB3x3I")
+MAGIC, VERSION = b"SRPX", 1
+MOST_CHANNELS = 4096
+ORIENTATION = 0x0112
+
+
+def encode(pixels: np.ndarray, format: str, *, quality: int = 95) -> bytes:
+    """uint8 [h, w, 3] -> a member in one of FORMATS. quality: of jpg and webp."""
+    if format == "npy":
+        file = io.BytesIO()
+        np.save(file, np.ascontiguousarray(pixels))
+        return file.getvalue()
+    if format == "zst":
+        return _encode_zst(pixels)
+    if format == "png":
+        return _encode_png(pixels)
+    return encode_rgb(pixels, format, quality=quality)
+
+
+def decode(data: bytes | memoryview, *, channels: int, name: str) -> np.ndarray:
+    """The pixels of a member as uint8 [h, w, channels] (see `sr.images.read_pixels`), told by its first bytes.
+
+    Of npy it is a view of `data`, and none of the layouts need be contiguous: crop first, then copy. Sizes are bounded
+    before anything is decoded. Raises ImageError.
+    """
+    decoder = next((make for magic, make in DECODERS.items() if data[: len(magic)] == magic), None)
+    if decoder is None:
+        return read_pixels(bytes(data), channels=channels, name=name)
+    try:
+        pixels = decoder(data)
+        if pixels is None:
+            return read_pixels(bytes(data), channels=channels, name=name)
+        return pixels if pixels.shape[2] == channels else with_channels(pixels, channels)
+    except ImageError:
+        raise
+    except Exception as error:  # on damaged input anything may be raised, and none of it may end a run
+        raise ImageError(name, " ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _decode_npy(data: bytes | memoryview) -> np.ndarray:
+    start = 10 + int.from_bytes(data[8:10], "little")
+    shape = _npy_shape(bytes(data[:start]))
+    if len(data) - start != math.prod(shape):
+        raise ValueError(f"{len(data) - start} bytes for {' x '.join(map(str, shape))} values")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+@lru_cache(maxsize=64)
+def _npy_shape(header: bytes) -> tuple[int, int, int]:
+    file = io.BytesIO(header)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("not of version 1 of NumPy's files; save it again with numpy.save")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype != np.uint8 or by_columns or len(shape) != 3:
+        raise ValueError(f"holds {dtype} of shape {shape}, not uint8 of height x width x channels, row by row")
+    return _checked(*shape)
+
+
+def _encode_png(pixels: np.ndarray) -> bytes:
+    """Every row as its difference from the one above: 5 % longer than Pillow's PNG, and decoded in half the time."""
+    height, width, channels = pixels.shape
+    rows = pixels.reshape(height, width * channels)
+    body = np.full((height, 1 + rows.shape[1]), 2, np.uint8)
+    body[0, 1:], body[1:, 1:] = rows[0], rows[1:] - rows[:-1]
+    packer = zlib.compressobj(6, strategy=zlib.Z_FILTERED)
+    content = packer.compress(body.tobytes()) + packer.flush()
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", content), (b"IEND", b"")]
+    framed = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def _encode_zst(pixels: np.ndarray) -> bytes:
+    import zstandard
+
+    planes = pixels.transpose(2, 0, 1).copy()
+    if len(planes) == 3:
+        planes[::2] -= planes[1]
+    planes[:, 1:] -= planes[:, :-1].copy()
+    header = HEADER.pack(MAGIC, VERSION, *pixels.shape)
+    return zstandard.ZstdCompressor(level=6).compress(header + planes.tobytes())
+
+
+def _decode_zst(data: bytes | memoryview) -> np.ndarray:
+    import zstandard
+
+    size = zstandard.frame_content_size(data)
+    if not HEADER.size < size <= HEADER.size + MAX_PIXELS * 4:
+        raise ValueError(f"a Zstandard frame of {size} bytes is no picture")
+    content = zstandard.ZstdDecompressor().decompress(data)
+    magic, version, height, width, channels = HEADER.unpack_from(content)
+    if (magic, version) != (MAGIC, VERSION):
+        raise ValueError("a Zstandard frame, but not of pixels as `sr shard --format zst` writes them")
+    height, width, channels = _checked(height, width, channels)
+    planes = np.frombuffer(content, np.uint8, offset=HEADER.size).reshape(channels, height, width)
+    planes = np.add.accumulate(planes, axis=1, dtype=np.uint8)
+    if channels == 3:
+        planes[::2] += planes[1]
+    return planes.transpose(1, 2, 0)
+
+
+def _checked(height: int, width: int, channels: int) -> tuple[int, int, int]:
+    if not (min(height, width) > 0 and height * width <= MAX_PIXELS and 0 < channels <= MOST_CHANNELS):
+        raise ValueError(
+            f"{width}x{height} pixels of {channels} channels are none, or more than the {MAX_PIXELS} allowed"
+        )
+    return height, width, channels
+
+
+def _decode_jpeg(data: bytes | memoryview) -> np.ndarray | None:
+    """An upright 8-bit colour JPEG, by torchvision: the same pixels as Pillow's in less time. None for any other."""
+    from torchvision.io import decode_jpeg  # takes a second, for those who need it
+
+    with Image.open(io.BytesIO(data)) as image:
+        plain = image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(ORIENTATION, 1) == 1
+        if not plain or image.width * image.height > MAX_PIXELS:
+            return None
+    try:
+        planes = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    except RuntimeError:
+        return None
+    return planes.permute(1, 2, 0).numpy()
+
+
+DECODERS: dict[bytes, Callable[[bytes | memoryview], np.ndarray | None]] = {
+    NPY_MAGIC: _decode_npy,
+    b"\x28\xb5\x2f\xfd": _decode_zst,
+    b"\xff\xd8\xff": _decode_jpeg,
+}

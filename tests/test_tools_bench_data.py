@@ -1,0 +1,54 @@
+"""The benchmarks of degradation, loaders and resuming run, and measure what they say; nothing here is timed."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sr.errors import UserError
+from sr.nets.basicsr import basicsr
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+pytest.importorskip("bench_harness")
+import bench_data
+import bench_degrade
+import bench_resume
+
+SHARED = {"pairs": 1, "memory": False, "device": torch.device("cpu")}
+
+
+@pytest.fixture
+def reference():
+    try:
+        basicsr("models.realesrgan_model")
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_both_degradations_give_pictures_of_the_lq_size(reference):
+    args = SimpleNamespace(batch=2, gt=96, crop=64, halo=8, batches=1, kernels=3, **SHARED)
+    gt = bench_degrade.photographs(2, 96)
+    assert bench_degrade.feed(args)(gt, 0).shape == bench_degrade.ours(args)(gt, 0).lq.shape == (2, 3, 16, 16)
+    rows = bench_degrade.run(args)
+    assert [row.arm for row in rows[:3]] == ["reference", "ours", "ours, cropped to 80 first"]
+    assert rows[3].rate > 0
+
+
+def test_the_references_kernels_are_kernels(reference):
+    made = bench_degrade.reference_kernels()
+    for _ in range(20):
+        assert all(kernel.shape == (21, 21) and abs(kernel.sum() - 1) < 1e-4 for kernel in next(made))
+
+
+def test_every_loader_hands_over_batches(reference):
+    args = SimpleNamespace(photos=None, samples=2, large=0, batch=2, batches=1, folder=None, **SHARED)
+    rows = bench_data.run(args)
+    assert [row.arm for row in rows][:2] == ["BasicSR, PNG folder", "ours, PNG"]
+    assert len(rows) == 6
+
+
+def test_a_place_is_found():
+    args = SimpleNamespace(shards=5, per_shard=10, position=43, folder=None, **SHARED)
+    assert [row.work for row in bench_resume.run(args)] == ["sample 43 of 50 in 5 shards"] * 2
