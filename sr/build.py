@@ -80,8 +80,12 @@ class Build:
         return Warmup(schedule, part.get("warmup_steps", 0))
 
     def fidelity(self, device: torch.device, average: EMA | None = None) -> Fidelity:
-        parts = self.options.losses.fidelity
-        return Fidelity({n: (self.weight(p), self._make(p, "losses").to(device)) for n, p in parts.items()}, average)
+        layout = torch.channels_last if self.options.train.channels_last else torch.preserve_format
+        terms = {
+            name: (self.weight(part), self._make(part, "losses").to(device, memory_format=layout))
+            for name, part in self.options.losses.fidelity.items()
+        }
+        return Fidelity(terms, average)
 
     def adversary(self) -> Adversary | None:
         part = self.options.losses.gan

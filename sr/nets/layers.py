@@ -1,9 +1,11 @@
 """What several generators are made of."""
 
+from collections.abc import Callable
 from typing import Annotated
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 Count = Annotated[int, Field(gt=0, le=1024)]
 
@@ -23,3 +25,31 @@ def small_conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
 def enlargements(factor: int) -> tuple[int, ...]:
     """The steps that lead to `factor`: (2, 2) for 4, (3,) for 3, none for 1."""
     return (3,) if factor == 3 else (2,) * (factor.bit_length() - 1)
+
+
+def conv_on(conv: nn.Conv2d, make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+    """conv(make(*sources)), of which the backward pass keeps the sources and makes the input again.
+
+    Worth it where `make` only copies (concatenation, enlargement) and the sources are kept anyway. Gradients are the
+    same to the last bit, also those of gradients. torch.compile decides by itself what to make again.
+    """
+    made = make(*sources)
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return conv(made)
+    kept = [source.detach() for source in sources]
+    weight, address, shape = conv.weight, made.data_ptr(), made.shape
+    versions = [tensor._version for tensor in (*kept, weight)]
+
+    def pack(saved: Tensor) -> Tensor | None:
+        if saved.data_ptr() == address and saved.shape == shape:
+            return None
+        # The parameter, not its memory: sharding takes that away until the backward pass.
+        return weight if saved.data_ptr() == weight.data_ptr() else saved
+
+    def unpack(saved: Tensor | None) -> Tensor:
+        if [tensor._version for tensor in (*kept, weight)] != versions:
+            raise RuntimeError("what a convolution works on was changed between its forward and its backward pass")
+        return make(*kept) if saved is None else saved.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return conv(made)
