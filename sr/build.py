@@ -28,9 +28,10 @@ from sr.document import read
 from sr.ema import EMA
 from sr.engine import Engine, Plan
 from sr.errors import UserError
-from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS
+from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS, LOGITS_ALONE
 from sr.losses.weights import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS
+from sr.nets.compiled import compile_net
 from sr.optimizers import OPTIMIZERS
 from sr.options import Cycle, Options, Part, resolve
 from sr.player import Player, choose_precision
@@ -94,6 +95,11 @@ class Build:
         plus = [(self.weight(extra), self._make(extra, "gan_terms")) for extra in part.get("plus", [])]
         return Adversary(self._make(part, "gan"), self.weight(part), plus)
 
+    def _plain_critic(self) -> bool:
+        """Whether the GAN loss looks at logits alone: not at features, nor at gradients of gradients."""
+        gan = self.options.losses.gan or {}
+        return gan.get("type") in LOGITS_ALONE and not gan.get("plus")
+
     def weight(self, part: Part) -> Weight:
         given = part.get("weight", 1.0)
         made: Weight = self._make(given if isinstance(given, dict) else {"type": "constant", "value": given}, "weights")
@@ -149,6 +155,8 @@ class Build:
         accelerate = accelerator(launch, timeout=timedelta(seconds=train.timeout))
         device = accelerate.device
         precision = choose_precision(train.precision, device)
+        if train.compile and launch.backend != "ddp":
+            raise UserError(f"train.compile cannot look through {launch}; remove it, or launch with --multi_gpu")
         validation = self.validation()
         kind = TASKS[options.task]
         players: dict[str, Player] = {}
@@ -157,6 +165,8 @@ class Build:
             self.nets.rehearse(name, net)
             if train.channels_last:
                 net = net.to(memory_format=torch.channels_last)
+            if train.compile and (name == "generator" or self._plain_critic()):
+                compile_net(net)
             players[name] = Player(
                 name=name,
                 net=net,

@@ -160,11 +160,15 @@ class Engine:
             player, tag = self.players[phase.player], phase.player[0]
             report = dict(phase.report)
             measure = last and (self.step + 1) % self.plan.log_every == 0
+            rest = None
             if measure:
-                report |= health.shares(phase)
+                measured, rest = health.shares(phase)
+                report |= measured
                 if phase.output is not None and phase.target is not None:
                     report |= health.looks(phase.output, phase.target)
             total = torch.stack([loss.float() for loss in phase.losses.values()]).sum()
+            if rest is not None and self.plan.precision != "fp16":  # whose range only the scaler of `total` watches
+                total = rest
             norm = player.update(total / self.plan.accumulate, step=self.step, last=last, measure=measure)
             report |= {} if norm is None else {"grad_norm": norm}
             for values, checked in ((phase.losses, True), (report, False)):

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> list[Row]:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
     torch.manual_seed(0)
     reference = Reference(args, rate=RATE, gan_weight=GAN_WEIGHT)
-    start, batch = reference.start(), _batch(args)
+    start, batch = reference.start(), batch_of(args)
     reference.give(batch)
     with tempfile.TemporaryDirectory() as folder:
         if args.part == "gan":
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> list[Row]:
         precisions = list(dict.fromkeys(choose_precision(asked, args.device) for asked in args.precision))
         ways = [(precision, False) for precision in precisions] + [(precisions[0], True)] * args.compile
         for number, (precision, compiled) in enumerate(ways):
-            engine = _engine(args, Path(folder, str(number)), precision, compiled, start, batch)
+            engine = engine_of(args, Path(folder, str(number)), precision, compiled, start, batch)
             name = "ours, compiled" if compiled else "ours"
             if args.part == "gan":
                 optimizers = {role: player.optimizer for role, player in engine.players.items()}
@@ -96,7 +96,7 @@ def _count(arms: list[Arm], images: int) -> None:
     arms[0].output = counted
 
 
-def _batch(args: argparse.Namespace) -> Pair:
+def batch_of(args: argparse.Namespace) -> Pair:
     """Smooth noise; as in Real-ESRGAN the target is not quite the ground truth."""
     side = args.gt // args.scale
     lq = torch.rand(args.batch, 3, side, side)
@@ -118,7 +118,7 @@ RECIPE = {
 }
 
 
-def _engine(
+def engine_of(
     args: argparse.Namespace, folder: Path, precision: str, compiled: bool, start: Mapping[str, State], batch: Pair
 ) -> Engine:
     """Ours as `sr train` makes it, but for its data: it is given `batch` again and again."""

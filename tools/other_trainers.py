@@ -59,7 +59,11 @@ class Other:
             kinds = {player: _load(path / file, name) for player, (file, name) in found.items()}
         sizes: dict[str, Any] = {"num_blocks": args.blocks} if "traiNNer" in found["generator"][0] else {}
         sizes = sizes or {"num_block": args.blocks}
-        generator, average, discriminator = kinds["generator"](**sizes), kinds["generator"](**sizes), kinds["discriminator"](3)
+        generator, average, discriminator = (
+            kinds["generator"](**sizes),
+            kinds["generator"](**sizes),
+            kinds["discriminator"](3),
+        )
         for net, values in ((generator, start["generator"]), (discriminator, start["discriminator"])):
             _fill(net, values, path)
         average.load_state_dict(generator.state_dict())
@@ -123,7 +127,7 @@ def _load(file: Path, name: str) -> Callable[..., nn.Module]:
 
 @contextmanager
 def _stand_ins(scale: int) -> Any:
-    """Modules in the places of those trainers' option readers and registries, for as long as their nets are imported."""
+    """Modules in the places of those trainers' option readers and registries, while their nets are imported."""
     registry = SimpleNamespace(register=lambda: lambda kind: kind)
     config = SimpleNamespace(get_scale=lambda: scale)
     contents: dict[str, dict[str, Any]] = {
