@@ -1,6 +1,5 @@
 """tools/benchmark.py: what it measures is what it says, and our step is the reference's step."""
 
-import argparse
 import json
 import sys
 from importlib.util import find_spec
@@ -92,7 +91,8 @@ def test_other_trainers_are_refused_in_a_sentence(tmp_path: Path) -> None:
         benchmark.main(["step", "--device", "cpu", *sizes, "--other", str(tmp_path)])
 
 
-def test_resuming_reads_what_lies_at_the_position(tmp_path: Path) -> None:
-    args = argparse.Namespace(samples=4000, position=3210, per_shard=10, gt=16, batch=2, pairs=1, device=CPU)
-    rows = benchmark.importlib.import_module("bench_resume").run(argparse.Namespace(part="resume", **vars(args)))
-    assert [row.arm for row in rows] == ["from sample 0", "from sample 3,210"]
+@needs_basicsr
+def test_steps_that_log_and_save_go_on(tmp_path: Path) -> None:
+    file, sizes = tmp_path / "rows.json", ["--gt", "32", "--batch", "1", "--blocks", "1", "--pairs", "1"]
+    assert benchmark.main(["overhead", "--device", "cpu", "--json", str(file), *sizes]) == 0
+    assert [row["arm"] for row in json.loads(file.read_text())["rows"]] == ["plain", "logs", "plain", "the first saves"]
