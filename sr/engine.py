@@ -1,10 +1,9 @@
 """The loop: update, log, validate, save, stop together. A run is one call of `Engine.run`."""
 
-import random
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from sr.errors import UserError
 from sr.metrics import better
 from sr.player import PRECISIONS, Player
 from sr.saver import Saver
+from sr.seeded import reseed
 from sr.stopping import Stopped, signals
 from sr.tasks import Task
 from sr.track import Meter, Tracker
@@ -139,11 +139,13 @@ class Engine:
             if self.plan.log_samples:
                 self.used.append((self.step + 1, [place for group in raw.groups for place in group.positions]))
             last = micro == self.plan.accumulate - 1
-            _reseed(self.plan.seed, self.step, micro)
+            reseed(self.plan.seed, self.step, micro)
             with ExitStack() as window:
                 for player in self.players.values():
                     window.enter_context(player.quiet(last))
-                self._phases(self.prepare(raw), last)
+                pair = self.prepare(raw)
+                with _tuned():
+                    self._phases(pair, last)
         self.ema.update(step=self.step)
         self.step += 1
         self.consumed += self.plan.batch_size
@@ -280,9 +282,11 @@ class Engine:
         )
 
 
-def _reseed(seed: int, step: int, micro: int) -> None:
-    """Global generators as a function of the position, so no checkpoint carries their state (dropout, users' code)."""
-    value = int(np.random.SeedSequence([seed, step, micro, dist.rank()]).generate_state(1, np.uint64)[0] >> 1)
-    torch.manual_seed(value)
-    random.seed(value)
-    np.random.seed(value % 2**32)
+@contextmanager
+def _tuned() -> Iterator[None]:
+    """Let cuDNN try which of its convolutions is fastest for each shape: inside, the same ones come at every step."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -110,17 +110,22 @@ def compare(work: str, arms: Sequence[Arm], *, rounds: int, device: torch.device
 def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
     """Seconds that `run` takes until the device is done, and core seconds that other processes used meanwhile."""
     wait(device)
-    busy, own, began = _busy(), time.process_time(), time.perf_counter()
+    busy, own, began = _busy(), _own(), time.perf_counter()
     run()
     wait(device)
     spent = time.perf_counter() - began
-    return spent, max(0.0, _busy() - busy - (time.process_time() - own))
+    return spent, max(0.0, _busy() - busy - (_own() - own))
 
 
 def wait(device: torch.device) -> None:
     """For what was only queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _own() -> float:
+    """Core seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def _busy() -> float:

@@ -91,9 +91,8 @@ def _log(args: argparse.Namespace) -> list[Row]:
                 step()
                 step()
 
-            shared = {"rounds": args.pairs, "device": args.device, "memory": False}
-            rows = compare("step that logs", [Arm("plain", step), Arm("logs", logging)], **shared)
-            quiet = {"reset": engine.saver.wait}
-            return rows + compare(
-                "two steps", [Arm("plain", two, **quiet), Arm("one saves", saving, **quiet)], **shared
-            )
+            shared: dict[str, Any] = {"rounds": args.pairs, "device": args.device, "memory": False}
+            rows = compare("a step", [Arm("plain", step), Arm("logs", logging)], **shared)
+            wait = engine.saver.wait
+            pair = [Arm("plain", two, reset=wait), Arm("the first saves", saving, reset=wait)]
+            return rows + compare("two steps", pair, **shared)

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> list[Row]:
     from reference_step import Reference
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+    torch.backends.cudnn.benchmark = True  # as BasicSR's train.py sets it
     torch.manual_seed(0)
     reference = Reference(args, rate=RATE, gan_weight=GAN_WEIGHT)
     start, batch = reference.start(), batch_of(args)

@@ -8,6 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 Count = Annotated[int, Field(gt=0, le=1024)]
+Kept = list[tuple[Tensor, int]]
+"""Tensors that wait for the backward pass, each with its version then."""
 
 
 def conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -36,20 +38,23 @@ def conv_on(conv: nn.Conv2d, make: Callable[..., Tensor], *sources: Tensor) -> T
     made = make(*sources)
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return conv(made)
-    kept = [source.detach() for source in sources]
-    weight, address, shape = conv.weight, made.data_ptr(), made.shape
-    versions = [tensor._version for tensor in (*kept, weight)]
+    address, shape = made.data_ptr(), made.shape
+    kept = [(source, source._version) for source in sources]
 
-    def pack(saved: Tensor) -> Tensor | None:
-        if saved.data_ptr() == address and saved.shape == shape:
-            return None
+    def pack(saved: Tensor) -> Tensor | Kept:
+        place, weight = saved.data_ptr(), conv.weight
+        if place == address and saved.shape == shape:
+            return kept
         # The parameter, not its memory: sharding takes that away until the backward pass.
-        return weight if saved.data_ptr() == weight.data_ptr() else saved
+        return [(weight, weight._version)] if place == weight.data_ptr() else saved
 
-    def unpack(saved: Tensor | None) -> Tensor:
-        if [tensor._version for tensor in (*kept, weight)] != versions:
+    def unpack(saved: Tensor | Kept) -> Tensor:
+        if isinstance(saved, Tensor):
+            return saved
+        if any(tensor._version != version for tensor, version in saved):
             raise RuntimeError("what a convolution works on was changed between its forward and its backward pass")
-        return make(*kept) if saved is None else saved.detach()
+        with torch.no_grad():
+            return make(*(tensor for tensor, _ in saved)) if saved is kept else saved[0][0].detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return conv(made)
