@@ -9,6 +9,7 @@ than the first arm. `python tools/benchmark.py SUBJECT --help` tells what it com
 
 import argparse
 import importlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if args.device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("benchmark: --device cuda, but torch sees no GPU; leave --device out")
+    if args.device.type == "cpu" and torch.cuda.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # or our engine would take the GPU
     try:
         rows = modules[args.subject].run(args)
     except UserError as error:
