@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import torch
 import yaml
+from torch import nn
 
 from sr import construct, dist
 from sr.atomic import replacing
-from sr.backends import accelerator, read_launch
+from sr.backends import Launch, accelerator, read_launch
 from sr.build_nets import Nets
 from sr.build_validation import Validation
 from sr.construct import PartOf, Table
@@ -95,10 +96,15 @@ class Build:
         plus = [(self.weight(extra), self._make(extra, "gan_terms")) for extra in part.get("plus", [])]
         return Adversary(self._make(part, "gan"), self.weight(part), plus)
 
-    def _plain_critic(self) -> bool:
-        """Whether the GAN loss looks at logits alone: not at features, nor at gradients of gradients."""
+    def _compile(self, player: str, net: nn.Module, launch: Launch) -> None:
+        """As `train.compile` asks; a critic only where its logits are all that the GAN loss looks at."""
         gan = self.options.losses.gan or {}
-        return gan.get("type") in LOGITS_ALONE and not gan.get("plus")
+        if not self.options.train.compile:
+            return
+        if launch.backend != "ddp":
+            raise UserError(f"train.compile cannot look through {launch}; remove it, or launch with --multi_gpu")
+        if player == "generator" or (gan["type"] in LOGITS_ALONE and not gan.get("plus")):
+            compile_net(net)
 
     def weight(self, part: Part) -> Weight:
         given = part.get("weight", 1.0)
@@ -155,8 +161,6 @@ class Build:
         accelerate = accelerator(launch, timeout=timedelta(seconds=train.timeout))
         device = accelerate.device
         precision = choose_precision(train.precision, device)
-        if train.compile and launch.backend != "ddp":
-            raise UserError(f"train.compile cannot look through {launch}; remove it, or launch with --multi_gpu")
         validation = self.validation()
         kind = TASKS[options.task]
         players: dict[str, Player] = {}
@@ -165,8 +169,7 @@ class Build:
             self.nets.rehearse(name, net)
             if train.channels_last:
                 net = net.to(memory_format=torch.channels_last)
-            if train.compile and (name == "generator" or self._plain_critic()):
-                compile_net(net)
+            self._compile(name, net, launch)
             players[name] = Player(
                 name=name,
                 net=net,

@@ -73,13 +73,12 @@ def test_our_step_has_the_gradients_of_basicsr(tmp_path: Path) -> None:
     file, picture = tmp_path / "rows.json", tmp_path / "rows.png"
     sizes = ["--gt", "32", "--batch", "1", "--blocks", "1", "--feat", "8", "--pairs", "1", "--no-memory"]
     writing = ["--json", str(file), "--plot", str(picture)]
-    assert benchmark.main(["step", "--device", "cpu", "--precision", "fp32", "bf16", *sizes, *writing]) == 0
-    reference, ours, half = json.loads(file.read_text())["rows"]
-    assert (reference["arm"], ours["arm"], half["arm"]) == ("BasicSR, fp32", "ours, fp32", "ours, bf16")
+    assert benchmark.main(["step", "--device", "cpu", "--precision", "fp32", *sizes, *writing]) == 0
+    reference, ours = json.loads(file.read_text())["rows"]
+    assert (reference["arm"], ours["arm"]) == ("BasicSR, fp32", "ours, fp32")
     for player in ("generator", "discriminator"):
         assert ours["deviation"][player]["cosine"] > 0.99999
         assert ours["deviation"][player]["norm"] == pytest.approx(1, abs=1e-3)
-        assert half["deviation"][player]["cosine"] > 0.9
     assert 0 < reference["share"] < 2
     assert picture.stat().st_size > 1000
 

@@ -75,7 +75,10 @@ def _perceptual(kind: Any) -> nn.Module:
     return loss
 
 
-def _untrained(pretrained: bool) -> nn.Module:
+def _untrained(pretrained: bool) -> SimpleNamespace:
+    """VGG19 without the classifier, whose weights nobody uses, and without values, which are filled in after."""
     from torchvision.models import vgg19
 
-    return vgg19(weights=None)
+    with torch.device("meta"):
+        features = vgg19(weights=None).features
+    return SimpleNamespace(features=features.to_empty(device="cpu"))
