@@ -1,7 +1,7 @@
 """The generator of ESRGAN (Wang et al. 2018) and Real-ESRGAN (Wang et al. 2021)."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +93,8 @@ class RRDBNet(nn.Module):
         features = shallow + self.conv_body(self.body(shallow))
         for n, factor in enumerate(self.enlargements):
             enlarge = partial(F.interpolate, scale_factor=factor, mode="nearest")
-            features = _lrelu(conv_on(self.get_submodule(f"conv_up{n + 1}"), enlarge, features))
+            conv = cast(nn.Conv2d, self.get_submodule(f"conv_up{n + 1}"))
+            features = _lrelu(conv_on(conv, enlarge, features))
         features = _lrelu(self.conv_hr(features))
         # The image itself never in half precision: the gradient of a small loss term beside L1's would be rounded away.
         with torch.autocast(x.device.type, enabled=False):
