@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import torch
 import yaml
+from torch import nn
 
 from sr import construct, dist
 from sr.atomic import replacing
-from sr.backends import accelerator, read_launch
+from sr.backends import Launch, accelerator, read_launch
 from sr.build_nets import Nets
 from sr.build_validation import Validation
 from sr.construct import PartOf, Table
@@ -28,9 +29,10 @@ from sr.document import read
 from sr.ema import EMA
 from sr.engine import Engine, Plan
 from sr.errors import UserError
-from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS
+from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS, LOGITS_ALONE
 from sr.losses.weights import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS
+from sr.nets.compiled import compile_net
 from sr.optimizers import OPTIMIZERS
 from sr.options import Cycle, Options, Part, resolve
 from sr.player import Player, choose_precision
@@ -80,8 +82,12 @@ class Build:
         return Warmup(schedule, part.get("warmup_steps", 0))
 
     def fidelity(self, device: torch.device, average: EMA | None = None) -> Fidelity:
-        parts = self.options.losses.fidelity
-        return Fidelity({n: (self.weight(p), self._make(p, "losses").to(device)) for n, p in parts.items()}, average)
+        layout = torch.channels_last if self.options.train.channels_last else torch.preserve_format
+        terms = {
+            name: (self.weight(part), self._make(part, "losses").to(device, memory_format=layout))
+            for name, part in self.options.losses.fidelity.items()
+        }
+        return Fidelity(terms, average)
 
     def adversary(self) -> Adversary | None:
         part = self.options.losses.gan
@@ -89,6 +95,16 @@ class Build:
             return None
         plus = [(self.weight(extra), self._make(extra, "gan_terms")) for extra in part.get("plus", [])]
         return Adversary(self._make(part, "gan"), self.weight(part), plus)
+
+    def _compile(self, player: str, net: nn.Module, launch: Launch) -> None:
+        """As `train.compile` asks; a critic only where its logits are all that the GAN loss looks at."""
+        gan = self.options.losses.gan or {}
+        if not self.options.train.compile:
+            return
+        if launch.backend != "ddp":
+            raise UserError(f"train.compile cannot look through {launch}; remove it, or launch with --multi_gpu")
+        if player == "generator" or (gan["type"] in LOGITS_ALONE and not gan.get("plus")):
+            compile_net(net)
 
     def weight(self, part: Part) -> Weight:
         given = part.get("weight", 1.0)
@@ -153,6 +169,7 @@ class Build:
             self.nets.rehearse(name, net)
             if train.channels_last:
                 net = net.to(memory_format=torch.channels_last)
+            self._compile(name, net, launch)
             players[name] = Player(
                 name=name,
                 net=net,

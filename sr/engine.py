@@ -1,10 +1,9 @@
 """The loop: update, log, validate, save, stop together. A run is one call of `Engine.run`."""
 
-import random
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from sr.errors import UserError
 from sr.metrics import better
 from sr.player import PRECISIONS, Player
 from sr.saver import Saver
+from sr.seeded import reseed
 from sr.stopping import Stopped, signals
 from sr.tasks import Task
 from sr.track import Meter, Tracker
@@ -139,11 +139,13 @@ class Engine:
             if self.plan.log_samples:
                 self.used.append((self.step + 1, [place for group in raw.groups for place in group.positions]))
             last = micro == self.plan.accumulate - 1
-            _reseed(self.plan.seed, self.step, micro)
+            reseed(self.plan.seed, self.step, micro)
             with ExitStack() as window:
                 for player in self.players.values():
                     window.enter_context(player.quiet(last))
-                self._phases(self.prepare(raw), last)
+                pair = self.prepare(raw)
+                with _tuned():
+                    self._phases(pair, last)
         self.ema.update(step=self.step)
         self.step += 1
         self.consumed += self.plan.batch_size
@@ -160,11 +162,15 @@ class Engine:
             player, tag = self.players[phase.player], phase.player[0]
             report = dict(phase.report)
             measure = last and (self.step + 1) % self.plan.log_every == 0
+            rest = None
             if measure:
-                report |= health.shares(phase)
+                measured, rest = health.shares(phase)
+                report |= measured
                 if phase.output is not None and phase.target is not None:
                     report |= health.looks(phase.output, phase.target)
             total = torch.stack([loss.float() for loss in phase.losses.values()]).sum()
+            if rest is not None and self.plan.precision != "fp16":  # whose range only the scaler of `total` watches
+                total = rest
             norm = player.update(total / self.plan.accumulate, step=self.step, last=last, measure=measure)
             report |= {} if norm is None else {"grad_norm": norm}
             for values, checked in ((phase.losses, True), (report, False)):
@@ -277,9 +283,11 @@ class Engine:
         )
 
 
-def _reseed(seed: int, step: int, micro: int) -> None:
-    """Global generators as a function of the position, so no checkpoint carries their state (dropout, users' code)."""
-    value = int(np.random.SeedSequence([seed, step, micro, dist.rank()]).generate_state(1, np.uint64)[0] >> 1)
-    torch.manual_seed(value)
-    random.seed(value)
-    np.random.seed(value % 2**32)
+@contextmanager
+def _tuned() -> Iterator[None]:
+    """Let cuDNN try which of its convolutions is fastest for each shape: inside, the same ones come at every step."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,5 +1,6 @@
 """The health of a GAN: what people plot by hand, and a diagnosis in words when a known pattern lasts."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,28 +14,49 @@ from sr.tasks import Phase
 Values = Mapping[str, float]
 
 
-def shares(phase: Phase) -> dict[str, Tensor]:
+def shares(phase: Phase) -> tuple[dict[str, Tensor], Tensor | None]:
     """Each loss's `share` of the gradient at the output, |dL_i/dx| over the sum of them all, and its `ratio`, that of
-    the weighted values; both add up to 1.
+    the weighted values; both add up to 1. And a loss of which only the way back through the net is left to go.
 
-    Costs one more backward through each loss (not through the generator), and no sync.
+    Its gradient is that of all losses together, up to rounding, so that measuring goes no way twice. It is None where
+    a loss reaches parameters past the output too (features inside the net). No sync.
     """
     output = phase.output
     if output is None or not output.requires_grad:
-        return {}
-    norms = torch.stack([_slope(loss, output) for loss in phase.losses.values()])
+        return {}, None
+    # The gradient of a mean is below half precision's range. A power of two: only exponents change.
+    scale = 2.0 ** math.ceil(math.log2(output.numel()))
+    slopes = [_slope(scale * loss, output) for loss in phase.losses.values()]
+    norms = torch.stack([slope.norm() for slope in slopes])
     rates = norms / norms.sum().clamp(min=1e-30)
     shares = {f"share_{name}": rate for name, rate in zip(phase.losses, rates.unbind(), strict=True)}
     total = torch.stack([loss.detach().float() for loss in phase.losses.values()]).sum().clamp(min=1e-30)
-    return shares | {f"ratio_{name}": loss.detach().float() / total for name, loss in phase.losses.items()}
+    shares |= {f"ratio_{name}": loss.detach().float() / total for name, loss in phase.losses.items()}
+    if any(_passes_by(loss, output) for loss in phase.losses.values()):
+        return shares, None
+    return shares, (output.float() * (torch.stack(slopes).sum(0) / scale)).sum()
 
 
 def _slope(loss: Tensor, output: Tensor) -> Tensor:
     grad = None
     if loss.requires_grad:
-        # Times the number of values: the gradient of a mean is below half precision's range.
-        grad = torch.autograd.grad(loss * output.numel(), output, retain_graph=True, allow_unused=True)[0]
-    return output.new_zeros((), dtype=torch.float32) if grad is None else grad.float().norm()
+        grad = torch.autograd.grad(loss, output, retain_graph=True, allow_unused=True)[0]
+    return torch.zeros_like(output, dtype=torch.float32) if grad is None else grad.float()
+
+
+def _passes_by(loss: Tensor, output: Tensor) -> bool:
+    """Whether the gradient of `loss` reaches a leaf otherwise than through `output`."""
+    seen, ahead = {output.grad_fn}, [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and leaf is not output:
+            return True
+        ahead += [following for following, _ in node.next_functions]
+    return False
 
 
 @torch.no_grad()

@@ -61,13 +61,16 @@ class Data(Section):
 
 class Train(Section):
     """`timeout`: seconds that a step, and any wait for another process in it, may take before all processes end.
-    `check_ranks_every`: steps between two comparisons of the ranks' weights; 0: never.
+    `check_ranks_every`: steps between two comparisons of the ranks' weights; 0: never. `compile`: fuse operations
+    by torch.compile, which takes a C++ compiler (on a GPU Triton) and a minute or two before the first step; the
+    discriminator only where the GAN loss takes its logits alone (no `plus`).
     """
 
     total_steps: PositiveInt
     accumulate: PositiveInt = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
+    compile: bool = False
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     timeout: Annotated[float, Field(gt=0)] = 600

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from sr import health
@@ -11,11 +12,23 @@ from sr.tasks import Phase
 def test_shares_are_those_of_the_gradients_at_the_output() -> None:
     output = torch.ones(1, 3, 4, 4, requires_grad=True)
     phase = Phase("generator", {"a": 3 * output.sum(), "b": output.sum(), "c": torch.zeros(())}, output=output)
-    found = {name: value.item() for name, value in health.shares(phase).items()}
+    found = {name: value.item() for name, value in health.shares(phase)[0].items()}
     shares = {"share_a": 0.75, "share_b": 0.25, "share_c": 0.0}
     assert found == pytest.approx(shares | {"ratio_a": 0.75, "ratio_b": 0.25, "ratio_c": 0.0})
     assert output.grad is None
-    assert health.shares(Phase("discriminator", {"real": torch.ones(())})) == {}
+    assert health.shares(Phase("discriminator", {"real": torch.ones(())})) == ({}, None)
+
+
+def test_measuring_leaves_the_way_through_the_net_and_nothing_else() -> None:
+    net = nn.Conv2d(3, 3, 3)
+    output = net(torch.rand(2, 3, 8, 8))
+    losses = {"a": output.square().mean(), "b": 0.1 * output.abs().mean()}
+    wanted = torch.autograd.grad(sum(losses.values()), net.weight, retain_graph=True)[0]
+    rest = health.shares(Phase("generator", losses, output=output))[1]
+    assert rest is not None
+    assert torch.allclose(torch.autograd.grad(rest, net.weight, retain_graph=True)[0], wanted, rtol=1e-5)
+    losses["c"] = net.bias.square().mean()  # not through the output: `rest` would lose it
+    assert health.shares(Phase("generator", losses, output=output))[1] is None
 
 
 def test_looks_see_blur_noise_and_colour() -> None:

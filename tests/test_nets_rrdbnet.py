@@ -1,11 +1,14 @@
 """RRDBNet against basicsr's and spandrel's, with the same weights."""
 
+import copy
 from importlib.util import find_spec
 
 import pytest
 import spandrel
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from sr.nets import rrdbnet
 from sr.nets.basicsr import basicsr
 from sr.nets.rrdbnet import RRDBNet
 
@@ -52,3 +55,72 @@ def test_channels_last_stays_and_changes_nothing():
 
 def test_published_size():
     assert sum(p.numel() for p in RRDBNet(scale=4).parameters()) == 16_697_987
+
+
+def gradients(net: RRDBNet, x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    net.zero_grad()
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
+        output = net(x)
+    output.square().mean().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch):
+    """A net that keeps every input of a convolution, as autograd does by itself."""
+
+    def build(of: RRDBNet) -> RRDBNet:
+        monkeypatch.setattr(rrdbnet, "conv_on", lambda conv, make, *sources: conv(make(*sources)))
+        return copy.deepcopy(of)
+
+    return build
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_inputs_made_again_change_no_bit_of_a_gradient(plain, dtype, layout):
+    net = RRDBNet(scale=4, **SMALL).to(memory_format=layout)
+    x = torch.rand(2, 3, 12, 9).to(memory_format=layout)
+    ours = gradients(net, x, dtype)
+    assert torch.equal(ours, gradients(plain(net), x, dtype))
+
+
+def test_a_gradient_of_a_gradient_is_the_same(plain):
+    net, x = RRDBNet(scale=2, **SMALL), torch.rand(1, 3, 8, 8, requires_grad=True)
+
+    def second(net: RRDBNet) -> torch.Tensor:
+        slope = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)[0]
+        slope.square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in net.parameters()])
+
+    ours = second(net)
+    net.zero_grad()
+    assert torch.equal(ours, second(plain(net)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_concatenations_and_enlargements_are_not_kept_for_the_backward_pass(monkeypatch, dtype):
+    made, on = [], rrdbnet.conv_on
+
+    def noting(conv, make, *sources):
+        def noted(*given):
+            made.append(StorageWeakRef((whole := make(*given)).untyped_storage()))
+            return whole
+
+        return on(conv, noted, *sources)
+
+    monkeypatch.setattr(rrdbnet, "conv_on", noting)
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
+        output = RRDBNet(scale=4, **SMALL)(torch.rand(1, 3, 8, 8))
+    assert len(made) == 2 * 3 * 4 + 2
+    assert all(storage.expired() for storage in made)
+    assert output.requires_grad
+
+
+def test_a_weight_changed_before_its_backward_pass_is_an_error():
+    net = RRDBNet(scale=4, **SMALL)
+    loss = net(torch.rand(1, 3, 8, 8)).sum()
+    with torch.no_grad():
+        net.body[0].rdb1.conv5.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="changed between its forward and its backward"):
+        loss.backward()

@@ -56,6 +56,8 @@ ADVERSARIAL: dict[str, type] = {
     "wgan_gp": WGANGP,
     "relativistic": Relativistic,
 }
+LOGITS_ALONE = frozenset({"vanilla", "lsgan", "hinge", "softplus", "wgan", "relativistic"})
+"""Those that neither look inside the critic nor take gradients of its gradients."""
 GAN_TERMS: dict[str, type] = {
     "r1": R1,
     "r2": R2,

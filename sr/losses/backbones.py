@@ -67,11 +67,16 @@ def open_backbone(
     segments = _segments(names, set(layers))
     state = _weights(name, weights, _part(net.state_dict(), segments))
     net.load_state_dict(state, strict=False, assign=True)
-    for module in net.modules():
-        if isinstance(module, nn.ReLU | nn.ReLU6):
-            module.inplace = False  # a layer before its ReLU must not be overwritten by it
     parts = [nn.Sequential(*(net.get_submodule(path) for path in segment)) for segment in segments]
+    for part in parts:
+        part[0].apply(_spare_input)
     return Backbone(_Chain(parts, checkpointing), layers, *IMAGENET)
+
+
+def _spare_input(module: nn.Module) -> None:
+    """The ReLU after a layer that is looked at must not overwrite it; all others may, which saves a pass."""
+    if isinstance(module, nn.ReLU | nn.ReLU6):
+        module.inplace = False
 
 
 class _Chain(nn.Module):

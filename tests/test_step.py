@@ -1,0 +1,97 @@
+"""What a training step costs beyond its arithmetic: no waiting for the device, and nets compiled on demand."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sr import build
+from sr.backends import Launch
+from sr.batch import Raw
+from sr.build import Build, load
+from sr.engine import Engine
+from sr.errors import UserError
+from sr.nets.compiled import compile_net
+from sr.nets.rrdbnet import RRDBNet
+
+Recipe = Callable[..., Path]
+WAITING = torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero, torch.ops.aten.nonzero, torch.ops.aten.equal
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations whose result the host has to know before it can go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in WAITING:
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def prepared(file: Path, *sets: str) -> Engine:
+    """An engine that is given the same degraded batch at every step."""
+    run = Build(load(file, sets)).engine()
+    pair = run.prepare(next(run.batches(0)))
+    run.prepare = lambda raw: pair
+    return run
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_that_does_not_log_waits_for_nothing(recipe: Recipe, precision: str) -> None:
+    losses = {
+        "pixel": {"type": "l1"},
+        "perceptual": {"type": "vgg19", "weights": "random", "layers": {"conv2_2": 1.0}},
+        "ldl": {"type": "ldl"},
+        "gan": {"type": "vanilla", "weight": 1e-3, "plus": [{"type": "feature_matching"}]},
+    }
+    run = prepared(recipe(losses=losses, log__every=100), f"train.precision={precision}", "train.clip_norm=1.0")
+    run.train_step(iter([Raw([])]))
+    with Waits() as waits:
+        run.train_step(iter([Raw([])]))
+    assert waits.seen == []
+    with waits:
+        bool(run.meter._sums["g/pixel"] > 0)
+    assert waits.seen != []  # so it would have been seen
+
+
+def test_equal_blocks_are_compiled_one_by_one() -> None:
+    net = RRDBNet(scale=4, num_feat=8, num_block=4, num_grow_ch=4)
+    names = set(net.state_dict())
+    compile_net(net, backend="aot_eager")
+    assert {type(m).__name__ for m in net.modules() if m._compiled_call_impl} == {"RRDB"}
+    assert set(net.state_dict()) == names
+
+
+def test_compiled_training_equals_plain(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "compile_net", partial(compile_net, backend="aot_eager"))
+    ends = []
+    for compiled in ("false", "true"):
+        run = prepared(recipe(name=f"compiled_{compiled}"), f"train.compile={compiled}")
+        for _ in range(2):
+            run.train_step(iter([Raw([])]))
+        nets: dict[str, nn.Module] = {name: player.raw for name, player in run.players.items()}
+        assert all(any(m._compiled_call_impl for m in n.modules()) == (compiled == "true") for n in nets.values())
+        ends.append(torch.cat([value.flatten() for net in nets.values() for value in net.state_dict().values()]))
+    assert torch.allclose(*ends, atol=1e-4)
+
+
+@pytest.mark.parametrize("extra", [{"plus": [{"type": "r1"}]}, {"plus": [{"type": "feature_matching"}]}])
+def test_a_critic_that_is_looked_into_is_not_compiled(recipe: Recipe, extra: dict[str, object]) -> None:
+    losses = {"pixel": {"type": "l1"}, "gan": {"type": "vanilla", **extra}}
+    run = Build(load(recipe(losses=losses), ["train.compile=true"])).engine()
+    assert run.players["generator"].raw._compiled_call_impl is not None
+    assert run.players["discriminator"].raw._compiled_call_impl is None
+
+
+def test_compile_is_refused_where_weights_are_in_parts(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "read_launch", lambda: Launch("fsdp2"))
+    with pytest.raises(UserError, match=r"train\.compile cannot look through .*remove it"):
+        Build(load(recipe(), ["train.compile=true"])).engine()

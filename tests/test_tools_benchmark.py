@@ -1,0 +1,97 @@
+"""tools/benchmark.py: what it measures is what it says, and our step is the reference's step."""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import benchmark
+from bench_harness import Arm, compare, deviation, kept_bytes, matmul_peak, peak_bytes, table
+
+CPU = torch.device("cpu")
+needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
+
+
+def test_arms_run_in_turn_and_are_compared_with_the_first() -> None:
+    calls: list[str] = []
+
+    def arm(name: str, value: float) -> Arm:
+        def run() -> torch.Tensor:
+            calls.append(name)
+            return torch.full((4,), value)
+
+        return Arm(name, run, reset=lambda: calls.append("reset"))
+
+    rows = compare("work", [arm("a", 1.0), arm("b", 1.5)], rounds=2, device=CPU, memory=False)
+    assert calls == ["reset", "a", "reset", "b"] * 3
+    assert rows[1].deviation == {"output": pytest.approx({"max": 0.5, "cosine": 1.0, "norm": 1.5})}
+    assert rows[0].ratio == 1.0
+    assert len(table(rows).splitlines()) == 4
+
+
+def test_kept_bytes_are_the_storages_that_wait_for_backward() -> None:
+    x = torch.ones(1000, requires_grad=True)
+
+    def run() -> None:
+        y = x * x  # keeps x
+        z = y * y[:10].sum()  # keeps y once, and a scalar
+        z.sum().backward()
+        (x * 3).sum().backward()  # keeps nothing
+
+    assert kept_bytes(run) == 4000 + 4000 + 4
+
+
+def test_peak_bytes_are_those_allocated_at_once() -> None:
+    def run() -> None:
+        for _ in range(3):
+            a = torch.empty(1_000_000)
+            b = torch.empty(500_000)
+            del a, b
+
+    run()
+    assert 6_000_000 <= peak_bytes(CPU, run) < 6_100_000
+
+
+def test_deviation_tells_angle_from_length() -> None:
+    a = torch.tensor([1.0, 0.0])
+    assert deviation(2 * a, a) == {"max": 1.0, "cosine": 1.0, "norm": 2.0}
+    assert deviation(a.flip(0), a)["cosine"] == 0.0
+
+
+def test_the_peak_is_that_of_this_machine() -> None:
+    assert 1e8 < matmul_peak(CPU, "fp32") < 1e14
+
+
+@needs_basicsr
+def test_our_step_has_the_gradients_of_basicsr(tmp_path: Path) -> None:
+    file, picture = tmp_path / "rows.json", tmp_path / "rows.png"
+    sizes = ["--gt", "32", "--batch", "1", "--blocks", "1", "--feat", "8", "--pairs", "1", "--no-memory"]
+    writing = ["--json", str(file), "--plot", str(picture)]
+    assert benchmark.main(["step", "--device", "cpu", "--precision", "fp32", *sizes, *writing]) == 0
+    reference, ours = json.loads(file.read_text())["rows"]
+    assert (reference["arm"], ours["arm"]) == ("BasicSR, fp32", "ours, fp32")
+    for player in ("generator", "discriminator"):
+        assert ours["deviation"][player]["cosine"] > 0.99999
+        assert ours["deviation"][player]["norm"] == pytest.approx(1, abs=1e-3)
+    assert 0 < reference["share"] < 2
+    assert picture.stat().st_size > 1000
+
+
+@needs_basicsr
+def test_other_trainers_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    sizes = ["--gt", "32", "--batch", "1", "--blocks", "1", "--pairs", "1", "--precision", "fp32"]
+    with pytest.raises(SystemExit, match=r"neither traiNNer-redux nor neosr; give the root of a checkout"):
+        benchmark.main(["step", "--device", "cpu", *sizes, "--other", str(tmp_path)])
+
+
+@needs_basicsr
+def test_steps_that_log_and_save_go_on(tmp_path: Path) -> None:
+    file, sizes = tmp_path / "rows.json", ["--gt", "32", "--batch", "1", "--blocks", "1", "--pairs", "1"]
+    assert benchmark.main(["overhead", "--device", "cpu", "--json", str(file), *sizes]) == 0
+    assert [row["arm"] for row in json.loads(file.read_text())["rows"]] == ["plain", "logs", "plain", "the first saves"]

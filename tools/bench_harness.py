@@ -1,0 +1,299 @@
+"""What all benchmarks share: work done in several ways, measured in turn (A B A B) in one process, and its rows."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+MIB = 2**20
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Output = Tensor | Mapping[str, Tensor] | None
+
+
+@dataclass
+class Arm:
+    """One way to do the work. The first of a comparison is what the others are measured against.
+
+    run: does it once. output: does it once too, before anything else and untimed, and returns what is compared with
+    the first arm's, by name; where it is None, `run` does. reset: called before every run, untimed.
+    operations: floating point operations of a run, for the share of the measured matmul peak in `dtype`.
+    items: how many things (`unit`) a run makes. note: goes into the row.
+    """
+
+    name: str
+    run: Callable[[], Output]
+    output: Callable[[], Output] | None = None
+    reset: Callable[[], object] = lambda: None
+    dtype: str = "fp32"
+    operations: float = 0.0
+    items: float = 1.0
+    unit: str = "images"
+    note: str = ""
+
+
+@dataclass
+class Row:
+    """A measured arm. seconds, low, high: median, least and most; ratio: of times, median over the rounds, > 1 is
+    faster than the first arm. disturbed: rounds in which other processes used more than an eighth of a core.
+    peak: bytes allocated at the worst moment beyond those at the start; kept: bytes that the backward pass waited for.
+    """
+
+    work: str
+    arm: str
+    seconds: float
+    low: float
+    high: float
+    rounds: int
+    ratio: float
+    rate: float
+    unit: str
+    disturbed: int = 0
+    share: float | None = None
+    peak: int | None = None
+    kept: int | None = None
+    deviation: dict[str, dict[str, float]] = field(default_factory=dict)
+    note: str = ""
+
+
+def compare(work: str, arms: Sequence[Arm], *, rounds: int, device: torch.device, memory: bool = True) -> list[Row]:
+    """Each arm once for its output and its memory, then `rounds` times all of them in turn.
+
+    memory: also measure `peak` and `kept`, by one more run of each, watched (work of torch alone; see `peak_bytes`).
+    """
+    wanted: Mapping[str, Tensor] = {}
+    rows = []
+    for number, arm in enumerate(arms):
+        arm.reset()
+        got = _named((arm.output or arm.run)())
+        wanted = got if number == 0 else wanted
+        row = Row(work, arm.name, 0, 0, 0, rounds, 1.0, 0, arm.unit, note=arm.note)
+        row.deviation = {} if number == 0 else {n: deviation(got[n], wanted[n]) for n in wanted.keys() & got.keys()}
+        if memory:
+            arm.reset()
+            row.peak = peak_bytes(device, arm.run)
+            arm.reset()
+            row.kept = kept_bytes(arm.run)
+        rows.append(row)
+    times: list[list[float]] = [[] for _ in arms]
+    for _ in range(rounds):
+        for arm, row, seconds in zip(arms, rows, times, strict=True):
+            arm.reset()
+            spent, others = timed(arm.run, device)
+            seconds.append(spent)
+            row.disturbed += spent > 0.1 and others > spent / 8  # jiffies are too coarse for less
+    for arm, row, seconds in zip(arms, rows, times, strict=True):
+        row.seconds, row.low, row.high = statistics.median(seconds), min(seconds), max(seconds)
+        row.ratio = statistics.median(first / own for first, own in zip(times[0], seconds, strict=True))
+        row.rate = arm.items / row.seconds
+        if arm.operations:
+            row.share = arm.operations / row.seconds / matmul_peak(device, arm.dtype)
+    return rows
+
+
+# ---- time ----------------------------------------------------------------------------------------------------------
+
+
+def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds that `run` takes until the device is done, and core seconds that other processes used meanwhile."""
+    wait(device)
+    busy, own, began = _busy(), _own(), time.perf_counter()
+    run()
+    wait(device)
+    spent = time.perf_counter() - began
+    return spent, max(0.0, _busy() - busy - (_own() - own))
+
+
+def wait(device: torch.device) -> None:
+    """For what was only queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _own() -> float:
+    """Core seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def _busy() -> float:
+    """Core seconds that all processes of this machine have used; 0 where that cannot be read."""
+    with suppress(OSError, ValueError):
+        user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+        return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+@lru_cache
+def matmul_peak(device: torch.device, dtype: str) -> float:
+    """Floating point operations per second of torch.mm, the best of a few sizes and tries."""
+    best = 0.0
+    for size in (4096, 8192) if device.type == "cuda" else (1024, 2048):
+        a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
+        torch.mm(a, b)
+        for _ in range(5):
+            best = max(best, 2 * size**3 / timed(lambda a=a, b=b: torch.mm(a, b), device)[0])
+    return best
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
+    """The most that torch's allocator held during `run`, beyond what it held before. numpy and others not counted."""
+    if device.type == "cuda":
+        wait(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "trace.json")
+        profile.export_chrome_trace(str(file))
+        events = [e for e in json.loads(file.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e["ts"]):
+        held += event["args"]["Bytes"]
+        most = max(most, held)
+    return most
+
+
+def kept_bytes(run: Callable[[], object]) -> int:
+    """The most that autograd held for its backward passes during `run`: storages, each once, without parameters."""
+    held = _Held()
+    with torch.autograd.graph.saved_tensors_hooks(held.pack, held.unpack):
+        run()
+    return held.most
+
+
+class _Held:
+    """Counts storages from when they are first saved until the last that saved them is gone."""
+
+    def __init__(self) -> None:
+        self.users: dict[int, int] = {}
+        self.now = self.most = 0
+
+    def pack(self, tensor: Tensor) -> Any:
+        if isinstance(tensor, torch.nn.Parameter):
+            return tensor
+        return _Saved(self, tensor)
+
+    def unpack(self, saved: Any) -> Tensor:
+        return saved.tensor if isinstance(saved, _Saved) else saved
+
+
+class _Saved:
+    def __init__(self, held: _Held, tensor: Tensor) -> None:
+        self.held, self.tensor = held, tensor.detach()
+        storage = tensor.untyped_storage()
+        self.place, self.size = storage.data_ptr(), storage.nbytes()
+        held.users[self.place] = held.users.get(self.place, 0) + 1
+        if held.users[self.place] == 1:
+            held.now += self.size
+            held.most = max(held.most, held.now)
+
+    def __del__(self) -> None:
+        self.held.users[self.place] -= 1
+        if self.held.users[self.place] == 0:
+            self.held.now -= self.size
+
+
+# ---- deviation -----------------------------------------------------------------------------------------------------
+
+
+def deviation(got: Tensor, wanted: Tensor) -> dict[str, float]:
+    """`max`: largest difference; `cosine` and `norm`: angle and length against what is wanted, both 1 if it is met."""
+    a, b = got.detach().double().flatten(), wanted.detach().double().flatten()
+    lengths = a.norm(), b.norm()
+    cosine = float(a @ b / (lengths[0] * lengths[1]).clamp(min=1e-300))
+    return {"max": float((a - b).abs().max()), "cosine": cosine, "norm": float(lengths[0] / lengths[1])}
+
+
+def _named(output: Output) -> Mapping[str, Tensor]:
+    if output is None:
+        return {}
+    # copies: the next run may write into the same memory
+    return {n: t.detach().clone() for n, t in ({"output": output} if isinstance(output, Tensor) else output).items()}
+
+
+# ---- telling -------------------------------------------------------------------------------------------------------
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures depend on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    facts = {"date": date.today().isoformat(), "device": name, "threads": torch.get_num_threads()}
+    facts |= {"torch": torch.__version__, "python": platform.python_version()}
+    if device.type == "cuda":
+        query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm", "--format=csv,noheader"]
+        with suppress(OSError, subprocess.SubprocessError):
+            said = subprocess.run([*query, f"--id={device.index or 0}"], capture_output=True, text=True, timeout=30)
+            facts["clock"] = said.stdout.strip()
+        facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
+    else:
+        facts["instructions"] = torch.backends.cpu.get_cpu_capability()
+    return facts
+
+
+def _processor() -> str:
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+HEAD = ["work", "arm", "median s", "least..most", "ratio", "per s", "of peak", "peak MiB", "kept MiB", "deviation"]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a table of Markdown."""
+    lines = [HEAD, ["---"] * len(HEAD), *map(_cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(row: Row) -> list[str]:
+    off = ("max {max:.2g}, cos {cosine:.4f}, norm {norm:.3f}".format(**d) + f" ({n})" for n, d in row.deviation.items())
+    return [
+        row.work,
+        row.arm + (f" ({row.note})" if row.note else ""),
+        f"{row.seconds:.4g}",
+        f"{row.low:.4g}..{row.high:.4g}, n {row.rounds}" + (f", {row.disturbed} disturbed" if row.disturbed else ""),
+        f"{row.ratio:.2f}",
+        f"{row.rate:.4g} {row.unit}",
+        "" if row.share is None else f"{row.share:.0%}",
+        "" if row.peak is None else f"{row.peak / MIB:.0f}",
+        "" if row.kept is None else f"{row.kept / MIB:.0f}",
+        "; ".join(off),
+    ]
+
+
+def write_json(file: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    file.write_text(json.dumps({"machine": dict(facts), "rows": [asdict(row) for row in rows]}, indent=1))
+
+
+def plot(file: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """A bar for each row, as long as its ratio."""
+    unit = 560 / max(row.ratio for row in rows)
+    canvas = Image.new("RGB", (900, 40 + 34 * len(rows)), "white")
+    pen = ImageDraw.Draw(canvas)
+    pen.text((8, 8), ", ".join(f"{key} {value}" for key, value in facts.items())[:140], fill="black")
+    for number, row in enumerate(rows):
+        top = 36 + 34 * number
+        pen.rectangle((8, top + 13, 8 + unit * row.ratio, top + 27), fill="#999" if row.ratio == 1 else "#c33")
+        pen.text((8, top), f"{row.work}: {row.arm}", fill="black")
+        pen.text((14 + unit * row.ratio, top + 13), f"{row.ratio:.2f}x, {row.seconds:.4g} s", fill="black")
+    canvas.save(file)
