@@ -118,8 +118,10 @@ class Nets:
 
     @property
     def colours(self) -> str:
-        """What the channels of the images mean: `lab` where pictures are coloured in Lab, else `rgb`."""
+        """What the channels of the images mean: `lab` where pictures are coloured in Lab, `edges` from edge maps."""
         source = self.options.data.source
+        if source["type"] == "edges" and self.options.data.direction == "a_to_b":
+            return "edges"
         return "lab" if source["type"] == "colorize" and source.get("space", "lab") == "lab" else "rgb"
 
 

@@ -200,7 +200,7 @@ class Engine:
         bad = sum(dist.gather(self.bad))
         if bad > max(1, self.plan.max_bad * self.consumed):
             raise UserError(
-                f"{bad} of {self.consumed} samples could not be read, more than data.max_bad {self.plan.max_bad} "
+                f"{bad} unreadable samples were met within {self.consumed}, more than data.max_bad {self.plan.max_bad} "
                 "allows; mend the files named above, or raise data.max_bad"
             )
 

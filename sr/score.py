@@ -87,7 +87,7 @@ class Pictures:
         return [val_set(name, hr=hr, lr=lr, scale=model.scale) for name, hr, lr in [*usual, *given]]
 
     def _colouring(self, model: Model, hr: list[str]) -> ValSet:
-        if model.colours != "lab" and (model.channels, model.out_channels) != (1, 3):
+        if model.colours == "edges" or (model.colours != "lab" and (model.channels, model.out_channels) != (1, 3)):
             raise UserError(f"{model.name} needs pictures to start from; give --lr too, --a and --b, or --side-by-side")
         space: Any = "lab" if model.colours == "lab" else "rgb"
         source = Colorize(of=partial(FolderSource, gt=hr), space=space)

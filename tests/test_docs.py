@@ -38,8 +38,12 @@ CODE = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command in the sh blocks; `&&` and pipes part them, comments and redirections are dropped."""
+    """The words of each command in the sh blocks; `&&` and pipes part them, comments are dropped, and of a loop
+    (`for NAME in A B`) the first round is taken."""
     for block in CODE.findall(text):
+        for name, value in re.findall(r"^for (\w+) in (\S+).*", block, re.MULTILINE):
+            block = re.sub(rf"\${name}\b", value, block)
+        block = re.sub(r"^\s*for \w+ in [^;\n]*|\b(do|done)(?=[\s;]|$)", "", block, flags=re.MULTILINE)
         for line in block.replace("\\\n", " ").splitlines():
             lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
             lexer.whitespace_split, lexer.commenters = True, "#"

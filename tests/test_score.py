@@ -77,6 +77,13 @@ def test_colouring_is_measured_on_photographs_beside_grey(tmp_path, photos, caps
     assert (shown.max(-1) - shown.min(-1)).max() <= 1
 
 
+def test_photographs_are_no_input_for_a_model_of_edges(tmp_path, photos, capsys):
+    model = tmp_path / "m.safetensors"
+    save(model, "unet", num_downs=3, num_in_ch=1, num_out_ch=3, extra={"colours": "edges"})
+    assert main(["validate", "--model", str(model), "--hr", str(photos), "--size", "32"]) == 2
+    assert "needs pictures to start from; give --lr too" in capsys.readouterr().err
+
+
 def test_the_table_for_people(tmp_path, pairs, capsys):
     model = tmp_path / "m.safetensors"
     save(model, "resnet", num_block=1)
