@@ -27,6 +27,7 @@ from sr.backends.launch import accelerator
 from sr.backends.sharded import check_player
 from sr.backends.zero import _alike
 from sr.build import Build, load
+from sr.checkpoint import Checkpoint
 from sr.checkpoint import load as load_checkpoint
 from sr.errors import UserError
 from tests.backend_jobs import check_loaded
@@ -160,16 +161,30 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return of
 
 
-def assert_alike(one: Path, other: Path, tolerance: float, *, pools: bool = True) -> None:
-    """Weights, moments and averages of two runs at their end; pools: also what the task keeps."""
+def ends_of(one: Path, other: Path) -> list[Checkpoint]:
     ends = [load_checkpoint(sorted((run / "checkpoints").iterdir())[-1]) for run in (one, other)]
     assert ends[0].state["step"] == ends[1].state["step"]
     assert ends[0].tensors.keys() == ends[1].tensors.keys()
+    return ends
+
+
+def assert_alike(one: Path, other: Path, tolerance: float, *, pools: bool = True) -> None:
+    """Weights, moments and averages of two runs at their end; pools: also what the task keeps."""
+    ends = ends_of(one, other)
     for name, tensors in ends[0].tensors.items():
         if name == "task" and not pools:
             continue
         assert tensors.keys() == ends[1].tensors[name].keys()
         assert_same(tensors, ends[1].tensors[name], tolerance)
+
+
+def assert_near(one: Path, other: Path, mean: float) -> None:
+    """The mean difference over all numbers of a player. In half precision a gradient near 0 may come with the other
+    sign, and Adam then steps the other way: some single weights differ by whole steps (of 1e-3)."""
+    ends = ends_of(one, other)
+    for name, tensors in ends[0].tensors.items():
+        rows = [torch.cat([end.tensors[name][key].double().flatten() for key in tensors]) for end in ends]
+        assert (rows[0] - rows[1]).abs().mean() <= mean, name
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -212,8 +227,10 @@ def test_continues_what_another_saved(runs: Callable[[str], Path], backend: str,
 def test_extras(runs: Callable[[str], Path], backend: str, extra: str) -> None:
     folder = runs(backend)
     runs("ddp")
-    # Half precision rounds what comes in another order (the hooks of ZeRO-3 and FSDP2 cut the graph); a step is 1e-3.
-    assert_alike(folder / f"ddp.{extra}", folder / f"{backend}.{extra}", 3e-4 if extra == "bf16" else 1e-6)
+    if extra == "bf16":  # which rounds what comes in another order: the hooks of ZeRO-3 and FSDP2 cut the graph
+        assert_near(folder / f"ddp.{extra}", folder / f"{backend}.{extra}", 1e-6)  # bf16 and fp32 are 7e-6 apart
+    else:
+        assert_alike(folder / f"ddp.{extra}", folder / f"{backend}.{extra}", 1e-6)
 
 
 @pytest.mark.parametrize("backend", LAUNCH)
