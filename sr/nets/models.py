@@ -28,7 +28,7 @@ class Model:
 
     net: float [B, channels, h, w] in 0..1 -> [B, out_channels, h * scale, w * scale], any h and w, in eval mode.
     multiple: sides that are multiples of this need no padding inside the net. name: for people.
-    colours: what the channels are: "rgb" (also gray), or "lab": L in, the a and b of CIE Lab out; "edges": edge maps in.
+    colours: what the channels are: "rgb" (also gray); "lab": L in, the a and b of CIE Lab out; "edges": edge maps in.
     """
 
     net: nn.Module
