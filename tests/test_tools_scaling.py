@@ -1,6 +1,7 @@
 """tools/scaling.py: the limits of its equations, and that they grow and shrink with what they should."""
 
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -171,3 +172,12 @@ def test_measured_here(
     assert values["--images"] == 4
     rate = float(said.splitlines()[2].split()[3])
     assert rate == pytest.approx(4 / values["--step"], rel=0.2)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_two_processes_are_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert main(["--check", "--steps", "1"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    predicted, measured = (float(row[2]) for row in rows[2:4])
+    assert float(rows[4][-1]) == pytest.approx(measured / predicted, rel=1e-2)

@@ -45,8 +45,10 @@ def measure(options: Any, steps: int) -> dict[str, float]:
     images = options.data.batch_size / dist.world()
     found = {"step": statistics.median(times[2:]), "images": images, "parameters": sum(nets.values())}
     found["checkpoint"] = 12 * found["parameters"] + 4 * nets["generator"]
+    alone = Build(options.model_copy(update={"data": options.data.model_copy(update={"workers": 0})}))
+    source = alone.source()  # with the other processes
     if dist.is_main():
-        found |= {"loader": loader_rate(options), "disk": disk_rate(options.folder, found["checkpoint"])}
+        found |= {"loader": loader_rate(alone.stream(source)), "disk": disk_rate(options.folder, found["checkpoint"])}
     if dist.world() > 1:
         found |= link_rate(engine.device)
         dist.part()
@@ -59,13 +61,9 @@ def parameters(net: Any) -> int:
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in net.parameters())
 
 
-def loader_rate(options: Any) -> float:
+def loader_rate(stream: Any) -> float:
     """Images per second that one core reads, decodes and crops."""
-    from sr.build import Build
-
-    alone = options.model_copy(update={"data": options.data.model_copy(update={"workers": 0})})
-    build = Build(alone)
-    with closing(build.stream(build.source()).batches(0)) as batches:
+    with closing(stream.batches(0)) as batches:
         next(batches)  # opens files
         began, images = time.perf_counter(), 0
         while time.perf_counter() - began < 1.0:
