@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sr.errors import UserError
 from sr.nets.bounded import bounded
@@ -65,19 +66,22 @@ class Nets:
         return Discriminators(a=a, b=b)
 
     def rehearse(self, player: str, net: nn.Module) -> None:
-        """One small forward of a copy, so that sizes that do not fit are told before anything else is made."""
+        """One forward of shapes alone, so that sizes that do not fit are told before anything else is made. A net that
+        cannot do without numbers gets some: of RRDBNet 64/23 that takes seconds on a CPU."""
         size, (given, wanted) = self.options.data.gt_size, self.channels
         device, example = next(net.parameters()).device, self._example(player)
         try:
-            with torch.no_grad():
-                output = copy.deepcopy(net)(*(x.to(device) if isinstance(x, Tensor) else x for x in example))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise UserError(
-                f"the {player} does not take images of {'x'.join(map(str, example[0].shape[1:]))} "
-                f"({str(error).splitlines()[0]}); change data.gt_size, or the part's own sizes"
-            ) from None
+            output = _shapes(net, example, device)
+        except Exception:  # whatever fails without numbers may do with them
+            try:
+                output = _forward(copy.deepcopy(net), example, device)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise UserError(
+                    f"the {player} does not take images of {'x'.join(map(str, example[0][1:]))} "
+                    f"({str(error).splitlines()[0]}); change data.gt_size, or the part's own sizes"
+                ) from None
         made = output["fake_b"] if isinstance(output, dict) else output
         if player == "generator" and made.shape[1:] != (wanted, size, size):
             shape, side = "x".join(map(str, made.shape[1:])), size // self.options.scale
@@ -86,19 +90,17 @@ class Nets:
             )
 
     def _example(self, player: str) -> tuple[Any, ...]:
-        """What a net is called with in training, two black images of each kind."""
+        """What a net is called with in training, images by their shapes."""
         given, wanted = self.channels
         side = self.options.data.gt_size
 
-        def black(channels: int, side: int = side) -> Tensor:
-            return torch.zeros(2, channels, side, side)
+        def two(channels: int, side: int = side) -> tuple[int, ...]:
+            return 2, channels, side, side
 
         identity = (self.options.cycle or Cycle()).identity > 0
         if player == "generator":
-            return (
-                (black(given), black(wanted), identity) if self._cycle else (black(given, side // self.options.scale),)
-            )
-        return (black(given), "a") if self._cycle else (black(self._seen),)
+            return (two(given), two(wanted), identity) if self._cycle else (two(given, side // self.options.scale),)
+        return (two(given), "a") if self._cycle else (two(self._seen),)
 
     @property
     def _seen(self) -> int:
@@ -123,6 +125,18 @@ class Nets:
         if source["type"] == "edges" and self.options.data.direction == "a_to_b":
             return "edges"
         return "lab" if source["type"] == "colorize" and source.get("space", "lab") == "lab" else "rgb"
+
+
+def _shapes(net: nn.Module, example: tuple[Any, ...], device: torch.device) -> Any:
+    """What comes out of a copy without numbers, without them."""
+    with FakeTensorMode() as mode:
+        tensors = {id(tensor): mode.from_tensor(tensor) for tensor in (*net.parameters(), *net.buffers())}
+        return _forward(copy.deepcopy(net, tensors), example, device)
+
+
+@torch.no_grad()
+def _forward(net: nn.Module, example: tuple[Any, ...], device: torch.device) -> Any:
+    return net(*(torch.zeros(x, device=device) if isinstance(x, tuple) else x for x in example))
 
 
 def _turned(part: Part) -> Part:

@@ -68,10 +68,24 @@ def test_jpegs_that_are_turned_or_grey_go_the_other_way(photo):
     turned, gray = saved(photo, format="JPEG", exif=exif), saved(photo[..., 0], format="JPEG")
     cmyk = io.BytesIO()
     Image.fromarray(photo).convert("CMYK").save(cmyk, format="JPEG")
-    for file in (turned, gray, cmyk.getvalue()):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    tagged = saved(photo, format="JPEG", xmp=xmp + b"</x:xmpmeta>")
+    for file in (turned, gray, cmyk.getvalue(), tagged):
         assert members._decode_jpeg(file) is None
         assert np.array_equal(decode(file, channels=3, name="x"), read_rgb(file))
     assert decode(turned, channels=3, name="x").shape == (303, 201, 3)
+
+
+def test_a_jpeg_of_two_sizes_or_without_end_goes_the_other_way(photo):
+    whole = saved(photo, format="JPEG")
+    frame = whole.index(b"\xff\xc0")
+    twice = whole[:frame] + whole[frame : frame + 19] + whole[frame:]
+    endless = whole[:frame] + b"\xff\xfe\x00\x00" + whole[frame:]
+    huge = whole[: frame + 5] + b"\xff\xff\xff\xff" + whole[frame + 9 :]
+    for file in (twice, endless, huge, whole[: frame + 8]):
+        assert members._decode_jpeg(file) is None
+    with pytest.raises(ImageError, match="65535x65535"):
+        decode(huge, channels=3, name="x")
 
 
 def npy(array, version=(1, 0)):

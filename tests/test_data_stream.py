@@ -106,6 +106,26 @@ def test_groups_hold_their_rows_shapes_and_kinds():
     assert paired.lq.shape == (len(paired.rows), 3, 4, 4)
 
 
+class Planes(Noise):
+    """Decoded to planes, as `zst` members are."""
+
+    def read(self, shard, index):
+        image = super().read(shard, index).gt
+        return Sample(np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_keeps_the_layout_that_it_was_decoded_to(workers):
+    loaded = {}
+    for kind in (Noise, Planes):  # the same pictures
+        batches = Stream(kind([9]), batch_size=8, workers=workers, **SETTINGS).batches()
+        loaded[kind] = next(batches).groups[0].gt
+        batches.close()
+    assert loaded[Noise].is_contiguous(memory_format=torch.channels_last)
+    assert loaded[Planes].is_contiguous()
+    assert loaded[Noise].equal(loaded[Planes])
+
+
 @pytest.mark.parametrize("side", [(40, 52), (8, 52), (12, 4), (16, 16)])
 def test_pairs_stay_aligned_through_crop_flip_turn_and_padding(side):
     crops = Crops(Noise([5], paired=True, side=side), **SETTINGS)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from sr import checkpoint
 from sr.build import Build, load
@@ -262,6 +263,31 @@ def test_sizes_that_do_not_fit_are_told_before_anything_is_made(recipe: Recipe, 
     with pytest.raises(UserError, match="the generator goes from 3 to 1 channels"):
         engine(recipe(generator={"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_out_ch": 1}))
     assert not (tmp_path / "runs").exists()
+
+
+class Counted(nn.Upsample):
+    """A generator that notes how often it sees numbers. `needs`: it looks at them."""
+
+    seen = 0
+
+    def __init__(self, *, scale: int, needs: bool) -> None:
+        super().__init__(scale_factor=scale)
+        self.weight, self.needs = nn.Parameter(torch.ones(())), needs
+
+    def forward(self, x: Tensor) -> Tensor:
+        Counted.seen += not isinstance(x, FakeTensor)
+        if self.needs and bool(x.mean() > 2):
+            raise AssertionError("no picture")
+        return super().forward(x * self.weight)
+
+
+@pytest.mark.parametrize("needs", [False, True])
+def test_sizes_are_tried_without_numbers_where_that_can_be(
+    recipe: Recipe, needs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counted, "seen", 0)
+    engine(recipe(generator={"type": "tests.test_engine.Counted", "needs": needs}))
+    assert Counted.seen == needs
 
 
 def test_grey_pictures_are_trained_on_as_they_are(recipe: Recipe) -> None:

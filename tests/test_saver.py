@@ -44,6 +44,17 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened.set()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_who_writes_gives_way_to_who_trains(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, write = set(), snapshot.write
+    monkeypatch.setattr(snapshot, "write", lambda *parts: seen.add(os.nice(0)) or write(*parts))
+    run, before = engine(recipe()), os.nice(0)
+    run.save()
+    run.saver.wait()
+    assert seen == {max(10, before)}
+    assert os.nice(0) == before
+
+
 def test_training_goes_on_while_a_snapshot_is_written(recipe: Recipe, tmp_path: Path, gate: threading.Event) -> None:
     run = engine(recipe(), "log.every=1000")
     root, batches = tmp_path / "runs" / "tiny" / "checkpoints", run.batches(0)

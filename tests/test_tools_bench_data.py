@@ -1,6 +1,7 @@
 """The benchmarks of degradation, loaders and resuming run, and measure what they say; nothing here is timed."""
 
 import sys
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +16,14 @@ pytest.importorskip("bench_harness")
 import bench_data
 import bench_degrade
 import bench_resume
+from benchmark_table import GOALS
 
 SHARED = {"pairs": 1, "memory": False, "device": torch.device("cpu")}
+
+
+def every_goal_is_told(of, rows):
+    """The table of goals finds its figures in these rows."""
+    assert all(goal.value([asdict(row) for row in rows]) for goal in GOALS if goal.of == of)
 
 
 @pytest.fixture
@@ -34,6 +41,7 @@ def test_both_degradations_give_pictures_of_the_lq_size(reference):
     rows = bench_degrade.run(args)
     assert [row.arm for row in rows[:3]] == ["reference", "ours", "ours, cropped to 80 first"]
     assert rows[3].rate > 0
+    every_goal_is_told("degrade", rows)
 
 
 def test_the_references_kernels_are_kernels(reference):
@@ -47,8 +55,11 @@ def test_every_loader_hands_over_batches(reference):
     rows = bench_data.run(args)
     assert [row.arm for row in rows][:2] == ["BasicSR, PNG folder", "ours, PNG"]
     assert len(rows) == 6
+    every_goal_is_told("data", rows)
 
 
 def test_a_place_is_found():
     args = SimpleNamespace(shards=5, per_shard=10, position=43, folder=None, **SHARED)
-    assert [row.work for row in bench_resume.run(args)] == ["sample 43 of 50 in 5 shards"] * 2
+    rows = bench_resume.run(args)
+    assert [row.work for row in rows] == ["sample 43 of 50 in 5 shards"] * 2
+    every_goal_is_told("resume", rows)

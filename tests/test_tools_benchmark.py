@@ -4,6 +4,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import benchmark
+import benchmark_table
 from bench_harness import Arm, compare, deviation, kept_bytes, matmul_peak, peak_bytes, table
+from benchmark_table import GOALS
 
 CPU = torch.device("cpu")
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
@@ -80,6 +83,7 @@ def test_our_step_has_the_gradients_of_basicsr(tmp_path: Path) -> None:
         assert ours["deviation"][player]["cosine"] > 0.99999
         assert ours["deviation"][player]["norm"] == pytest.approx(1, abs=1e-3)
     assert 0 < reference["share"] < 2
+    assert all(goal.value([reference, ours]) for goal in GOALS if goal.of == "step")
     assert picture.stat().st_size > 1000
 
 
@@ -94,4 +98,34 @@ def test_other_trainers_are_refused_in_a_sentence(tmp_path: Path) -> None:
 def test_steps_that_log_and_save_go_on(tmp_path: Path) -> None:
     file, sizes = tmp_path / "rows.json", ["--gt", "32", "--batch", "1", "--blocks", "1", "--pairs", "1"]
     assert benchmark.main(["overhead", "--device", "cpu", "--json", str(file), *sizes]) == 0
-    assert [row["arm"] for row in json.loads(file.read_text())["rows"]] == ["plain", "logs", "plain", "the first saves"]
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["arm"] for row in rows] == ["plain", "logs", "plain", "the first saves"]
+    assert all(goal.value(rows) for goal in GOALS if goal.of == "overhead")
+
+
+def rows_of(*arms: tuple[str, str, dict[str, Any]]) -> list[dict[str, Any]]:
+    plain = {"ratio": 1.0, "seconds": 2.0, "deviation": {}, "share": 0.5, "peak": 400}
+    return [{"work": work, "arm": arm, **plain, **facts} for work, arm, facts in arms]
+
+
+def test_the_table_says_which_goals_are_met() -> None:
+    step = rows_of(("gan 64/23", "BasicSR, fp32", {}), ("gan 64/23", "ours, fp32", {"ratio": 1.3}))
+    overhead = rows_of(
+        ("a step", "plain", {}),
+        ("a step", "logs", {"ratio": 1.0}),
+        ("two steps", "plain", {}),
+        ("two steps", "the first saves", {"ratio": 1 / 1.05}),  # a tenth of a step
+    )
+    arms = [("BasicSR, fp32", {}), ("ours, bf16", {"peak": 96, "ratio": 3.5}), ("ours, fp32", {"peak": 112})]
+    generator = rows_of(*[("generator 64/23", arm, facts) for arm, facts in arms])
+    found = {"step": step, "overhead": overhead, "generator": generator}
+    lines = {line.split(" | ")[0][2:]: line for line in benchmark_table.table(found, "cpu").splitlines()}
+    assert lines["GAN step, fp32"] == "| GAN step, fp32 | 1.30x (ours, fp32) | at least 1.2 | met |"
+    assert lines["GAN step, our default precision"].endswith("| at least 5.5 | not met |")
+    assert lines["peak memory of generator training"].startswith(
+        "| peak memory of generator training | 0.24 at 3.50x the speed (ours, bf16; ours, fp32: 0.28) |"
+    )
+    assert lines["generator in bf16, of the peak of torch.mm"].endswith("| 50% |  |  |")
+    assert lines["step that logs"].endswith("| 1.00 of a plain step | at most 1.02 | met |")
+    assert lines["step that saves"].endswith("| 1.10 of a plain step | at most 1.05 | not met |")
+    assert lines["one loader worker, PNG"].endswith("| not measured | at least 1.4 |  |")

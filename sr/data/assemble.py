@@ -28,14 +28,14 @@ class Assemble:
         return Pair(lq=lq, gt=gt, target=gt if target is pairs[0].gt else self._laid_out(target))
 
     def _pair(self, group: Group) -> Pair:
-        gt = self._image(group.gt)
         if group.lq is None:
-            return self.degradation(gt, group.positions)
-        return Pair(lq=self._image(group.lq), gt=gt, target=gt)
+            return self.degradation(self._image(group.gt, torch.contiguous_format), group.positions)
+        gt = self._image(group.gt, self.memory_format)
+        return Pair(lq=self._image(group.lq, self.memory_format), gt=gt, target=gt)
 
-    def _image(self, pixels: Tensor) -> Tensor:
+    def _image(self, pixels: Tensor, layout: torch.memory_format) -> Tensor:
         """uint8 on the host -> float 0..1 on the device; bytes travel, not floats."""
-        return pixels.to(self.device, non_blocking=True).float() / 255
+        return pixels.to(self.device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self.memory_format)

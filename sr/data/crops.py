@@ -197,12 +197,21 @@ def _alike(crops: list[tuple[np.ndarray, np.ndarray | None, list[str]]]) -> list
 
 
 def _stacked(images: list[np.ndarray]) -> Tensor:
-    """uint8 [n, C, H, W]; in a worker in memory that it shares with the trainer, as torch's own collating does it."""
-    shape = len(images), *images[0].shape
+    """uint8 [n, C, H, W] in the layout that the first image was decoded to, interleaved or planes: other layouts are
+    the device's work, which has the time. In a worker in memory that it shares with the trainer, as torch's own
+    collating does it."""
+    channels, height, width = images[0].shape
+    interleaved = channels > 1 and abs(images[0].strides[0]) == 1
+    shape = (len(images), height, width, channels) if interleaved else (len(images), channels, height, width)
     if get_worker_info() is None:
         stack = torch.empty(shape, dtype=torch.uint8)
     else:
         stack = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)
+    stack = stack.permute(0, 3, 1, 2) if interleaved else stack
     for place, image in zip(stack.numpy(), images, strict=True):
-        place[...] = image
+        if image.strides[2] == channels or not interleaved:
+            place[...] = image
+        else:  # mirrored or turned: NumPy would go pixel by pixel
+            for one, plane in zip(place, image, strict=True):
+                one[...] = plane
     return stack

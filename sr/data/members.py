@@ -15,7 +15,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from PIL import Image
 
 from sr.images import MAX_PIXELS, SUFFIXES, ImageError, encode_rgb, read_pixels, with_channels
 
@@ -25,7 +24,9 @@ NPY_MAGIC = b"\x93NUMPY"
 HEADER = struct.Struct("<4sB3x3I")
 MAGIC, VERSION = b"SRPX", 1
 MOST_CHANNELS = 4096
-ORIENTATION = 0x0112
+JPEG_FRAMES = 0xC0, 0xC1, 0xC2  # baseline, extended, progressive
+PLAIN_SEGMENTS = {0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE}  # tables, comments, all of programs but APP1
+START_OF_SCAN = 0xDA
 
 
 def encode(pixels: np.ndarray, format: str, *, quality: int = 95) -> bytes:
@@ -117,8 +118,11 @@ def _decode_zst(data: bytes | memoryview) -> np.ndarray:
     if (magic, version) != (MAGIC, VERSION):
         raise ValueError("a Zstandard frame, but not of pixels as `sr shard --format zst` writes them")
     height, width, channels = _checked(height, width, channels)
-    planes = np.frombuffer(content, np.uint8, offset=HEADER.size).reshape(channels, height, width)
-    planes = np.add.accumulate(planes, axis=1, dtype=np.uint8)
+    planes = np.frombuffer(content, np.uint8, offset=HEADER.size).reshape(channels, height, width).copy()
+    distance = 1
+    while distance < height:  # sums of 2, 4, 8 ... rows: half the time of np.add.accumulate, which goes by columns
+        planes[:, distance:] += planes[:, :-distance]
+        distance *= 2
     if channels == 3:
         planes[::2] += planes[1]
     return planes.transpose(1, 2, 0)
@@ -136,15 +140,31 @@ def _decode_jpeg(data: bytes | memoryview) -> np.ndarray | None:
     """An upright 8-bit colour JPEG, by torchvision: the same pixels as Pillow's in less time. None for any other."""
     from torchvision.io import decode_jpeg  # takes a second, for those who need it
 
-    with Image.open(io.BytesIO(data)) as image:
-        plain = image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(ORIENTATION, 1) == 1
-        if not plain or image.width * image.height > MAX_PIXELS:
-            return None
+    if not _is_plain_jpeg(data):
+        return None
     try:
         planes = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     except RuntimeError:
         return None
     return planes.permute(1, 2, 0).numpy()
+
+
+def _is_plain_jpeg(data: bytes | memoryview) -> bool:
+    """Whether its header (ITU-T T.81, annex B) tells of 8 bits and three channels and holds no Exif or XMP that may
+    turn it. Pillow, which would tell the same, takes a tenth of the time that decoding takes."""
+    place = 2
+    frames: list[tuple[int, int] | None] = []
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == START_OF_SCAN:
+            return frames == [(8, 3)]
+        if marker in JPEG_FRAMES:
+            depth, height, width, channels = struct.unpack_from(">BHHB", data, place + 4)
+            frames.append((depth, channels) if 0 < height * width <= MAX_PIXELS else None)
+        elif marker not in PLAIN_SEGMENTS or length < 2:
+            return False
+        place += 2 + length
+    return False
 
 
 DECODERS: dict[bytes, Callable[[bytes | memoryview], np.ndarray | None]] = {
