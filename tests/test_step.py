@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sr import build
 from sr.backends import Launch
@@ -36,12 +37,48 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Layouts(TorchDispatchMode):
+    """Notes operations that meet images or kernels both plane by plane and channels last, or lay them out anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, made)) if isinstance(each, torch.Tensor) and each.dim() == 4]
+        if len({layout for each in tensors if (layout := self.layout(each))}) > 1 and not func.is_view:
+            self.mixed.append(f"{func} of {[tuple(each.shape) for each in tensors]}")
+        return made
+
+    @staticmethod
+    def layout(tensor: torch.Tensor) -> str:
+        planes, last = tensor.is_contiguous(), tensor.is_contiguous(memory_format=torch.channels_last)
+        return "" if planes == last else "planes" if planes else "last"  # "": one channel, one pixel, or a part
+
+
 def prepared(file: Path, *sets: str) -> Engine:
     """An engine that is given the same degraded batch at every step."""
     run = Build(load(file, sets)).engine()
     pair = run.prepare(next(run.batches(0)))
     run.prepare = lambda raw: pair
     return run
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("distance", ["l1", "charbonnier"])
+def test_a_step_stays_in_one_memory_layout(recipe: Recipe, precision: str, distance: str) -> None:
+    losses = {
+        "pixel": {"type": distance},
+        "perceptual": {"backbone": "vgg19", "weights": "random", "layers": {"conv2_2": 1.0}, "distance": distance},
+        "gan": {"type": "vanilla", "weight": 1e-3, "plus": [{"type": "feature_matching"}]},
+    }
+    critic = {"type": "unet_sn", "num_feat": 8}
+    run = prepared(recipe(losses=losses, discriminator=critic, log__every=100), f"train.precision={precision}")
+    run.train_step(iter([Raw([])]))
+    with Layouts() as layouts:
+        run.train_step(iter([Raw([])]))
+    assert layouts.mixed == []
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

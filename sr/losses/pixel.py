@@ -9,6 +9,15 @@ from torch import Tensor, nn
 Positive = Annotated[float, Field(gt=0)]
 
 
+def mean(x: Tensor) -> Tensor:
+    """`x.mean()`, whose gradient lies in memory as x does.
+
+    That of `Tensor.mean` lies plane by plane, and everything that it meets on its way back through a channels_last
+    network is laid out anew.
+    """
+    return x.sum() / x.numel()
+
+
 class _Pixel(nn.Module):
     """range: the width of the pixel range that the weight is meant for. Images are 0..1 here; 2 makes the loss that
     of -1..1, so that the lambda of pix2pix, 100, can be given as 100.
@@ -23,7 +32,7 @@ class L1(_Pixel):
     """range * mean |output - target|."""
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return self.range * F.l1_loss(output.float(), target.float())
+        return self.range * mean((output.float() - target.float()).abs())
 
 
 class L2(_Pixel):
@@ -44,7 +53,7 @@ class Charbonnier(_Pixel):
         self.eps = eps
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return ((self.range * (output.float() - target.float())).square() + self.eps).sqrt().mean()
+        return mean(((self.range * (output.float() - target.float())).square() + self.eps).sqrt())
 
 
 class Huber(_Pixel):

@@ -41,18 +41,23 @@ class SpectralConv2d(nn.Module):
         return F.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
 
     def _normalised(self) -> Tensor:
-        weight = self.weight_orig.float()
-        matrix = weight.flatten(1)
+        weight, v = self.weight_orig.float(), self.weight_v.view(self.weight_orig.shape[1:])
+        if weight.is_contiguous(memory_format=torch.channels_last):
+            # The columns in the order they lie in memory: for that of the state they would be copied each time.
+            matrix, v = weight.permute(0, 2, 3, 1).flatten(1), v.permute(1, 2, 0)
+        else:
+            matrix = weight.flatten(1)
         if self.training:
-            self._iterate(matrix.detach())
+            self._iterate(matrix.detach(), v)
         # Copies: a second forward, or DDP's broadcast, may overwrite the buffers before this graph's backward.
-        u, v = self.weight_u.float().clone(), self.weight_v.float().clone()
+        u, v = self.weight_u.float().clone(), v.float().clone().flatten()
         sigma = torch.dot(u, torch.mv(matrix, v))
         return (weight / sigma).to(self.weight_orig.dtype)
 
     @torch.no_grad()
-    def _iterate(self, matrix: Tensor) -> None:
+    def _iterate(self, matrix: Tensor, stored: Tensor) -> None:
+        """stored: the memory of v, a view of the columns' shape."""
         v = F.normalize(torch.mv(matrix.t(), self.weight_u.float()), dim=0, eps=1e-12)
         u = F.normalize(torch.mv(matrix, v), dim=0, eps=1e-12)
-        self.weight_v.copy_(v)
+        stored.copy_(v.view(stored.shape))
         self.weight_u.copy_(u)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sr.losses.adversarial.base import Critic
+from sr.losses.pixel import mean
 
 LAYERS = 4
 
@@ -20,7 +21,7 @@ class FeatureMatching:
         with torch.no_grad():
             _, wanted = critic.features(real)
         _, features = critic.features(fake)
-        distances = [(a.float() - b.float()).abs().mean() for a, b in zip(features, wanted, strict=True)]
+        distances = [mean((a.float() - b.float()).abs()) for a, b in zip(features, wanted, strict=True)]
         return {"matching": LAYERS * torch.stack(distances).mean()}
 
     def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
