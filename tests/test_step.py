@@ -66,7 +66,7 @@ def prepared(file: Path, *sets: str) -> Engine:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("distance", ["l1", "charbonnier"])
+@pytest.mark.parametrize("distance", ["l1", "l2", "charbonnier"])
 def test_a_step_stays_in_one_memory_layout(recipe: Recipe, precision: str, distance: str) -> None:
     losses = {
         "pixel": {"type": distance},
