@@ -27,6 +27,6 @@ def test_both_are_trained_in_turn_and_measured(recipe, photos: Path, tmp_path: P
     command = [sys.executable, ROOT / "tools" / "time_to_quality.py", file, "--minutes", "0.02", "0.04", "--plot", plot]
     made = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
     assert made.returncode == 0, made.stderr[-2000:]
-    told = [line for line in made.stdout.splitlines() if line.endswith("dB")]
+    told = [line for line in made.stdout.splitlines() if line.endswith(" dB)")]
     assert [line.split(":")[0] for line in told] == ["ours", "BasicSR"] * 2
     assert plot.stat().st_size > 0

@@ -6,15 +6,16 @@ The file is one of a PSNR recipe with an rrdbnet, shards, adam and a validation 
 (constant, so that no schedule has to guess how many steps there will be), batch and average. BasicSR trains with its
 `SRModel` and `PairedImageDataset` on PNG files of the same pictures and their bicubic partners, with one worker. They
 train in turn, --slice seconds each, and each has a clock that stands still while the other trains and while both are
-measured, by the same code. Prints the set's mean psnr_y of both at each time; --plot draws it. In the first thousand
-steps BasicSR's average still holds the random start, which ours leaves out.
+measured, by the same code. Prints the set's mean psnr_y of both at each time, of the moving average that each saves for
+use (--plot draws it), and of the net itself: for thousands of steps BasicSR's average holds a part of the random start,
+which ours leaves out.
 """
 
 import argparse
 import copy
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +32,10 @@ from sr.errors import UserError
 from sr.images import write_rgb
 from sr.nets.basicsr import basicsr
 
-Curve = list[tuple[float, int, float]]
-"""Seconds trained, steps, psnr_y."""
+Curve = list[tuple[float, int, float, float]]
+"""Seconds trained, steps, psnr_y of the average and of the net."""
+SPAN = 6.0  # dB that the plot shows
+Evaluate = Callable[[nn.Module], float]
 
 
 class Arm(Protocol):
@@ -40,7 +43,8 @@ class Arm(Protocol):
 
     def step(self) -> None: ...
 
-    def net(self) -> nn.Module: ...
+    def nets(self) -> tuple[nn.Module, nn.Module]:
+        """The average, and the net."""
 
 
 class Ours:
@@ -52,9 +56,9 @@ class Ours:
     def step(self) -> None:
         self.engine.train_step(self.batches)
 
-    def net(self) -> nn.Module:
+    def nets(self) -> tuple[nn.Module, nn.Module]:
         with self.engine.ema.whole() as net:
-            return copy.deepcopy(net)
+            return copy.deepcopy(net), copy.deepcopy(self.engine.players["generator"].raw)
 
 
 class Reference:
@@ -111,8 +115,8 @@ class Reference:
         self.model.feed_data(next(self.batches))
         self.model.optimize_parameters(self.steps)
 
-    def net(self) -> nn.Module:
-        return copy.deepcopy(self.model.net_g_ema)
+    def nets(self) -> tuple[nn.Module, nn.Module]:
+        return copy.deepcopy(self.model.net_g_ema), copy.deepcopy(self.model.net_g)
 
 
 def as_files(source: ShardSource, folder: Path, scale: int) -> None:
@@ -127,7 +131,7 @@ def as_files(source: ShardSource, folder: Path, scale: int) -> None:
             write_rgb(folder / kind / f"{number:06}.png", (image * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def train(arms: list[Arm], evaluate: Any, times: list[float], slice_s: float) -> dict[str, Curve]:
+def train(arms: list[Arm], evaluate: Evaluate, times: list[float], slice_s: float) -> dict[str, Curve]:
     """In turn up to each of the times (seconds of their own clocks), measured there."""
     spent, steps = {arm.name: 0.0 for arm in arms}, {arm.name: 0 for arm in arms}
     curves: dict[str, Curve] = {arm.name: [] for arm in arms}
@@ -142,24 +146,28 @@ def train(arms: list[Arm], evaluate: Any, times: list[float], slice_s: float) ->
                     spent[arm.name] += now
                     bar.update(round(now))
             for arm in arms:
-                [scores] = evaluate(arm.net()).means.values()
-                curves[arm.name].append((spent[arm.name], steps[arm.name], scores["psnr_y"]))
-                tqdm.write(f"{arm.name}: {until / 60:g} min, {steps[arm.name]} steps, {scores['psnr_y']:.4f} dB")
+                average, net = (evaluate(net) for net in arm.nets())
+                curves[arm.name].append((spent[arm.name], steps[arm.name], average, net))
+                told = f"{average:.4f} dB (the net itself {net:.4f} dB)"
+                tqdm.write(f"{arm.name}: {until / 60:g} min, {steps[arm.name]} steps, {told}")
     return curves
 
 
 def draw(curves: dict[str, Curve], file: Path) -> None:
+    """The averages; what lies more than SPAN below the best, along the bottom."""
     size, colours = (640, 320), {"ours": "#c33", "BasicSR": "#36c"}
     canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
     values = [row[2] for curve in curves.values() for row in curve]
-    low, high = min(values), max(max(values), min(values) + 1e-9)
+    high = max(values)
+    low = max(min(values), high - SPAN)
+    height = max(high - low, 1e-9)
     longest = max(row[0] for curve in curves.values() for row in curve)
     pen.rectangle((8, 24, size[0] - 8, size[1] - 8), outline="#bbb")
     for number, (name, curve) in enumerate(curves.items()):
         points = [
-            (8 + (size[0] - 16) * seconds / longest, 32 + (size[1] - 48) * (high - value) / (high - low))
-            for seconds, _, value in curve
+            (8 + (size[0] - 16) * seconds / longest, 32 + (size[1] - 48) * (high - max(value, low)) / height)
+            for seconds, _, value, _ in curve
         ]
         pen.line(points, fill=colours[name], width=2)
         pen.text((12 + 130 * number, 6), name, fill=colours[name])
@@ -184,7 +192,12 @@ def main() -> None:
         as_files(ShardSource(path=options.data.source["path"]), Path(folder), options.scale)
         arms: list[Arm] = [Ours(engine), Reference(engine, options, Path(folder))]
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {engine.device}")
-        curves = train(arms, engine.evaluate, sorted(60 * each for each in args.minutes), args.slice)
+
+        def psnr(net: nn.Module) -> float:
+            [scores] = engine.evaluate(net).means.values()
+            return scores["psnr_y"]
+
+        curves = train(arms, psnr, sorted(60 * each for each in args.minutes), args.slice)
     if args.plot:
         draw(curves, args.plot)
 
