@@ -1,6 +1,6 @@
 """Checkpoints: written aside, then renamed; verified before they are believed; nothing in them is unpickled.
 
-    <run>/checkpoints/step_00000500/  state.json, <name>.safetensors ..., manifest.json (bytes and SHA-256 of each file)
+    <run>/checkpoints/step_00000500/  state.json, <name>.safetensors ..., manifest.json (bytes and CRC-32 of each file)
 
 What is in it does not depend on how many processes wrote it, so any number may continue. A folder named
 `.step_*.tmp` is the rest of a crash and is cleared by the next save. Only rank 0 writes.
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from sr import dist, snapshot
 from sr.errors import UserError
 from sr.snapshot import Snapshot
 
-FORMAT = 1
+FORMAT = 2
+DIGESTS = {1: "sha256", FORMAT: "crc32"}  # of the formats that are read
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ def write(
         aside.mkdir()
         files = {f"{name}.safetensors": group.write(aside / f"{name}.safetensors") for name, group in tensors.items()}
         files["state.json"] = snapshot.write(aside / "state.json", json.dumps(dict(state)).encode())
-        facts = {name: {"bytes": (aside / name).stat().st_size, "sha256": digest} for name, digest in files.items()}
+        facts = {
+            name: {"bytes": (aside / name).stat().st_size, DIGESTS[FORMAT]: digest} for name, digest in files.items()
+        }
         manifest = {"format": FORMAT, "step": step, "files": facts}
         snapshot.write(aside / "manifest.json", json.dumps(manifest).encode())
         _sync(aside)
@@ -126,8 +130,9 @@ def damage(folder: Path, *, content: bool = True) -> str | None:
     """What is wrong with a checkpoint, as its manifest has it; None where nothing is. content=False: sizes alone."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        if manifest["format"] != FORMAT:
-            return f"its manifest has format {manifest['format']}, this program reads {FORMAT}"
+        kind = DIGESTS.get(manifest["format"])
+        if kind is None:
+            return f"its manifest has format {manifest['format']}, this program reads {' and '.join(map(str, DIGESTS))}"
         if _folder(folder.parent, manifest["step"]) != folder:
             return f"its manifest is of step {manifest['step']}"
         if "state.json" not in manifest["files"]:
@@ -140,7 +145,7 @@ def damage(folder: Path, *, content: bool = True) -> str | None:
             size = (folder / name).stat().st_size
             if size != facts["bytes"]:
                 return f"{name} has {size} bytes where the manifest says {facts['bytes']}"
-            if content and _sha256(folder / name) != facts["sha256"]:
+            if content and _digest(folder / name, kind) != facts[kind]:
                 return f"{name} does not have the content that the manifest says"
     except OSError as error:
         return f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
@@ -171,12 +176,15 @@ def _retire(folder: Path) -> Path:
     return going
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def _digest(path: Path, kind: str) -> str:
+    sha256, crc = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(snapshot.CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+            if kind == "sha256":
+                sha256.update(chunk)
+            else:
+                crc = zlib.crc32(chunk, crc)
+    return sha256.hexdigest() if kind == "sha256" else f"{crc:08x}"
 
 
 def _sync(path: Path) -> None:

@@ -1,8 +1,8 @@
 """Tensors as they are at one moment, in host memory in the form of a safetensors file: training goes on meanwhile."""
 
-import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Snapshot:
     """The tensors of one file. Its memory is kept for the next `take`, which must wait until this one is used up.
 
     `tensors` are views of one buffer that is the file's content behind its header, so that writing copies nothing and
-    one pass over it hashes it too. Costs: host memory as large as the tensors (pinned where they lie on a GPU).
+    one pass over it checks it too. Costs: host memory as large as the tensors (pinned where they lie on a GPU).
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Snapshot:
         self._staged, self._event = {}, None
 
     def write(self, path: Path) -> str:
-        """Write the file, wait until it is on the disk, and return its SHA-256 in hex."""
+        """Write the file, wait until it is on the disk, and return its CRC-32 in hex."""
         return write(path, self._header, self._buffer.numpy())
 
     def _allocate(self, tensors: Mapping[str, Tensor]) -> None:
@@ -95,14 +95,18 @@ class Snapshot:
 
 
 def write(path: Path, *parts: object) -> str:
-    """Write bytes-like `parts` to `path`, wait until they are on the disk, and return their SHA-256 in hex."""
-    digest = hashlib.sha256()
+    """Write bytes-like `parts` to `path`, wait until they are on the disk, and return their CRC-32 in hex.
+
+    It finds damage, which is all that is asked of it, and takes a ninth of the time of SHA-256 on a processor without
+    instructions for that: time that a training on the same cores would have to do without.
+    """
+    crc = 0
     with path.open("wb") as file:
         for part in parts:
             whole = memoryview(part).cast("B")  # type: ignore[arg-type]
             for start in range(0, len(whole), CHUNK):
                 file.write(whole[start : start + CHUNK])
-                digest.update(whole[start : start + CHUNK])
+                crc = zlib.crc32(whole[start : start + CHUNK], crc)
         file.flush()
         os.fsync(file.fileno())
-    return digest.hexdigest()
+    return f"{crc:08x}"

@@ -334,7 +334,7 @@ def test_an_index_of_any_numbers_is_a_sentence_or_made_again(tmp_path: Path, val
 @pytest.mark.parametrize("name", ["../../../../secret.safetensors", "/etc/passwd", "a/b.safetensors"])
 def test_a_manifest_names_files_of_its_folder_only(tmp_path: Path, name: str) -> None:
     folder = put(tmp_path, 1)
-    manifest(folder, lambda m: m["files"].update({name: {"bytes": 1, "sha256": ""}}))
+    manifest(folder, lambda m: m["files"].update({name: {"bytes": 1, "crc32": ""}}))
     with pytest.raises(UserError, match=r"step_00000001: damaged, its manifest names .* which is not in the folder"):
         checkpoint.load_newest(tmp_path)
 

@@ -4,8 +4,7 @@ The reference is `RealESRGANDataset` of the package basicsr in a DataLoader: PNG
 them (OpenCV, compression 3), read, flipped, made float, with the three kernels of Real-ESRGAN's degradation. Ours reads
 the same pictures out of shards of `sr shard`, hands over uint8, and leaves kernels to the degradation, which makes them
 on the device. First pictures as large as the crop, then a crop out of large pictures. `JPEG 4:2:0` is a tar of JPEGs
-as cameras write them; `sr shard --format jpg` keeps the colours' full resolution, which takes longer to decode. (Every
-round counts as disturbed: by the worker, which is another process.)
+as cameras write them; `sr shard --format jpg` keeps the colours' full resolution, which takes longer to decode.
 """
 
 import argparse
@@ -75,7 +74,7 @@ class _Workers:
             self.loaded = start()
             next(self.loaded)  # the worker has imported what it needs
 
-        return Arm(name, self.work, reset=reset, items=self.batches * batch, unit="samples", note=note)
+        return Arm(name, self.work, reset=reset, items=self.batches * batch, unit="samples", note=note, helpers=True)
 
     def work(self) -> None:
         for _ in range(self.batches):

@@ -5,7 +5,6 @@ import os
 import platform
 import statistics
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from held_memory import kept_bytes, peak_bytes
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 MIB = 2**20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TRIES = 3  # of a measurement that others disturbed
 Output = Tensor | Mapping[str, Tensor] | None
 
 
@@ -31,7 +32,7 @@ class Arm:
     run: does it once. output: does it once too, before anything else and untimed, and returns what is compared with
     the first arm's, by name; where it is None, `run` does. reset: called before every run, untimed.
     operations: floating point operations of a run, for the share of the measured matmul peak in `dtype`.
-    items: how many things (`unit`) a run makes. note: goes into the row.
+    items: how many things (`unit`) a run makes. note: goes into the row. helpers: has processes of its own at work.
     """
 
     name: str
@@ -43,12 +44,13 @@ class Arm:
     items: float = 1.0
     unit: str = "images"
     note: str = ""
+    helpers: bool = False
 
 
 @dataclass
 class Row:
     """A measured arm. seconds, low, high: median, least and most; ratio: of times, median over the rounds, > 1 is
-    faster than the first arm. disturbed: rounds in which other processes used more than an eighth of a core.
+    faster than the first arm. disturbed: rounds in which others used more than an eighth of a core in all TRIES.
     peak: bytes allocated at the worst moment beyond those at the start; kept: bytes that the backward pass waited for.
     """
 
@@ -70,7 +72,8 @@ class Row:
 
 
 def compare(work: str, arms: Sequence[Arm], *, rounds: int, device: torch.device, memory: bool = True) -> list[Row]:
-    """Each arm once for its output and its memory, then `rounds` times all of them in turn.
+    """Each arm once for its output and its memory, then `rounds` times all of them in turn. What others disturbed is
+    measured again, by their use of the cores alone and never by the time that came out.
 
     memory: also measure `peak` and `kept`, by one more run of each, watched (work of torch alone; see `peak_bytes`).
     """
@@ -91,10 +94,14 @@ def compare(work: str, arms: Sequence[Arm], *, rounds: int, device: torch.device
     times: list[list[float]] = [[] for _ in arms]
     for _ in range(rounds):
         for arm, row, seconds in zip(arms, rows, times, strict=True):
-            arm.reset()
-            spent, others = timed(arm.run, device)
+            for left in reversed(range(TRIES)):
+                arm.reset()
+                spent, others = timed(arm.run, device, helpers=arm.helpers)
+                disturbed = spent > 0.1 and others > spent / 8  # jiffies are too coarse for less
+                if not disturbed or not left:
+                    break
             seconds.append(spent)
-            row.disturbed += spent > 0.1 and others > spent / 8  # jiffies are too coarse for less
+            row.disturbed += disturbed
     for arm, row, seconds in zip(arms, rows, times, strict=True):
         row.seconds, row.low, row.high = statistics.median(seconds), min(seconds), max(seconds)
         row.ratio = statistics.median(first / own for first, own in zip(times[0], seconds, strict=True))
@@ -107,14 +114,18 @@ def compare(work: str, arms: Sequence[Arm], *, rounds: int, device: torch.device
 # ---- time ----------------------------------------------------------------------------------------------------------
 
 
-def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds that `run` takes until the device is done, and core seconds that other processes used meanwhile."""
+def timed(run: Callable[[], object], device: torch.device, *, helpers: bool = False) -> tuple[float, float]:
+    """Seconds that `run` takes until the device is done, and core seconds that others had meanwhile: other processes,
+    unless `helpers` says that some of them belong to it, and other guests of the machine that this one is a guest of.
+    """
     wait(device)
-    busy, own, began = _busy(), _own(), time.perf_counter()
+    (busy, stolen), own, began = _busy(), _own(), time.perf_counter()
     run()
     wait(device)
     spent = time.perf_counter() - began
-    return spent, max(0.0, _busy() - busy - (_own() - own))
+    then, lost = _busy()
+    others = 0.0 if helpers else max(0.0, then - busy - (_own() - own))
+    return spent, others + lost - stolen
 
 
 def wait(device: torch.device) -> None:
@@ -128,12 +139,14 @@ def _own() -> float:
     return sum(os.times()[:4])
 
 
-def _busy() -> float:
-    """Core seconds that all processes of this machine have used; 0 where that cannot be read."""
+def _busy() -> tuple[float, float]:
+    """Core seconds that all processes of this machine have used, and those that its host gave to others; 0 where that
+    cannot be read."""
     with suppress(OSError, ValueError):
-        user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
-        return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+        user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+        ticks = os.sysconf("SC_CLK_TCK")
+        return (user + nice + system + irq + softirq) / ticks, steal / ticks
+    return 0.0, 0.0
 
 
 @lru_cache
@@ -146,70 +159,6 @@ def matmul_peak(device: torch.device, dtype: str) -> float:
         for _ in range(5):
             best = max(best, 2 * size**3 / timed(lambda a=a, b=b: torch.mm(a, b), device)[0])
     return best
-
-
-# ---- memory --------------------------------------------------------------------------------------------------------
-
-
-def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
-    """The most that torch's allocator held during `run`, beyond what it held before. numpy and others not counted."""
-    if device.type == "cuda":
-        wait(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "trace.json")
-        profile.export_chrome_trace(str(file))
-        events = [e for e in json.loads(file.read_text())["traceEvents"] if e.get("name") == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda e: e["ts"]):
-        held += event["args"]["Bytes"]
-        most = max(most, held)
-    return most
-
-
-def kept_bytes(run: Callable[[], object]) -> int:
-    """The most that autograd held for its backward passes during `run`: storages, each once, without parameters."""
-    held = _Held()
-    with torch.autograd.graph.saved_tensors_hooks(held.pack, held.unpack):
-        run()
-    return held.most
-
-
-class _Held:
-    """Counts storages from when they are first saved until the last that saved them is gone."""
-
-    def __init__(self) -> None:
-        self.users: dict[int, int] = {}
-        self.now = self.most = 0
-
-    def pack(self, tensor: Tensor) -> Any:
-        if isinstance(tensor, torch.nn.Parameter):
-            return tensor
-        return _Saved(self, tensor)
-
-    def unpack(self, saved: Any) -> Tensor:
-        return saved.tensor if isinstance(saved, _Saved) else saved
-
-
-class _Saved:
-    def __init__(self, held: _Held, tensor: Tensor) -> None:
-        self.held, self.tensor = held, tensor.detach()
-        storage = tensor.untyped_storage()
-        self.place, self.size = storage.data_ptr(), storage.nbytes()
-        held.users[self.place] = held.users.get(self.place, 0) + 1
-        if held.users[self.place] == 1:
-            held.now += self.size
-            held.most = max(held.most, held.now)
-
-    def __del__(self) -> None:
-        self.held.users[self.place] -= 1
-        if self.held.users[self.place] == 0:
-            self.held.now -= self.size
 
 
 # ---- deviation -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""How much memory a piece of work takes: allocated at the worst moment, and kept for the backward pass."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
+    """The most that torch's allocator held during `run`, beyond what it held before. numpy and others not counted."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "trace.json")
+        profile.export_chrome_trace(str(file))
+        events = [e for e in json.loads(file.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e["ts"]):
+        held += event["args"]["Bytes"]
+        most = max(most, held)
+    return most
+
+
+def kept_bytes(run: Callable[[], object]) -> int:
+    """The most that autograd held for its backward passes during `run`: storages, each once, without parameters."""
+    held = _Held()
+    with torch.autograd.graph.saved_tensors_hooks(held.pack, held.unpack):
+        run()
+    return held.most
+
+
+class _Held:
+    """Counts storages from when they are first saved until the last that saved them is gone."""
+
+    def __init__(self) -> None:
+        self.users: dict[int, int] = {}
+        self.now = self.most = 0
+
+    def pack(self, tensor: Tensor) -> Any:
+        if isinstance(tensor, torch.nn.Parameter):
+            return tensor
+        return _Saved(self, tensor)
+
+    def unpack(self, saved: Any) -> Tensor:
+        return saved.tensor if isinstance(saved, _Saved) else saved
+
+
+class _Saved:
+    def __init__(self, held: _Held, tensor: Tensor) -> None:
+        self.held, self.tensor = held, tensor.detach()
+        storage = tensor.untyped_storage()
+        self.place, self.size = storage.data_ptr(), storage.nbytes()
+        held.users[self.place] = held.users.get(self.place, 0) + 1
+        if held.users[self.place] == 1:
+            held.now += self.size
+            held.most = max(held.most, held.now)
+
+    def __del__(self) -> None:
+        self.held.users[self.place] -= 1
+        if self.held.users[self.place] == 0:
+            self.held.now -= self.size
