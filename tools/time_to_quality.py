@@ -13,6 +13,7 @@ which ours leaves out.
 
 import argparse
 import copy
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ from sr.nets.basicsr import basicsr
 
 Curve = list[tuple[float, int, float, float]]
 """Seconds trained, steps, psnr_y of the average and of the net."""
-SPAN = 6.0  # dB that the plot shows
+SPAN = 8.0  # dB that the plot shows
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -155,23 +156,27 @@ def train(arms: list[Arm], evaluate: Evaluate, times: list[float], slice_s: floa
 
 def draw(curves: dict[str, Curve], file: Path) -> None:
     """The averages; what lies more than SPAN below the best, along the bottom."""
-    size, colours = (640, 320), {"ours": "#c33", "BasicSR": "#36c"}
-    canvas = Image.new("RGB", size, "white")
+    (width, tall), colours = (680, 340), {"ours": "#c33", "BasicSR": "#36c"}
+    canvas = Image.new("RGB", (width, tall), "white")
     pen = ImageDraw.Draw(canvas)
     values = [row[2] for curve in curves.values() for row in curve]
     high = max(values)
     low = max(min(values), high - SPAN)
-    height = max(high - low, 1e-9)
     longest = max(row[0] for curve in curves.values() for row in curve)
-    pen.rectangle((8, 24, size[0] - 8, size[1] - 8), outline="#bbb")
+
+    def at(seconds: float, value: float) -> tuple[float, float]:
+        above = (max(value, low) - low) / max(high - low, 1e-9)
+        return 40 + (width - 60) * seconds / longest, tall - 28 - (tall - 68) * above
+
+    for value in range(math.ceil(low), math.floor(high) + 1):
+        pen.line((at(0, value), at(longest, value)), fill="#ddd")
+        pen.text((8, at(0, value)[1] - 6), str(value), fill="black")
+    for seconds, *_ in curves["ours"]:
+        pen.text((at(seconds, low)[0] - 6, tall - 20), f"{seconds / 60:.0f}", fill="black")
+    pen.text((40, 6), "psnr_y of the average, dB, after minutes of training", fill="black")
     for number, (name, curve) in enumerate(curves.items()):
-        points = [
-            (8 + (size[0] - 16) * seconds / longest, 32 + (size[1] - 48) * (high - max(value, low)) / height)
-            for seconds, _, value, _ in curve
-        ]
-        pen.line(points, fill=colours[name], width=2)
-        pen.text((12 + 130 * number, 6), name, fill=colours[name])
-    pen.text((280, 6), f"psnr_y {low:.2f} to {high:.2f} dB over {longest / 60:.0f} minutes", fill="black")
+        pen.line([at(seconds, value) for seconds, _, value, _ in curve], fill=colours[name], width=2)
+        pen.text((width - 140 + 70 * number, 6), name, fill=colours[name])
     canvas.save(file)
 
 

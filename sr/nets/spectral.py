@@ -41,12 +41,11 @@ class SpectralConv2d(nn.Module):
         return F.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
 
     def _normalised(self) -> Tensor:
-        weight, v = self.weight_orig.float(), self.weight_v.view(self.weight_orig.shape[1:])
-        if weight.is_contiguous(memory_format=torch.channels_last):
-            # The columns in the order they lie in memory: for that of the state they would be copied each time.
-            matrix, v = weight.permute(0, 2, 3, 1).flatten(1), v.permute(1, 2, 0)
-        else:
-            matrix = weight.flatten(1)
+        weight = self.weight_orig.float()
+        # Columns in the order of channels_last, where this is a view. Always in this order, whatever the layout: in
+        # another one sums are rounded otherwise, and backends that lay weights out differently would drift apart.
+        matrix = weight.permute(0, 2, 3, 1).flatten(1)
+        v = self.weight_v.view(weight.shape[1:]).permute(1, 2, 0)
         if self.training:
             self._iterate(matrix.detach(), v)
         # Copies: a second forward, or DDP's broadcast, may overwrite the buffers before this graph's backward.
