@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sr.errors import UserError
 
-CHUNK = 16 << 20  # bytes hashed and written at a time, without holding the interpreter
+CHUNK = 16 << 20  # bytes written and checked at a time, without holding the interpreter
 TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -97,8 +97,8 @@ class Snapshot:
 def write(path: Path, *parts: object) -> str:
     """Write bytes-like `parts` to `path`, wait until they are on the disk, and return their CRC-32 in hex.
 
-    It finds damage, which is all that is asked of it, and takes a ninth of the time of SHA-256 on a processor without
-    instructions for that: time that a training on the same cores would have to do without.
+    It finds damage, which is all that is asked of it, and takes a fraction of the time of SHA-256: time that a training
+    on the same cores would have to do without.
     """
     crc = 0
     with path.open("wb") as file:

@@ -269,8 +269,7 @@ def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[
 def _pixels(image: Image, cutting: Cutting) -> tuple[np.ndarray, np.ndarray | None]:
     gt = read_rgb(image.gt)
     if cutting.side_by_side:
-        lq, gt = halves(gt, str(image.gt))
-        return gt, lq
+        return halves(gt, str(image.gt))[::-1]
     if image.lq is None:
         return gt, None
     lq = read_rgb(image.lq)
