@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr.nets.winograd import conv2d
+
 
 class SpectralConv2d(nn.Module):
     """A convolution whose kernel, as a matrix [out, in * k * k], has spectral norm 1; by default it has no bias.
@@ -38,7 +40,7 @@ class SpectralConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             weight = self._normalised()
-        return F.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
+        return conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
 
     def _normalised(self) -> Tensor:
         weight = self.weight_orig.float()
