@@ -208,10 +208,9 @@ def _stacked(images: list[np.ndarray]) -> Tensor:
     else:
         stack = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)
     stack = stack.permute(0, 3, 1, 2) if interleaved else stack
-    for place, image in zip(stack.numpy(), images, strict=True):
-        if image.strides[2] == channels or not interleaved:
-            place[...] = image
-        else:  # mirrored or turned: NumPy would go pixel by pixel
-            for one, plane in zip(place, image, strict=True):
-                one[...] = plane
+    for place, image in zip(stack, images, strict=True):
+        mirrored = image.strides[2] < 0  # NumPy would turn it around pixel by pixel, in ten times the time
+        place.numpy()[...] = image[..., ::-1] if mirrored else image
+        if mirrored:
+            place.copy_(place.flip(2))
     return stack
