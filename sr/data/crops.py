@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from sr.data.derived import Derived
 from sr.data.mix import Route, Sources, sides_of
+from sr.data.slots import Slots
 from sr.data.source import Sample, Source, fit_gt, oriented, resized
 from sr.errors import UserError
 from sr.images import ImageError
@@ -60,6 +61,7 @@ class Crops(Dataset):
         self._scale, self._gt_size, self._load_size = scale, gt_size, load_size
         self._lone_size = gt_size if self._unpaired else crop_size
         self._direction, self._flip, self._rotate = direction, flip, rotate
+        self._slots = Slots()
 
     def __getitem__(self, positions: list[int]) -> dict[str, Any] | str:
         """A micro-batch in plain types (see `sr.data.stream`), or the sentence that says why there is none.
@@ -70,17 +72,23 @@ class Crops(Dataset):
             crops = [self._views(position) for position in positions]
         except UserError as error:
             return str(error)
+        size = sum(image.size for *images, _ in crops for image in images if image is not None)
+        # In a worker in memory that it shares with the trainer, as torch's own collating does it.
+        memory = torch.empty(size, dtype=torch.uint8) if get_worker_info() is None else self._slots.take(size)
         groups = []
         for rows in _alike(crops):
-            gt = _stacked([crops[row][0] for row in rows])
-            lq = [small for row in rows if (small := crops[row][1]) is not None]
-            groups.append((rows, [positions[row] for row in rows], gt, _stacked(lq) if lq else None))
+            gt, memory = _stacked([crops[row][0] for row in rows], memory)
+            small = [image for row in rows if (image := crops[row][1]) is not None]
+            lq, memory = _stacked(small, memory) if small else (None, memory)
+            groups.append((rows, [positions[row] for row in rows], gt, lq))
         return {"groups": groups, "bad": [line for *_, bad in crops for line in bad]}
 
     def crop(self, position: int) -> Crop:
         """Raises UserError when neither the sample nor any of its next neighbours can be read."""
         gt, lq, bad = self._views(position)
-        return Crop(_stacked([gt])[0], None if lq is None else _stacked([lq])[0], bad)
+        memory = torch.empty(gt.size + (0 if lq is None else lq.size), dtype=torch.uint8)
+        large, rest = _stacked([gt], memory)
+        return Crop(large[0], None if lq is None else _stacked([lq], rest)[0][0], bad)
 
     def _views(self, position: int) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
         """A `Crop` as views of what was decoded: copied once, in `_stacked`."""
@@ -196,21 +204,17 @@ def _alike(crops: list[tuple[np.ndarray, np.ndarray | None, list[str]]]) -> list
     return list(rows.values())
 
 
-def _stacked(images: list[np.ndarray]) -> Tensor:
+def _stacked(images: list[np.ndarray], memory: Tensor) -> tuple[Tensor, Tensor]:
     """uint8 [n, C, H, W] in the layout that the first image was decoded to, interleaved or planes: other layouts are
-    the device's work, which has the time. In a worker in memory that it shares with the trainer, as torch's own
-    collating does it."""
+    the device's work, which has the time. It lies at the start of `memory`, whose rest is returned beside it."""
     channels, height, width = images[0].shape
     interleaved = channels > 1 and abs(images[0].strides[0]) == 1
     shape = (len(images), height, width, channels) if interleaved else (len(images), channels, height, width)
-    if get_worker_info() is None:
-        stack = torch.empty(shape, dtype=torch.uint8)
-    else:
-        stack = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)
+    stack, rest = memory[: math.prod(shape)].view(shape), memory[math.prod(shape) :]
     stack = stack.permute(0, 3, 1, 2) if interleaved else stack
     for place, image in zip(stack, images, strict=True):
         mirrored = image.strides[2] < 0  # NumPy would turn it around pixel by pixel, in ten times the time
         place.numpy()[...] = image[..., ::-1] if mirrored else image
         if mirrored:
             place.copy_(place.flip(2))
-    return stack
+    return stack, rest

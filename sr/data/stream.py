@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 from sr.batch import Group, Raw
 from sr.data.crops import Crops
 from sr.data.mix import Sources
+from sr.data.slots import PREFETCH, Received
 from sr.errors import UserError
 
 GRACE_SECONDS = 300  # for the last step, its validation and its checkpoint
@@ -65,18 +67,26 @@ class Stream:
             num_workers=self._workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if self._workers else None,
+            prefetch_factor=PREFETCH if self._workers else None,
             worker_init_fn=_deaf,
             # Its own, or starting it would draw from the global generator, once more on every resume.
             generator=torch.Generator().manual_seed(self._seed),
         )
-        batches = iter(loader)
+        batches, received = iter(loader), Received()
         while True:
             with worker_deaths():
                 content = next(batches)
             if isinstance(content, str):
                 raise UserError(content)
-            yield Raw([Group(*group) for group in content["groups"]], content["bad"])
+            groups = [Group(*group) for group in content["groups"]]
+            if self._workers and not loader.pin_memory:  # else they are copies already
+                groups = [
+                    replace(
+                        group, gt=received.copy(group.gt), lq=group.lq if group.lq is None else received.copy(group.lq)
+                    )
+                    for group in groups
+                ]
+            yield Raw(groups, content["bad"])
 
 
 class _Positions(Sampler[list[int]]):
