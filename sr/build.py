@@ -85,7 +85,7 @@ class Build:
     def fidelity(self, device: torch.device, average: EMA | None = None) -> Fidelity:
         layout = torch.channels_last if self.options.train.channels_last else torch.preserve_format
         terms = {
-            name: (self.weight(part), hasten(self._make(part, "losses")).to(device, memory_format=layout))
+            name: (self.weight(part), hasten(self._make(part, "losses"), device).to(device, memory_format=layout))
             for name, part in self.options.losses.fidelity.items()
         }
         return Fidelity(terms, average)
@@ -170,7 +170,7 @@ class Build:
             self.nets.rehearse(name, net)
             if train.channels_last:
                 net = net.to(memory_format=torch.channels_last)
-            self._compile(name, hasten(net), launch)
+            self._compile(name, hasten(net, device), launch)
             players[name] = Player(
                 name=name,
                 net=net,

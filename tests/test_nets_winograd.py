@@ -14,7 +14,7 @@ from sr.nets import dense, winograd
 from sr.nets.rrdbnet import ResidualDenseBlock, RRDBNet
 from sr.nets.spectral import SpectralConv2d
 
-LAST = torch.channels_last
+LAST, CPU = torch.channels_last, torch.device("cpu")
 CLOSE = 1e-5  # of the length of what is compared; rounding is about 3e-6
 
 
@@ -151,13 +151,21 @@ def test_only_convolutions_of_its_kind_are_hastened() -> None:
     other += [{"padding_mode": "reflect"}, {"kernel_size": 1}]
     make: dict[str, Any] = {"kernel_size": 3, "padding": 1}
     net = nn.Sequential(nn.Conv2d(4, 4, **make), *(nn.Conv2d(4, 4, **make | each) for each in other))
-    winograd.hasten(net)
+    winograd.hasten(net, CPU)
     assert [type(conv) for conv in net] == [winograd.Conv2d] + [nn.Conv2d] * len(other)
+
+
+def test_other_devices_are_left_alone_and_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    monkeypatch.setattr(winograd, "_library", None)
+    assert type(winograd.hasten(conv, torch.device("cuda"))) is nn.Conv2d
+    with pytest.warns(UserWarning, match="without a C compiler.*install one"):
+        winograd.hasten(conv, CPU)
 
 
 def test_a_net_stays_the_same_net() -> None:
     net = RRDBNet(scale=2, num_feat=16, num_block=1, num_grow_ch=16)
-    fast, x = winograd.hasten(copy.deepcopy(net)), drawn(1, 3, 60, 60)
+    fast, x = winograd.hasten(copy.deepcopy(net), CPU), drawn(1, 3, 60, 60)
     fast.load_state_dict(net.state_dict())
     assert off(fast(x), net.double()(x.double())) < CLOSE
 
@@ -180,7 +188,7 @@ def blocks() -> tuple[ResidualDenseBlock, nn.Module]:
         assert isinstance(conv, nn.Conv2d)
         nn.init.normal_(conv.weight, std=0.1)
         nn.init.normal_(conv.bias)  # type: ignore[arg-type]
-    return plain, winograd.hasten(copy.deepcopy(plain).to(memory_format=LAST))
+    return plain, winograd.hasten(copy.deepcopy(plain).to(memory_format=LAST), CPU)
 
 
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:

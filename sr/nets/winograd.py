@@ -6,6 +6,7 @@ sums it makes, errors are about 2e-6 of their size, where torch's are 3e-7.
 """
 
 import ctypes
+import warnings
 from contextlib import suppress
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -124,8 +125,16 @@ class Conv2d(nn.Conv2d):
         return conv2d(input, weight, bias, stride=1, padding=1)
 
 
-def hasten(net: AnyModule) -> AnyModule:
-    """Let the convolutions of `net` that are of this kind go the faster way wherever it fits. Returns `net`."""
+def hasten(net: AnyModule, device: torch.device) -> AnyModule:
+    """Let the convolutions of `net` that are of this kind go the faster way, on a device that has it. Returns `net`."""
+    if device.type != "cpu":
+        return net
+    if _library is None:
+        warnings.warn(
+            "sr was installed without a C compiler: convolutions on this CPU take two to three times as long; "
+            "install one (gcc), and sr again",
+            stacklevel=2,
+        )
     for module in net.modules():
         if type(module) is nn.Conv2d and _is_ours(module):
             module.__class__ = Conv2d
