@@ -83,7 +83,7 @@ def test_our_step_has_the_gradients_of_basicsr(tmp_path: Path) -> None:
         assert ours["deviation"][player]["cosine"] > 0.99999
         assert ours["deviation"][player]["norm"] == pytest.approx(1, abs=1e-3)
     assert 0 < reference["share"] < 2
-    assert [bool(goal.value([reference, ours])) for goal in GOALS if goal.of == "step"] == [True] * 2
+    assert [bool(goal.value([reference, ours])) for goal in GOALS if goal.of == "step"] == [True, False, True]
     assert picture.stat().st_size > 1000
 
 
@@ -119,7 +119,9 @@ def test_the_table_says_which_goals_are_met() -> None:
     arms = [("BasicSR, fp32", {}), ("ours, bf16", {"peak": 96, "ratio": 3.5}), ("ours, fp32", {"peak": 112})]
     generator = rows_of(*[("generator 64/23", arm, facts) for arm, facts in arms])
     found = {"step": step, "overhead": overhead, "generator": generator}
-    lines = {line.split(" | ")[0][2:]: line for line in benchmark_table.table(found, "cpu").splitlines()}
+    told = benchmark_table.table(found, "cpu").splitlines()
+    assert sum(line == "| the same, compiled | not measured |  |  |" for line in told) == 2
+    lines = {line.split(" | ")[0][2:]: line for line in told}
     assert lines["GAN step, fp32"] == "| GAN step, fp32 | 1.30x (ours, fp32) | at least 1.2 | met |"
     assert lines["GAN step, our default precision"].endswith("| at least 5.5 | not met |")
     assert lines["peak memory of generator training"].startswith(
