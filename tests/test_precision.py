@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from sr import precision
 from sr.inference import Inference
+from sr.nets import winograd
 from sr.nets.edsr import EDSR
 from sr.nets.models import Model
 from sr.nets.rcan import RCAN
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.srresnet import SRResNet
+from sr.player import choose_precision
 from sr.precision import WITHIN, Choice, choose, exact, halved, mixed
 from sr.reach import probe
 
@@ -167,3 +169,19 @@ def test_fp32_is_fp32():
 def test_this_machine_is_asked():
     assert precision.pays(CPU, torch.bfloat16) in (True, False)
     assert not precision.pays(CPU, torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("amx", "bf16", "built", "chosen"),
+    [
+        (True, True, True, "bf16"),
+        (False, True, True, "fp32"),
+        (False, True, False, "bf16"),
+        (False, False, True, "fp32"),
+    ],
+)
+def test_training_takes_bf16_on_a_cpu_where_it_is_faster(amx, bf16, built, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
+    monkeypatch.setattr(winograd, "available", lambda: built)
+    assert choose_precision("auto", CPU) == chosen
