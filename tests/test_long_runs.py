@@ -137,3 +137,32 @@ def test_a_run_of_some_steps_holds_what_it_held(recipe: Recipe) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT, env=env)
     assert "| last quarter |" in done.stdout, done.stderr
+
+
+STEPS = """
+import platform, resource, torch
+from sr.backends.launch import Launch, accelerator
+{prepare}
+def step():
+    return torch.ones(10_000_000), torch.ones(10_000)
+step(), step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(platform.libc_ver()[0], resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="about glibc")
+def test_a_step_on_a_cpu_uses_the_memory_of_the_one_before() -> None:
+    faults = []
+    for prepare in ("accelerator(Launch())", ""):
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+        code = STEPS.format(prepare=prepare)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+        libc, count = done.stdout.split()[-2:]
+        faults.append(int(count))
+    if libc != "glibc":
+        pytest.skip("no glibc")
+    assert faults[0] < 1000
+    assert faults[1] > 20_000, "it did so before, and this could not fail"
