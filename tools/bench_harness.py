@@ -22,6 +22,7 @@ from torch import Tensor
 MIB = 2**20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRIES = 3  # of a measurement that others disturbed
+PATIENCE = 1.0  # seconds of one product of matrices
 Output = Tensor | Mapping[str, Tensor] | None
 
 
@@ -151,9 +152,12 @@ def _busy() -> tuple[float, float]:
 
 @lru_cache
 def matmul_peak(device: torch.device, dtype: str) -> float:
-    """Floating point operations per second of torch.mm, the best of a few sizes and tries."""
+    """Floating point operations per second of torch.mm, the best of a few sizes and tries. Larger ones are not tried
+    where they would take longer than PATIENCE: without instructions for a type, torch.mm is 100 times slower."""
     best = 0.0
-    for size in (4096, 8192) if device.type == "cuda" else (1024, 2048):
+    for size in (1024, 4096, 8192) if device.type == "cuda" else (256, 1024, 2048):
+        if best and 2 * size**3 / best > PATIENCE:
+            break
         a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
         torch.mm(a, b)
         for _ in range(5):
