@@ -145,9 +145,10 @@ from sr.backends.launch import Launch, accelerator
 {prepare}
 def step():
     return torch.ones(10_000_000), torch.ones(10_000)
-step(), step(), step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
     step()
 print(platform.libc_ver()[0], resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -164,5 +165,5 @@ def test_a_step_on_a_cpu_uses_the_memory_of_the_one_before() -> None:
         faults.append(int(count))
     if libc != "glibc":
         pytest.skip("no glibc")
-    assert faults[0] < 1000
-    assert faults[1] > 20_000, "it did so before, and this could not fail"
+    assert faults[1] > 20 * 9000, "40 MB are 9765 pages: it did so before, and this could not fail"
+    assert faults[0] < faults[1] / 5  # small things may lie in the way of a first few
