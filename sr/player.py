@@ -36,7 +36,7 @@ def _fastest(device: torch.device) -> str:
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    # Where fp32 saves two thirds of its multiplications, only AMX is faster.
+    # Where fp32 saves three quarters of its multiplications, only AMX is faster.
     return "bf16" if amx() or (bf16() and not winograd.available()) else "fp32"
 
 

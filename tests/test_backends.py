@@ -56,9 +56,15 @@ TASKS: dict[str, dict[str, Any]] = {  # spectral norm in every discriminator
     "pix2pix": {"task": "pix2pix", "scale": 1, "degrade": [], "discriminator": {**PATCHES, "conditional": True}},
     "cyclegan": {"task": "cyclegan", "scale": 1, "degrade": [], "discriminator": PATCHES},
 }
+WHOLE = "data.gt_size=48"  # and channels in sixteens: what sr.nets.winograd takes
 EXTRAS = {  # on sr_gan
     "penalty": (PENALTY, "log.every=1"),  # gradients of gradients, hooks inside, and graphs gone through twice
     "bf16": ("train.precision=bf16",),
+    "wide": (
+        "generator={type: rrdbnet, num_feat: 16, num_block: 1, num_grow_ch: 16}",
+        "discriminator.num_feat=16",
+        WHOLE,
+    ),
     "average": ("losses.ldl={type: ldl, weight: 1}", "train.channels_last=false"),  # a loss that looks at the average
 }
 SETS = (

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions in float32 on a CPU with a third of the multiplications (Winograd's F(4x4, 3x3)).
+"""3 x 3 convolutions in float32 on a CPU with a quarter of the multiplications (Winograd's F(4x4, 3x3)).
 
 The work is done by winograd.c, which is compiled when the package is installed. Where there was no compiler, and for
 all that it does not take (`fits`), torch's own convolution does the work: slower, and the same up to rounding. Of the

@@ -144,20 +144,29 @@ TARGET static void NAME(taps_out)(const float *from, long step, float taps[9][16
   for (int i = 0; i < ROWS; i++)                                      \
     for (int j = 0; j < PER * panels; j++) NAME(store)(c + i * (long)columns + LANES * j, sum[i][j]);
 
+/* clang-format off */
+#define INLINE TARGET static inline __attribute__((always_inline))
+
 /* a: [SIX][depth]; b: panels of [depth][16]; c: rows of `columns` */
-TARGET static inline __attribute__((always_inline)) void NAME(product_block)(const float *a, const float *b, float *c,
-                                                                             int depth, int columns, int panels){
-    BLOCK(SIX, a[i * (long)depth + k], b + (j / (PER)*depth + k) * 16L + j % (PER)*LANES, ((vec){0}))}
-/* a, b: panels of [depth][16], of a some of the 16; c: rows of `columns` */
-#define OUTER(ROWS)                                                                  \
-  BLOCK(ROWS, a[k * 16L + i], b + (j / (PER) * depth + k) * 16L + j % (PER) * LANES, \
-        NAME(load)(c + i * (long)columns + LANES * j))
-TARGET static inline
-    __attribute__((always_inline)) void NAME(outer_six)(const float *a, const float *b, float *c, int depth,
-                                                        int columns, int panels){OUTER(6)} TARGET static inline
-    __attribute__((always_inline)) void NAME(outer_four)(const float *a, const float *b, float *c, int depth,
-                                                         int columns, int panels){OUTER(4)}
+INLINE void NAME(product_block)(const float *a, const float *b, float *c, int depth, int columns, int panels) {
+  BLOCK(SIX, a[i * (long)depth + k], b + (j / (PER) * depth + k) * 16L + j % (PER) * LANES, ((vec){0}))
+}
+
+/* a, b: panels of [depth][16], of a ROWS of the 16; c: rows of `columns` */
+#define OUTER(ROWS)                                                                                    \
+  INLINE void NAME(outer_##ROWS)(const float *a, const float *b, float *c, int depth, int columns) {   \
+    enum { panels = 1 };                                                                               \
+    BLOCK(ROWS, a[k * 16L + i], b + k * 16L + LANES * j, NAME(load)(c + i * (long)columns + LANES * j)) \
+  }
+#if LANES == 16
+OUTER(16)
+#else
+OUTER(6)
+OUTER(4)
+#endif
+/* clang-format on */
 #undef OUTER
+#undef INLINE
 
 /* c[rows][columns] = a[rows][depth] b; rows: a multiple of SIX; b: panels of [depth][16] */
 TARGET static void NAME(product)(const float *a, const float *b, float *c, int rows, int depth, int columns) {
@@ -179,9 +188,13 @@ TARGET static void NAME(outer)(const float *a, const float *b, float *c, int dep
     for (int m = 0; m < height; m += 16) {
       const float *left = a + m / 16 * panel, *right = b + n / 16 * panel;
       float *to = c + m * (long)columns + n;
-      NAME(outer_six)(left, right, to, depth, columns, 1);
-      NAME(outer_six)(left + 6, right, to + 6L * columns, depth, columns, 1);
-      NAME(outer_four)(left + 12, right, to + 12L * columns, depth, columns, 1);
+#if LANES == 16 /* twice the registers */
+      NAME(outer_16)(left, right, to, depth, columns);
+#else
+      NAME(outer_6)(left, right, to, depth, columns);
+      NAME(outer_6)(left + 6, right, to + 6L * columns, depth, columns);
+      NAME(outer_4)(left + 12, right, to + 12L * columns, depth, columns);
+#endif
     }
 }
 
