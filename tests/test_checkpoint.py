@@ -1,5 +1,6 @@
 """Checkpoints: snapshots as files, crashes at any moment of the writing, damage and what is done about it."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -209,3 +210,56 @@ def test_where_nothing_is_whole_the_run_does_not_start_anew(tmp_path: Path) -> N
     flip(put(tmp_path, 1) / "ema.safetensors")
     with pytest.raises(UserError, match="not one of its checkpoints is whole"):
         checkpoint.load_newest(tmp_path, fallback=True)
+
+
+# ---- past the cache --------------------------------------------------------------------------------------------------
+
+LARGE = {f"w{n}": torch.randn(n, 1001, generator=torch.Generator().manual_seed(n)) for n in (1, 30, 700)}
+
+
+def no_direct(monkeypatch: pytest.MonkeyPatch, fault: Callable[[int], int]) -> list[int]:
+    """Disks on which writing past the cache ends in `fault`, given the bytes of a write; notes the writes."""
+    seen: list[int] = []
+    monkeypatch.setattr(snapshot.os, "write", lambda file, part: seen.append(len(part)) or fault(len(part)))
+    return seen
+
+
+def refused(length: int) -> int:
+    raise OSError(errno.EINVAL, "Invalid argument")
+
+
+@pytest.mark.parametrize("fault", [None, refused, lambda length: length // 2], ids=["none", "refused", "cut short"])
+def test_a_file_is_the_same_past_the_cache_and_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[int], int] | None
+) -> None:
+    seen = no_direct(monkeypatch, fault) if fault else None
+    file, made = tmp_path / "x.safetensors", taken(LARGE)
+    file.write_bytes(b"an older file, and a longer one" * 10**6)
+    digest = made.write(file)
+    content = file.read_bytes()
+    assert digest == f"{zlib.crc32(content):08x}"
+    assert all(torch.equal(value, LARGE[name]) for name, value in load_file(file).items())
+    assert len(content) == made._bytes
+    assert len(content) % snapshot.PAGE, "what is behind the last page would not show"
+    assert seen is None or seen or not hasattr(os, "O_DIRECT")
+
+
+def test_a_full_disk_is_told_past_the_cache_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(length: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if not hasattr(os, "O_DIRECT"):
+        pytest.skip("no such thing here")
+    no_direct(monkeypatch, full)
+    with pytest.raises(OSError, match="No space left"):
+        taken(LARGE).write(tmp_path / "x.safetensors")
+
+
+def test_a_snapshot_taken_again_lies_in_the_same_pages(tmp_path: Path) -> None:
+    made = taken(LARGE)
+    place = made._buffer.data_ptr()
+    assert place % snapshot.PAGE == len(made._buffer) % snapshot.PAGE == 0
+    made.take({name: value + 1 for name, value in LARGE.items()})
+    made.write(tmp_path / "x.safetensors")
+    assert made._buffer.data_ptr() == place
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["w30"], LARGE["w30"] + 1)
