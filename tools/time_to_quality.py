@@ -7,7 +7,7 @@ The file is one of a PSNR recipe with an rrdbnet, shards, adam and a validation 
 `SRModel` and `PairedImageDataset` on PNG files of the same pictures and their bicubic partners, with one worker. They
 train in turn, --slice seconds each, and each has a clock that stands still while the other trains and while both are
 measured, by the same code. Prints the set's mean psnr_y of both at each time, of the moving average that each saves for
-use (--plot draws it), and of the net itself: for thousands of steps BasicSR's average holds a part of the random start,
+use, and of the net itself (--plot draws it): for thousands of steps BasicSR's average holds a part of the random start,
 which ours leaves out.
 """
 
@@ -155,11 +155,11 @@ def train(arms: list[Arm], evaluate: Evaluate, times: list[float], slice_s: floa
 
 
 def draw(curves: dict[str, Curve], file: Path) -> None:
-    """The averages; what lies more than SPAN below the best, along the bottom."""
+    """The nets themselves; what lies more than SPAN below the best, along the bottom."""
     (width, tall), colours = (680, 340), {"ours": "#c33", "BasicSR": "#36c"}
     canvas = Image.new("RGB", (width, tall), "white")
     pen = ImageDraw.Draw(canvas)
-    values = [row[2] for curve in curves.values() for row in curve]
+    values = [row[3] for curve in curves.values() for row in curve]
     high = max(values)
     low = max(min(values), high - SPAN)
     longest = max(row[0] for curve in curves.values() for row in curve)
@@ -173,9 +173,9 @@ def draw(curves: dict[str, Curve], file: Path) -> None:
         pen.text((8, at(0, value)[1] - 6), str(value), fill="black")
     for seconds, *_ in curves["ours"]:
         pen.text((at(seconds, low)[0] - 6, tall - 20), f"{seconds / 60:.0f}", fill="black")
-    pen.text((40, 6), "psnr_y of the average, dB, after minutes of training", fill="black")
+    pen.text((40, 6), "psnr_y of the net itself, dB, after minutes of training", fill="black")
     for number, (name, curve) in enumerate(curves.items()):
-        pen.line([at(seconds, value) for seconds, _, value, _ in curve], fill=colours[name], width=2)
+        pen.line([at(seconds, value) for seconds, _, _, value in curve], fill=colours[name], width=2)
         pen.text((width - 140 + 70 * number, 6), name, fill=colours[name])
     canvas.save(file)
 
