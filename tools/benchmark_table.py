@@ -3,7 +3,7 @@
     python tools/benchmark_table.py --photos PHOTOS --json table.json
 
 Every subject is a process of its own, whose output goes to standard error; the table, in Markdown, to standard output.
-Half an hour on two CPU cores that do nothing else. --photos: see `benchmark.py data --help`. --only: some of
+A quarter of an hour on two CPU cores that do nothing else. --photos: see `benchmark.py data --help`. --only: some of
 the subjects, for a machine that is lent by the minute.
 """
 

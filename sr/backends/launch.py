@@ -162,7 +162,7 @@ def _share_cores() -> None:
 
 def _keep_memory() -> None:
     """Let glibc keep what a step frees, as torch does on a GPU: the next step needs it again, and to hand it back and
-    take it anew, page by page, costs 5 to 10 % of a step. What it costs: the process stays as large as it once was."""
+    take it anew, page by page, costs time in every step. What it costs: the process stays as large as it once was."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)

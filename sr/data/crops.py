@@ -214,7 +214,12 @@ def _stacked(images: list[np.ndarray], memory: Tensor) -> tuple[Tensor, Tensor]:
     stack = stack.permute(0, 3, 1, 2) if interleaved else stack
     for place, image in zip(stack, images, strict=True):
         mirrored = image.strides[2] < 0  # NumPy would turn it around pixel by pixel, in ten times the time
-        place.numpy()[...] = image[..., ::-1] if mirrored else image
+        given = image[..., ::-1] if mirrored else image
+        if given.strides[2] == channels or not interleaved:
+            place.numpy()[...] = given
+        else:  # turned: NumPy would go pixel by pixel
+            for one, plane in zip(place.numpy(), given, strict=True):
+                one[...] = plane
         if mirrored:
             place.copy_(place.flip(2))
     return stack, rest

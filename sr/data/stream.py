@@ -80,12 +80,7 @@ class Stream:
                 raise UserError(content)
             groups = [Group(*group) for group in content["groups"]]
             if self._workers and not loader.pin_memory:  # else they are copies already
-                groups = [
-                    replace(
-                        group, gt=received.copy(group.gt), lq=group.lq if group.lq is None else received.copy(group.lq)
-                    )
-                    for group in groups
-                ]
+                groups = [_copied(group, received) for group in groups]
             yield Raw(groups, content["bad"])
 
 
@@ -109,6 +104,11 @@ def _deaf(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
+
+
+def _copied(group: Group, received: Received) -> Group:
+    lq = None if group.lq is None else received.copy(group.lq)
+    return replace(group, gt=received.copy(group.gt), lq=lq)
 
 
 def _as_it_is(content: Any) -> Any:

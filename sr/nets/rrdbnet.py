@@ -12,7 +12,7 @@ from sr.nets.layers import Count, conv3, conv_on, enlargements, small_conv3
 
 
 def _lrelu(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2, inplace=True)
+    return F.leaky_relu(x, dense.SLOPE, inplace=True)
 
 
 def _joined(*features: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class ResidualDenseBlock(nn.Module):
         features = [x, _lrelu(self.conv1(x))]
         for conv in (self.conv2, self.conv3, self.conv4):
             features.append(_lrelu(conv_on(conv, _joined, *features)))
-        return torch.add(x, conv_on(self.conv5, _joined, *features), alpha=0.2)
+        return torch.add(x, conv_on(self.conv5, _joined, *features), alpha=dense.SHARE)
 
 
 class RRDB(nn.Module):
