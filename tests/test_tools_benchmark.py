@@ -61,6 +61,17 @@ def test_peak_bytes_are_those_allocated_at_once() -> None:
     assert 6_000_000 <= peak_bytes(CPU, run) < 6_100_000
 
 
+def test_what_an_earlier_watched_run_left_does_not_count() -> None:
+    left = []
+    peak_bytes(CPU, lambda: left.append(torch.empty(2_000_000)))
+
+    def run() -> None:
+        left.clear()
+        left.append(torch.empty(1_000_000))
+
+    assert 4_000_000 <= peak_bytes(CPU, run) < 4_100_000
+
+
 def test_deviation_tells_angle_from_length() -> None:
     a = torch.tensor([1.0, 0.0])
     assert deviation(2 * a, a) == {"max": 1.0, "cosine": 1.0, "norm": 2.0}

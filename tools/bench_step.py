@@ -168,9 +168,11 @@ def _alone(
     """The generator's forward and backward on L1."""
     parameters = list(net.parameters())
 
-    def run() -> None:
+    def reset() -> None:
         for parameter in parameters:
             parameter.grad = None
+
+    def run() -> None:
         with autocast():
             output = net(batch.lq)
         nn.functional.l1_loss(output.float(), batch.gt).backward()
@@ -179,7 +181,7 @@ def _alone(
         run()
         return {"generator": torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])}
 
-    return Arm(f"{name}, {precision}", run, output, dtype=precision)
+    return Arm(f"{name}, {precision}", run, output, reset, dtype=precision)
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> Tensor:

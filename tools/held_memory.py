@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
-    """The most that torch's allocator held during `run`, beyond what it held before. numpy and others not counted."""
+    """The most that torch's allocator held at once of what `run` allocated; numpy and others are not counted.
+
+    On CUDA beyond what it held before, so that `run` may not begin by letting go of that.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -24,10 +27,15 @@ def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
         file = Path(folder, "trace.json")
         profile.export_chrome_trace(str(file))
         events = [e for e in json.loads(file.read_text())["traceEvents"] if e.get("name") == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda e: e["ts"]):
-        held += event["args"]["Bytes"]
-        most = max(most, held)
+    held: dict[int, int] = {}
+    now = most = 0
+    for args in (event["args"] for event in sorted(events, key=lambda e: (e["ts"], e["args"]["Ev Idx"]))):
+        if args["Bytes"] > 0:
+            held[args["Addr"]] = args["Bytes"]
+            now += args["Bytes"]
+            most = max(most, now)
+        else:  # what an earlier profile saw made is told too, and was not made here
+            now -= held.pop(args["Addr"], 0)
     return most
 
 
