@@ -75,6 +75,29 @@ def test_equals_torch_with_all_gradients(shape: tuple[int, ...], layout: Any, in
 
 
 @needs_library
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 192, 64, 61, 47)], ids=str)
+def test_tiles_of_6_equal_torch_in_both_directions(shape: tuple[int, ...], instructions: None) -> None:
+    batch, inside, out, height, width = shape
+    x, weight, bias = drawn(batch, inside, height, width), drawn(out, inside, 3, 3), drawn(out)
+    made = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    assert off(winograd.conv(x, weight, bias, side=6), made) < CLOSE
+    back = F.conv_transpose2d(made, weight.double(), padding=1)
+    assert off(winograd.conv(made.float(), weight, transposed=True, side=6), back) < CLOSE
+
+
+@needs_library
+def test_tiles_of_6_are_for_large_pictures_without_gradients() -> None:
+    x, weight = drawn(1, 16, 66, 64), drawn(16, 16, 3, 3)
+    assert [winograd.side(each) for each in (x, x[..., :20, :20])] == [6, 4]
+    made = [winograd.conv(x, weight, side=each) for each in (4, 6)]
+    assert not torch.equal(*made)
+    weight.requires_grad_()
+    assert torch.equal(winograd.conv2d(x, weight, stride=1, padding=1), made[0])
+    with torch.no_grad():
+        assert torch.equal(winograd.conv2d(x, weight, stride=1, padding=1), made[1])
+
+
+@needs_library
 @pytest.mark.parametrize("shape", [(1, 16, 32, 96, 88), (2, 4, 16, 66, 82)], ids=str)
 def test_four_taps_of_stride_2_equal_torch(shape: tuple[int, ...]) -> None:
     batch, inside, out, height, width = shape
@@ -87,10 +110,12 @@ def test_four_taps_of_stride_2_equal_torch(shape: tuple[int, ...]) -> None:
 
 
 @needs_library
-def test_some_channels_of_a_tensor_are_read_and_written_where_they_lie(instructions: None) -> None:
+@pytest.mark.parametrize("side", [4, 6])
+def test_some_channels_of_a_tensor_are_read_and_written_where_they_lie(side: Any, instructions: None) -> None:
     whole = drawn(2, 64, 18, 21).contiguous(memory_format=LAST)
     before, weight, bias = whole.clone(), drawn(16, 32, 3, 3), drawn(16)
-    winograd.conv(whole[:, 16:48], weight, bias, factor=0.5, slope=0.2, add=whole[:, 48:], into=whole[:, 48:])
+    into = whole[:, 48:]
+    winograd.conv(whole[:, 16:48], weight, bias, factor=0.5, slope=0.2, add=into, into=into, side=side)
     made = F.conv2d(before[:, 16:48].double(), weight.double(), bias.double(), padding=1)
     assert torch.equal(whole[:, :48], before[:, :48])
     assert off(whole[:, 48:], F.leaky_relu(0.5 * made, 0.2) + before[:, 48:]) < CLOSE
@@ -103,7 +128,8 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append((winograd.conv(x, weight), winograd.kernel_gradient(x, gradient, weight)))
+            both = [winograd.conv(x, weight, side=side) for side in (4, 6)]
+            found.append((*both, winograd.kernel_gradient(x, gradient, weight)))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))

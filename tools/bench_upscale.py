@@ -41,8 +41,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[Row]:
     from sr.images import list_images, read_rgb, write_rgb
+    from sr.pages import keep_memory
     from sr.reach import probe
 
+    if args.device.type == "cpu":  # as the program does; both sides gain
+        keep_memory()
     ours, theirs = _models(args)
     height, width = args.size
     operations = args.pictures * height * width * _operations(theirs)

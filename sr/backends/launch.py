@@ -6,9 +6,7 @@ a CPU without a word, and clip where the options file says nothing of it. The en
 leaves is read here instead, and `sr.backends` wraps.
 """
 
-import ctypes
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +19,9 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from sr import dist
 from sr.errors import UserError
+from sr.pages import keep_memory
 
 PLUGINS = "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 NAMES = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
 
 
@@ -140,7 +138,7 @@ def accelerator(launch: Launch, *, timeout: timedelta | None = None) -> Accelera
         raise UserError(f"the ranks were launched for {others}; start every node with the same accelerate config")
     if made.device.type == "cpu":
         _share_cores()
-        _keep_memory()
+        keep_memory()
     return made
 
 
@@ -158,12 +156,3 @@ def _share_cores() -> None:
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-def _keep_memory() -> None:
-    """Let glibc keep what a step frees, as torch does on a GPU: the next step needs it again, and to hand it back and
-    take it anew, page by page, costs time in every step. What it costs: the process stays as large as it once was."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)

@@ -10,6 +10,7 @@ import torch
 
 from sr.errors import UserError
 from sr.images import MAX_PIXELS
+from sr.pages import keep_memory
 from sr.video import CODECS, Film
 
 Add = Callable[[Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]  # (verb's function, its help)
@@ -71,7 +72,10 @@ def quality(text: str) -> int:
 def how(args: argparse.Namespace) -> dict[str, Any]:
     names = ("tile", "overlap", "format", "suffix", "quality", "again", "first_frame", "max_pixels")
     film = Film(codec=args.codec, crf=args.crf)
-    return {**{name: getattr(args, name) for name in names}, "film": film, "device": pick_device(args.device)}
+    there = pick_device(args.device)
+    if there.type == "cpu":
+        keep_memory()
+    return {**{name: getattr(args, name) for name in names}, "film": film, "device": there}
 
 
 def told(report: Any, output: str) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sr.nets.winograd import LAYOUT, Conv2d, conv, fits, kernel_gradient, lying
+from sr.nets.winograd import LAYOUT, Conv2d, Side, conv, fits, kernel_gradient, lying, side
 
 SLOPE, SHARE = 0.2, 0.2  # of the leaky ReLU after each convolution but the last; of what the block adds
 
@@ -26,13 +26,14 @@ def block(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
     Features are written side by side, so that nothing is concatenated in either direction, and the backward pass keeps
     each of them once. There are no gradients of its gradients.
     """
-    made: Tensor = _Block.apply(x, *(part for each in convs for part in (each.weight, each.bias)))
+    parameters = [part for each in convs for part in (each.weight, each.bias)]
+    made: Tensor = _Block.apply(x, side(x, *parameters), *parameters)
     return made
 
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, side: Side, *parameters: Tensor) -> Tensor:
         weights, biases = parameters[::2], parameters[1::2]
         (batch, known, height, width), last = x.shape, weights[-1]
         features = torch.empty((batch, last.shape[1], height, width), memory_format=LAYOUT)
@@ -40,9 +41,9 @@ class _Block(torch.autograd.Function):
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             below = weight.shape[1]
             above = features[:, below : below + len(weight)]
-            conv(features[:, :below], weight, bias, slope=SLOPE, into=above)
+            conv(features[:, :below], weight, bias, slope=SLOPE, into=above, side=side)
         ctx.save_for_backward(features, *weights)
-        return conv(features, last, biases[-1], factor=SHARE, add=x)
+        return conv(features, last, biases[-1], factor=SHARE, add=x, side=side)
 
     @staticmethod
     @once_differentiable
@@ -57,4 +58,4 @@ class _Block(torch.autograd.Function):
             of_own = torch.ops.aten.leaky_relu_backward(passed[:, own], features[:, own], SLOPE, True)
             found = [kernel_gradient(features[:, :below], of_own, weight), of_own.sum((0, 2, 3)), *found]
             conv(of_own, weight, transposed=True, add=passed[:, :below], into=passed[:, :below])
-        return gradient + passed[:, : gradient.shape[1]], *found
+        return gradient + passed[:, : gradient.shape[1]], None, *found

@@ -1,9 +1,9 @@
-/* 3 x 3 convolutions of stride 1 with a margin of one zero, in float32, by Winograd's F(4x4, 3x3):
+/* 3 x 3 convolutions of stride 1 with a margin of one zero, in float32, by Winograd's F(4x4, 3x3) and F(6x6, 3x3):
 
    Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016. 4 x 4 pixels of the output come from 6 x 6
    of the input. Both and the kernel are taken to 36 places, at each of which the sum over channels is a plain product
-   of matrices: 36 multiplications instead of 144. The gradient of the kernel is the same with 4 x 4 taps and 3 x 3
-   outputs. Called by winograd.py.
+   of matrices: 36 multiplications instead of 144. 6 x 6 pixels take 64 in place of 324, and lose a digit more or less
+   by a factor of 2. The gradient of the kernel is F(4x4, 3x3) with 4 x 4 taps and 3 x 3 outputs. Called by winograd.py.
 
    Pictures lie as [batch][height][width][pixel], of which the first channels are meant: a view of some channels needs
    no copy. Sums are added in one order, whatever the number of threads. */
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLACES = 36, MOST = 2048, SIX = 6, TOGETHER = 48 };
+enum { PLACES = 36, MOST_PLACES = 64, MOST = 2048, SIX = 6, TOGETHER = 48, TOGETHER_6 = 24 };
 
 struct Picture {
   int batch, height, width;
@@ -42,10 +42,10 @@ struct Kernel {
 };
 
 struct Lanes {
-  void (*tile_in)(const float *const *, const float *const *, int, float *, long, long);
+  void (*tile_in[2])(const float *const *, const float *const *, int, float *, long, long); /* F(4x4), F(6x6) */
   void (*gradient_in)(const float *const *, const float *const *, int, float *, long, long);
-  void (*tile_out)(const float *, long, const struct Output *, long, int, int);
-  void (*kernel_in)(const float[9][16], float *, long);
+  void (*tile_out[2])(const float *, long, const struct Output *, long, int, int);
+  void (*kernel_in[2])(const float[9][16], float *, long);
   void (*taps_out)(const float *, long, float[9][16]);
   void (*product)(const float *, const float *, float *, int, int, int);
   void (*outer)(const float *, const float *, float *, int, int, int, long);
@@ -113,21 +113,25 @@ struct Tile {
   int top, left, rows, cols;
 };
 
-static long tiles(struct Picture p) { return (long)p.batch * ((p.height + 3) / 4) * ((p.width + 3) / 4); }
+static int covers(int length, int side) { return (length + side - 1) / side; }
 
-static struct Tile tile(struct Picture p, long number) {
-  int across = (p.width + 3) / 4, down = (p.height + 3) / 4;
-  int left = 4 * (int)(number % across), top = 4 * (int)(number / across % down);
+static long tiles(struct Picture p, int side) {
+  return (long)p.batch * covers(p.height, side) * covers(p.width, side);
+}
+
+/* side: of a tile of the output */
+static struct Tile tile(struct Picture p, int side, long number) {
+  int across = covers(p.width, side), down = covers(p.height, side);
+  int left = side * (int)(number % across), top = side * (int)(number / across % down);
   struct Tile t = {(number / across / down * p.height + top) * p.width + left, top, left, p.height - top,
                    p.width - left};
-  if (t.rows > 4) t.rows = 4;
-  if (t.cols > 4) t.cols = 4;
+  if (t.rows > side) t.rows = side;
+  if (t.cols > side) t.cols = side;
   return t;
 }
 
 /* Where the side x side pixels around a tile lie, zeros for those outside the picture. margin: 1, or 0 for none. */
-static void surroundings(struct Picture p, struct Tile t, struct Input in, int margin, const float **pixels) {
-  int side = 4 + 2 * margin;
+static void surroundings(struct Picture p, struct Tile t, int side, struct Input in, int margin, const float **pixels) {
   for (int i = 0; i < side; i++, pixels += side) {
     int y = t.top + i - margin, left = t.left - margin;
     const float *at = in.pixels + (t.place + (i - margin) * (long)p.width - margin) * in.pixel;
@@ -138,16 +142,17 @@ static void surroundings(struct Picture p, struct Tile t, struct Input in, int m
   }
 }
 
-/* tile_in or gradient_in of tiles first .. first + count, each `apart` floats after the other. */
-static void tiles_in(struct Picture p, struct Input in, int margin, long first, int count, float *to, long apart,
-                     long step, long panel) {
+/* tile_in or gradient_in (without a margin) of tiles first .. first + count, each `apart` floats after the other. */
+static void tiles_in(struct Picture p, int side, struct Input in, int margin, long first, int count, float *to,
+                     long apart, long step, long panel) {
   const struct Lanes *use = lanes();
-  const float *pixels[2][PLACES];
-  surroundings(p, tile(p, first), in, margin, pixels[0]);
+  const float *pixels[2][MOST_PLACES];
+  int around = side + 2 * margin;
+  surroundings(p, tile(p, side, first), around, in, margin, pixels[0]);
   for (int n = 0; n < count; n++) {
     const float **now = pixels[n % 2], **next = n + 1 < count ? pixels[1 - n % 2] : now;
-    if (next != now) surroundings(p, tile(p, first + n + 1), in, margin, next);
-    (margin ? use->tile_in : use->gradient_in)(now, next, in.channels, to + n * apart, step, panel);
+    if (next != now) surroundings(p, tile(p, side, first + n + 1), around, in, margin, next);
+    (margin ? use->tile_in[side == 6] : use->gradient_in)(now, next, in.channels, to + n * apart, step, panel);
   }
 }
 
@@ -172,20 +177,21 @@ static void scatter(float taps[16][9][16], struct Kernel kernel, int out, int in
     }
 }
 
-/* Tiles that go together: TOGETHER at most, the same for each of the threads as far as they can be, full blocks. */
-static long chunk_size(long all, int threads) {
-  long rounds = (all + TOGETHER * (long)threads - 1) / (TOGETHER * (long)threads);
+/* Tiles that go together: `most`, the same for each of the threads as far as they can be, full blocks. */
+static long chunk_size(long all, long most, int threads) {
+  long rounds = (all + most * threads - 1) / (most * threads);
   long size = (all + rounds * threads - 1) / (rounds * threads);
   return (size + SIX - 1) / SIX * SIX;
 }
 
-/* Returns 0, or 1 where there is no memory. */
-int winograd_conv(struct Picture p, struct Input in, struct Kernel kernel, struct Output out, int threads) {
+/* side: 4 or 6, of a tile. Returns 0, or 1 where there is no memory. */
+int winograd_conv(struct Picture p, int side, struct Input in, struct Kernel kernel, struct Output out, int threads) {
   const struct Lanes *use = lanes();
-  long all = tiles(p), size = chunk_size(all, threads), chunks = (all + size - 1) / size;
-  long in_step = apart(size * in.channels), out_step = apart(size * out.channels);
+  int places = (side + 2) * (side + 2), six = side == 6;
+  long all = tiles(p, side), size = chunk_size(all, six ? TOGETHER_6 : TOGETHER, threads);
+  long chunks = (all + size - 1) / size, in_step = apart(size * in.channels), out_step = apart(size * out.channels);
   long kernel_step = apart((long)in.channels * out.channels);
-  float *u = room(KERNEL, PLACES * kernel_step); /* [36][out / 16][in][16] */
+  float *u = room(KERNEL, places * kernel_step); /* [places][out / 16][in][16] */
   if (!u) return 1;
   int failed = 0;
 #pragma omp parallel num_threads(threads)
@@ -195,25 +201,25 @@ int winograd_conv(struct Picture p, struct Input in, struct Kernel kernel, struc
       for (int c = 0; c < in.channels; c += 16) {
         float taps[16][9][16];
         gather(kernel, n, c, taps);
-        for (int k = 0; k < 16; k++) use->kernel_in(taps[k], u + n * (long)in.channels + (c + k) * 16L, kernel_step);
+        for (int k = 0; k < 16; k++) use->kernel_in[six](taps[k], u + n * (long)in.channels + (c + k) * 16L, kernel_step);
       }
 #pragma omp for schedule(dynamic) reduction(| : failed)
     for (long chunk = 0; chunk < chunks; chunk++) {
-      float *v = room(TILES, PLACES * (in_step + out_step)), *m = v + PLACES * in_step;
+      float *v = room(TILES, places * (in_step + out_step)), *m = v + places * in_step;
       if (!v) {
         failed = 1;
         continue;
       }
       long first = chunk * size;
       int count = (int)(all - first < size ? all - first : size);
-      tiles_in(p, in, 1, first, count, v, in.channels, in_step, 16);
+      tiles_in(p, side, in, 1, first, count, v, in.channels, in_step, 16);
       int rows = (count + SIX - 1) / SIX * SIX; /* what stands behind the last tile is multiplied, and left unused */
-      for (int place = 0; place < PLACES; place++)
+      for (int place = 0; place < places; place++)
         use->product(v + place * in_step, u + place * kernel_step, m + place * out_step, rows, in.channels,
                      out.channels);
       for (int n = 0; n < count; n++) {
-        struct Tile t = tile(p, first + n);
-        use->tile_out(m + n * (long)out.channels, out_step, &out, t.place, t.rows, t.cols);
+        struct Tile t = tile(p, side, first + n);
+        use->tile_out[six](m + n * (long)out.channels, out_step, &out, t.place, t.rows, t.cols);
       }
     }
   }
@@ -224,7 +230,7 @@ int winograd_conv(struct Picture p, struct Input in, struct Kernel kernel, struc
 static int some_of_kernel(struct Picture p, struct Input in, struct Input gradient, struct Kernel kernel) {
   const struct Lanes *use = lanes();
   int height = in.channels, columns = gradient.channels;
-  long all = tiles(p), panel = TOGETHER * 16L, in_step = apart(TOGETHER * (long)height);
+  long all = tiles(p, 4), panel = TOGETHER * 16L, in_step = apart(TOGETHER * (long)height);
   long out_step = apart(TOGETHER * (long)columns), sum_step = apart((long)height * columns);
   float *v = room(TILES, PLACES * (in_step + out_step + sum_step));
   if (!v) return 1;
@@ -232,8 +238,8 @@ static int some_of_kernel(struct Picture p, struct Input in, struct Input gradie
   memset(sums, 0, PLACES * sum_step * sizeof(float));
   for (long first = 0; first < all; first += TOGETHER) {
     int count = all - first < TOGETHER ? (int)(all - first) : TOGETHER;
-    tiles_in(p, in, 1, first, count, v, 16, in_step, panel);
-    tiles_in(p, gradient, 0, first, count, g, 16, out_step, panel);
+    tiles_in(p, 4, in, 1, first, count, v, 16, in_step, panel);
+    tiles_in(p, 4, gradient, 0, first, count, g, 16, out_step, panel);
     for (int place = 0; place < PLACES; place++)
       use->outer(v + place * in_step, g + place * out_step, sums + place * sum_step, count, height, columns, panel);
   }
