@@ -13,6 +13,7 @@ from sr.errors import UserError
 from sr.images import (
     ImageError,
     Picture,
+    encode_rgb,
     list_images,
     read_picture,
     read_pixels,
@@ -37,6 +38,15 @@ def saved(image, **options):
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
 def test_plain_rgb_comes_back_as_it_was(format):
     assert np.array_equal(read_rgb(saved(Image.fromarray(RGB), format=format)), RGB)
+
+
+def test_what_goes_into_shards_is_compressed_harder_than_what_is_written_once(tmp_path):
+    waves = np.sin(np.arange(256) / 9)
+    smooth = (120 + 100 * waves[:, None, None] * waves[:, None] + np.arange(3)).astype(np.uint8)
+    write_rgb(tmp_path / "a.png", smooth)
+    hard = encode_rgb(smooth, "png")
+    assert len(hard) < (tmp_path / "a.png").stat().st_size < 2 * len(hard)
+    assert np.array_equal(read_rgb(hard), smooth)
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tif", "TIFF"])

@@ -23,6 +23,7 @@ def test_both_ways_make_the_same_pictures(tile):
     args.device, args.pairs, args.memory = torch.device("cpu"), 1, False
     rows = bench_upscale.run(args)
     assert [row.arm for row in rows[1:3]] == ["ours, fp32", "ours, mixed"]
-    for row in (*rows[1:3], *rows[4:]):
+    assert [row.work for row in rows[6:]] == ["file", "file"]
+    for row in (*rows[1:3], *rows[4:6]):
         rounding = 1.01 if row.work.startswith("folder") else 0
         assert row.deviation["output"]["max"] * 255 <= rounding + 0.25, row.arm

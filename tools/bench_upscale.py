@@ -7,7 +7,7 @@ that have a say in the output, whose mean and spread are those of a picture; --w
 
 Folder: files in, files out. Picture: one in memory, which shows the deviation before it is rounded to 8 bits; there
 the reference is fp32 on CUDA as well, so that the deviation is from fp32. Pictures are compared without the 16 pixels
-at the right and below that the mirrored margin changes.
+at the right and below that the mirrored margin changes. File: a result as a PNG, by OpenCV as there, with its size.
 """
 
 import argparse
@@ -25,6 +25,7 @@ ARMS = {
     "ours, bf16": {"precision": "bf16"},
     "ours, fp16": {"precision": "fp16"},
 }
+WORK = ["folder", "picture", "file"]
 DTYPES = {"ours, mixed": "bf16", "ours, bf16": "bf16", "ours, fp16": "fp16"}  # for the share of the peak
 
 
@@ -36,7 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=int, default=1, help="in the folder (%(default)s)")
     parser.add_argument("--tile", type=int, help="of both (theirs: whole; ours: what fits the model)")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["ours, default"], help="beside the reference")
-    parser.add_argument("--work", nargs="+", choices=("folder", "picture"), default=["folder", "picture"])
+    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK)
 
 
 def run(args: argparse.Namespace) -> list[Row]:
@@ -71,7 +72,29 @@ def run(args: argparse.Namespace) -> list[Row]:
             arms = [Arm(reference, lambda: _inner(_theirs(theirs, pixels, args, half=False)), **shared)]
             arms += [Arm(n, lambda r=r: _inner(r(pixels)), dtype=d, **shared) for n, d, r in _pictures(ours, args)]
             rows += compare("picture", arms, rounds=args.pairs, device=args.device, memory=args.memory)
+        if "file" in args.work:
+            rows += _file(Path(scratch), args)
     return rows
+
+
+def _file(scratch: Path, args: argparse.Namespace) -> list[Row]:
+    import cv2
+
+    from sr.images import write_rgb
+    from sr.reach import probe
+
+    height, width = (4 * side for side in args.size)
+    made = (probe(max(height, width), 3)[0, :, :height, :width].permute(1, 2, 0) * 255).round().byte().numpy()
+    ways: dict[str, Any] = {
+        "Real-ESRGAN's way": lambda file: cv2.imwrite(str(file), cv2.cvtColor(made, cv2.COLOR_RGB2BGR)),
+        "ours": lambda file: write_rgb(file, made),
+    }
+    arms = []
+    for number, (name, write) in enumerate(ways.items()):
+        write(file := scratch / f"{number}.png")
+        run = lambda write=write, file=file: write(file) and None  # noqa: E731
+        arms.append(Arm(name, run, note=f"{file.stat().st_size / 1000:.0f} kB"))
+    return compare("file", arms, rounds=args.pairs, device=args.device, memory=False)
 
 
 def _models(args: argparse.Namespace) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 LAYOUT = torch.channels_last
 Side = Literal[4, 6]  # of a tile of the output, in pixels
 MOST = 2048  # channels; winograd.c says the same
-FEWEST_6, GAIN_6 = 64, 0.95  # tiles of 6 x 6 pixels; of the products that tiles of 4 x 4 take
+FEWEST_6, GAIN_6 = 64, 0.95  # tiles of 6 x 6 pixels in a picture; their products as a part of those of 4 x 4
 FEWEST = {1: 32, 2: 128}  # tiles of 4 x 4 pixels at a stride: with less, to take the kernel to its places costs more
 
 
@@ -179,12 +179,15 @@ class _Conv(torch.autograd.Function):
 
 
 def side(x: Tensor, *others: Tensor | None) -> Side:
-    """Of the tiles for a convolution of x, of which nobody wants the gradient (x and others tell): tiles of 6 take 64
-    places for 36 pixels, where those of 4 take 81, but they waste more at the edges, and the kernel's way is longer."""
+    """Of the tiles for a convolution of x: 4 where somebody wants gradients, of x or of others that go in.
+
+    Else 6 for large pictures: for 36 pixels they take 64 places in place of 81, but waste more at the edges, and the
+    kernel's way is longer. How many pictures go together changes nothing.
+    """
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, *others)):
         return 4
-    batch, _, height, width = x.shape
-    four, six = (batch * -(-height // each) * -(-width // each) for each in (4, 6))
+    height, width = x.shape[2:]
+    four, six = (-(-height // each) * -(-width // each) for each in (4, 6))
     return 6 if six >= FEWEST_6 and 64 * six < GAIN_6 * 36 * four else 4
 
 
