@@ -21,7 +21,7 @@ from sr.folders.records import Records, Stamp, stamp
 from sr.folders.tars import read_member
 from sr.images import MAX_PIXELS, ImageError, Picture, read_picture, size_of, write_picture
 
-READERS, WRITERS = 2, 4
+READERS, WRITERS = 2, 16  # threads of a process; a GPU makes pictures faster than a few cores compress them
 READ_PIXELS, WRITE_PIXELS = 32_000_000, 64_000_000  # decoded pictures that wait, 12 bytes a pixel
 TOGETHER_PIXELS = 1_000_000  # of pictures that are worked on in one call
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
