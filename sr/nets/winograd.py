@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+VERSION = 2  # of winograd.c: one that was compiled before, and not again, is left alone
 LAYOUT = torch.channels_last
 Side = Literal[4, 6]  # of a tile of the output, in pixels
 MOST = 2048  # channels; winograd.c says the same
@@ -52,6 +53,8 @@ def _load() -> Any:
     for suffix in EXTENSION_SUFFIXES:
         with suppress(OSError, AttributeError):
             library = ctypes.CDLL(str(Path(__file__).with_name(f"_winograd{suffix}")))
+            if library.winograd_version() != VERSION:
+                continue
             library.winograd_conv.argtypes = [_Picture, ctypes.c_int, _Input, _Kernel, _Output, ctypes.c_int]
             library.winograd_kernel_gradient.argtypes = [_Picture, _Input, _Input, _Kernel, ctypes.c_int]
             return library
@@ -135,8 +138,8 @@ def hasten(net: AnyModule, device: torch.device) -> AnyModule:
         return net
     if _library is None:
         warnings.warn(
-            "sr was installed without a C compiler: convolutions on this CPU take two to three times as long; "
-            "install one (gcc), and sr again",
+            "sr was installed without a C compiler, or pulled since: convolutions on this CPU take two to three times "
+            "as long; install one (gcc), and sr again",
             stacklevel=2,
         )
     for module in net.modules():
