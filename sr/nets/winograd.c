@@ -2,8 +2,8 @@
 
    Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016. 4 x 4 pixels of the output come from 6 x 6
    of the input. Both and the kernel are taken to 36 places, at each of which the sum over channels is a plain product
-   of matrices: 36 multiplications instead of 144. 6 x 6 pixels take 64 in place of 324, and lose a digit more or less
-   by a factor of 2. The gradient of the kernel is F(4x4, 3x3) with 4 x 4 taps and 3 x 3 outputs. Called by winograd.py.
+   of matrices: 36 multiplications instead of 144. 6 x 6 pixels take 64 in place of 324, and are off by twice as much.
+   The gradient of the kernel is F(4x4, 3x3) with 4 x 4 taps and 3 x 3 outputs. Called by winograd.py.
 
    Pictures lie as [batch][height][width][pixel], of which the first channels are meant: a view of some channels needs
    no copy. Sums are added in one order, whatever the number of threads. */
@@ -204,7 +204,8 @@ int winograd_conv(struct Picture p, int side, struct Input in, struct Kernel ker
       for (int c = 0; c < in.channels; c += 16) {
         float taps[16][9][16];
         gather(kernel, n, c, taps);
-        for (int k = 0; k < 16; k++) use->kernel_in[six](taps[k], u + n * (long)in.channels + (c + k) * 16L, kernel_step);
+        for (int k = 0; k < 16; k++)
+          use->kernel_in[six](taps[k], u + n * (long)in.channels + (c + k) * 16L, kernel_step);
       }
 #pragma omp for schedule(dynamic) reduction(| : failed)
     for (long chunk = 0; chunk < chunks; chunk++) {

@@ -14,7 +14,7 @@ TARGET static inline void NAME(store)(float *p, vec value) { *(vec *)p = value; 
 /* clang-format on */
 
 /* ---- one dimension, `side` pixels of the output (Lavin and Gray, section 4.3): the points are 0, 1, -1, 2, -2 and
-   infinity for 4, and 1/2, -1/2 too for 6 --------------------------------------------------------------------------- */
+   infinity for 4, and 1/2, -1/2 too for 6 -------------------------------------------------------------------------- */
 
 INLINE void NAME(input)(int side, const vec *d, vec *t) {
   if (side == 6) {
