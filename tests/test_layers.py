@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 LAYERS = [
-    "errors construct atomic schema document stopping",
+    "errors construct atomic schema document stopping pages",
     "batch meeting pulse dist images bicubic lab seeded tiles nets losses degrade metrics schedules optimizers",
     "reach precision inference",
     "data tasks",

@@ -282,6 +282,7 @@ def test_an_interrupt_leaves_whole_files_and_goes_on_later(tmp_path, run, number
     for n in range(9):
         draw(tmp_path / "in" / f"{n}.png", n)
     seen = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
 
     def work(picture: Picture, on_tiles: Any) -> Picture:
         if len(seen) == 5:
@@ -289,8 +290,11 @@ def test_an_interrupt_leaves_whole_files_and_goes_on_later(tmp_path, run, number
         seen.append(picture)
         return twice(picture)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(work=work)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(work=work)
+    finally:
+        signal.signal(signal.SIGINT, before)
     made = files(tmp_path / "out")
     assert all(read_rgb(tmp_path / "out" / name).shape == (10, 14, 3) for name in made)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("read", "write"))]
