@@ -24,13 +24,14 @@ def test_it_is_built_where_there_is_a_compiler() -> None:
     assert winograd.available()
 
 
+needs_library = pytest.mark.skipif(not winograd.available(), reason="installed without a C compiler")
+
+
+@needs_library
 def test_one_of_another_version_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (winograd._load() is not None) == winograd.available()
+    assert winograd._load() is not None
     monkeypatch.setattr(winograd, "VERSION", 0)
     assert winograd._load() is None
-
-
-needs_library = pytest.mark.skipif(not winograd.available(), reason="installed without a C compiler")
 
 
 @pytest.fixture(params=[0, 1, 2], ids=["all", "no AVX-512", "no AVX"])

@@ -159,7 +159,11 @@ def _step(name: str, precision: str, run: Callable[[], None], optimizers: Optimi
             hook.remove()
         return seen
 
-    return Arm(f"{name}, {precision}", run, output, dtype=precision)
+    def reset() -> None:
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+
+    return Arm(f"{name}, {precision}", run, output, reset, dtype=precision)
 
 
 def _alone(

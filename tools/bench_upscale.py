@@ -85,15 +85,18 @@ def _file(scratch: Path, args: argparse.Namespace) -> list[Row]:
 
     height, width = (4 * side for side in args.size)
     made = (probe(max(height, width), 3)[0, :, :height, :width].permute(1, 2, 0) * 255).round().byte().numpy()
-    ways: dict[str, Any] = {
-        "Real-ESRGAN's way": lambda file: cv2.imwrite(str(file), cv2.cvtColor(made, cv2.COLOR_RGB2BGR)),
-        "ours": lambda file: write_rgb(file, made),
-    }
-    arms = []
-    for number, (name, write) in enumerate(ways.items()):
-        write(file := scratch / f"{number}.png")
-        run = lambda write=write, file=file: write(file) and None  # noqa: E731
-        arms.append(Arm(name, run, note=f"{file.stat().st_size / 1000:.0f} kB"))
+    files = scratch / "theirs.png", scratch / "ours.png"
+
+    def theirs() -> None:
+        cv2.imwrite(str(files[0]), cv2.cvtColor(made, cv2.COLOR_RGB2BGR))
+
+    def ours() -> None:
+        write_rgb(files[1], made)
+
+    arms = [Arm("Real-ESRGAN's way", theirs), Arm("ours", ours)]
+    for arm, file in zip(arms, files, strict=True):
+        arm.run()
+        arm.note = f"{file.stat().st_size / 1000:.0f} kB"
     return compare("file", arms, rounds=args.pairs, device=args.device, memory=False)
 
 

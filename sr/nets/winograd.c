@@ -133,15 +133,16 @@ static struct Tile tile(struct Picture p, int side, long number) {
   return t;
 }
 
-/* Where the side x side pixels around a tile lie, zeros for those outside the picture. margin: 1, or 0 for none. */
-static void surroundings(struct Picture p, struct Tile t, int side, struct Input in, int margin, const float **pixels) {
-  for (int i = 0; i < side; i++, pixels += side) {
+/* Where the around x around pixels of a tile and its margin, 1 or 0, lie: zeros for those outside the picture. */
+static void surroundings(struct Picture p, struct Tile t, int around, struct Input in, int margin,
+                         const float **pixels) {
+  for (int i = 0; i < around; i++, pixels += around) {
     int y = t.top + i - margin, left = t.left - margin;
     const float *at = in.pixels + (t.place + (i - margin) * (long)p.width - margin) * in.pixel;
     if (y < 0 || y >= p.height)
-      for (int j = 0; j < side; j++) pixels[j] = zeros;
+      for (int j = 0; j < around; j++) pixels[j] = zeros;
     else
-      for (int j = 0; j < side; j++, at += in.pixel) pixels[j] = left + j < 0 || left + j >= p.width ? zeros : at;
+      for (int j = 0; j < around; j++, at += in.pixel) pixels[j] = left + j < 0 || left + j >= p.width ? zeros : at;
   }
 }
 
