@@ -1,0 +1,9 @@
+"""The bound on the size of an image, checked on its header before anything is decoded."""
+
+MAX_PIXELS = 500_000_000
+
+
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises ValueError for more than max_pixels."""
+    if width * height > max_pixels:
+        raise ValueError(f"{width}x{height} pixels are more than the {max_pixels} allowed")

@@ -1,0 +1,299 @@
+"""TIFF (TIFF 6.0 and BigTIFF) as grey, RGB or bands: what is not understood is refused, never guessed.
+
+tifffile decodes. What it needs the package imagecodecs for (LZW, CCITT, Zstandard, WebP; 2, 4 and 12 bits) is decoded
+by Pillow's libtiff where that package is not installed, and so is JPEG.
+"""
+
+import importlib.util
+import io
+import struct
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from sr.images.limits import check_size
+
+PREFIXES = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
+COLOURS = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}  # samples, without extra ones
+ASSOCIATED, UNASSOCIATED = 1, 2  # alpha that the colours are multiplied by, or not; 0 is a sample without a meaning
+JPEG = 7
+TIFFFILE = 1, 8, 32773, 32946, 34925  # compressions that tifffile decodes alone: none, Deflate, PackBits, LZMA
+PILLOW = 1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50000  # and Pillow: CCITT, LZW, JPEG, Zstandard
+SUBFILE = 1 | 4  # reduced copies and masks
+ICC, INK_SET, ORIENTATION, PHOTOMETRIC, EXTRA_SAMPLES = 34675, 332, 274, 262, 338
+BY_FORMULA = {529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}  # YCbCr coefficients and range of JFIF
+
+
+class Tiff(NamedTuple):
+    """pixels: uint8 or uint16 [h, w, samples], upright: grey, grey and alpha, RGB, RGB and alpha, CMYK, or bands.
+
+    cmyk: whether pixels are uint8 [h, w, 4] inks, where 0 is none. dropped: extra samples that have no meaning.
+    """
+
+    pixels: np.ndarray
+    icc: bytes | None = None
+    cmyk: bool = False
+    dropped: int = 0
+
+
+def is_tiff(head: bytes) -> bool:
+    return head.startswith(PREFIXES)
+
+
+def tiff_size(source: Any) -> tuple[int, int]:
+    """(height, width) of the upright image, from the header of a path or a binary file."""
+    import tifffile
+
+    with tifffile.TiffFile(source) as file:
+        page = _pages(file)[0]
+        size = page.imagelength, page.imagewidth
+        return size[::-1] if _orientation(page) >= 5 else size
+
+
+def read_tiff(data: bytes, *, max_pixels: int, bands: int = 0, first_page: bool = True) -> Tiff:
+    """Decode the first page. Raises ValueError, and what tifffile and Pillow raise on damaged files.
+
+    Args:
+        bands: where a pixel has exactly this many samples and some are without a meaning, return all as stored.
+        first_page: False refuses files with several pages. Reduced copies and masks do not count.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        pages = _pages(file)
+        if len(pages) > 1 and not first_page:
+            raise ValueError(f"holds {len(pages)} pages; take the first by --first-frame, or convert it to a video")
+        page = pages[0]
+        check_size(page.imagewidth, page.imagelength, max_pixels)
+        _check(page)
+        samples = _decoded(data, page)
+        read = _bands(page, samples) if page.samplesperpixel == bands > 1 else None
+        read = read or _interpreted(page, samples)
+        icc = page.tags.get(ICC)
+        return read._replace(
+            pixels=_turned(read.pixels, _orientation(page)), icc=None if icc is None else bytes(icc.value)
+        )
+
+
+def _pages(file: Any) -> list[Any]:
+    pages = [page for page in file.pages if not getattr(page, "subfiletype", 0) & SUBFILE]
+    if not pages:
+        raise ValueError("holds nothing but a reduced copy of an image; convert it with the program that made it")
+    return [page.aspage() for page in pages[:1]] + pages[1:]
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """orientation: where the first row and column are to be seen, 1 to 8 as in EXIF."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+# ---- what is understood ----------------------------------------------------------------------------------------------
+
+
+def _check(page: Any) -> None:
+    """Raises ValueError for pixels whose meaning is not known."""
+    if page.photometric not in COLOURS:
+        raise ValueError(f"{_name(page.photometric)} pixels are not read; convert it to RGB or grey")
+    kinds = {1: "", 2: "signed", 3: "float", 4: "", 5: "complex", 6: "complex"}
+    kind, bits = kinds.get(int(page.sampleformat or 1), "unknown"), page.bitspersample
+    if kind or not isinstance(bits, int) or bits > 16:
+        kind = kind or (f"{bits}-bit" if isinstance(bits, int) else f"{'-'.join(map(str, bits))}-bit")
+        raise ValueError(f"{kind} pixels have no known white; convert it to 16 bits")
+    if page.imagedepth != 1:
+        raise ValueError(f"holds a volume of {page.imagedepth} slices; save them as images")
+    if page.samplesperpixel < COLOURS[page.photometric]:
+        raise ValueError(f"{page.samplesperpixel} samples a pixel are too few for {_name(page.photometric)}")
+    if page.photometric == PALETTE and page.colormap is None:
+        raise ValueError("has no colour map for its palette; convert it to RGB")
+    ink_set = page.tags.get(INK_SET)
+    if page.photometric == SEPARATED and ink_set is not None and ink_set.value != 1:
+        raise ValueError("inks other than CMYK are not read; convert it to RGB")
+    if page.photometric == YCBCR and page.compression != JPEG:
+        given = {code: _rationals(page.tags[code].value) for code in BY_FORMULA if code in page.tags}
+        usual = all(np.allclose(value, BY_FORMULA[code], atol=1e-3) for code, value in given.items())
+        if bits != 8 or page.is_subsampled or not usual or not _tifffile_can(page):
+            raise ValueError("YCbCr pixels of this kind are not read; convert it to RGB")
+
+
+def _rationals(values: Any) -> list[float]:
+    """Numerators and denominators in turn -> numbers."""
+    return [a / b for a, b in zip(values[::2], values[1::2], strict=True)]
+
+
+def _name(photometric: Any) -> str:
+    return str(getattr(photometric, "name", photometric))
+
+
+def _interpreted(page: Any, samples: np.ndarray) -> Tiff:
+    """Stored samples [h, w, s] -> grey or RGB, and alpha if any extra sample is one."""
+    count, bits = COLOURS[page.photometric], page.bitspersample
+    extra = [*page.extrasamples, *[0] * samples.shape[2]][: samples.shape[2] - count]
+    alpha = next((n for n, kind in enumerate(extra) if kind in (ASSOCIATED, UNASSOCIATED)), None)
+    dropped = page.samplesperpixel - count - (alpha is not None)
+    if dropped and count == 1:
+        raise ValueError(f"holds {page.samplesperpixel} bands without a meaning; convert it to RGB or grey")
+    colours = samples[..., :count]
+    if page.photometric == PALETTE:
+        colours, colour_bits = _palette(page.colormap)[colours[..., 0]], 8
+    else:
+        colours, colour_bits = _full_range(colours, bits), 8 if bits <= 8 else 16
+    if page.photometric == MINISWHITE:
+        colours = ~colours
+    if page.photometric == YCBCR and page.compression != JPEG:
+        colours = np.asarray(Image.fromarray(np.ascontiguousarray(colours), "YCbCr").convert("RGB"))
+    if page.photometric == SEPARATED:
+        if alpha is not None:
+            raise ValueError("CMYK with alpha is not read; convert it to RGB")
+        return Tiff(_eight_bits(colours), cmyk=True, dropped=dropped)
+    if alpha is None:
+        return Tiff(colours, dropped=dropped)
+    clear = _full_range(samples[..., count + alpha : count + alpha + 1], bits)
+    if colour_bits == 8:
+        clear = _eight_bits(clear)
+    if extra[alpha] == ASSOCIATED:
+        colours = _divided(colours, clear)
+    return Tiff(np.concatenate([colours, clear], axis=2), dropped=dropped)
+
+
+def _bands(page: Any, samples: np.ndarray) -> Tiff | None:
+    """All samples, if some have no meaning."""
+    extra = [*page.extrasamples, *[0] * samples.shape[2]][: samples.shape[2] - COLOURS[page.photometric]]
+    if page.photometric not in (MINISBLACK, RGB) or any(extra) or not extra:
+        return None
+    return Tiff(_full_range(samples, page.bitspersample))
+
+
+def _full_range(values: np.ndarray, bits: int) -> np.ndarray:
+    """0 .. 2**bits - 1 -> uint8 of 0..255, or for more than 8 bits uint16 of 0..65535, rounded."""
+    most, top = 2**bits - 1, 255 if bits <= 8 else 65535
+    if most != top:
+        values = (values.astype(np.uint32) * top + most // 2) // most
+    return values.astype(np.uint8 if bits <= 8 else np.uint16, copy=False)
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _palette(colormap: np.ndarray) -> np.ndarray:
+    """uint16 [3, n] -> uint8 [n, 3]. Old programs write 8 bits (libtiff takes them so too), or only the upper byte."""
+    colours = np.asarray(colormap, np.uint16).T
+    if colours.max() < 256:
+        return colours.astype(np.uint8)
+    return (colours >> 8).astype(np.uint8) if not (colours & 255).any() else _eight_bits(colours)
+
+
+def _divided(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours that are multiplied by alpha -> colours; 0 where alpha is 0."""
+    top = np.iinfo(colours.dtype).max
+    divisor = np.maximum(alpha, 1).astype(np.uint64)
+    made = np.minimum((colours.astype(np.uint64) * top + divisor // 2) // divisor, top)
+    return np.where(alpha > 0, made, 0).astype(colours.dtype)
+
+
+# ---- decoding --------------------------------------------------------------------------------------------------------
+
+
+def _decoded(data: bytes, page: Any) -> np.ndarray:
+    """The samples as stored, [h, w, samples]; of JPEG those that it decodes to, YCbCr as RGB."""
+    contiguous = page.planarconfig == 1 or page.samplesperpixel == 1
+    if (page.compression == JPEG and contiguous) or not _tifffile_can(page):
+        planes = page.bitspersample == 8 and COLOURS[page.photometric] >= 3  # the separate ones that Pillow joins right
+        if page.compression not in PILLOW or not (contiguous or planes):
+            raise ValueError(_needs_imagecodecs(page))
+        return _by_pillow(data, page)
+    _check_segments(page)
+    values = page.asarray(maxworkers=1)
+    shape = page.imagelength, page.imagewidth, page.samplesperpixel
+    return values.reshape(shape) if contiguous else np.moveaxis(values.reshape(shape[2], *shape[:2]), 0, 2)
+
+
+def _tifffile_can(page: Any) -> bool:
+    import tifffile
+
+    if importlib.util.find_spec("imagecodecs"):
+        return page.compression in tifffile.TIFF.DECOMPRESSORS and page.predictor in tifffile.TIFF.UNPREDICTORS
+    return page.bitspersample in (1, 8, 16) and page.compression in TIFFFILE and page.predictor in (1, 2)
+
+
+def _needs_imagecodecs(page: Any) -> str:
+    return f"{_name(page.compression)} of {page.bitspersample} bits in this layout needs imagecodecs; install it by pip"
+
+
+def _check_segments(page: Any) -> None:
+    """Raises ValueError where strips hold far more than their pixels can take: they would fill the memory."""
+    most = 2 * page.imagelength * page.imagewidth * page.samplesperpixel * ((page.bitspersample + 7) // 8) + 65536
+    if sum(page.databytecounts) > most:
+        raise ValueError("holds more data than its size allows; save it again")
+
+
+def _by_pillow(data: bytes, page: Any) -> np.ndarray:
+    """As `_decoded`. Tags are changed so that Pillow gives what is stored: not inverted, divided by alpha or turned."""
+    bits, photometric = page.bitspersample, page.photometric
+    changed = bytearray(data)
+    _change(changed, page, ORIENTATION, 1)
+    if photometric == MINISWHITE:
+        _change(changed, page, PHOTOMETRIC, MINISBLACK)
+    if ASSOCIATED in page.extrasamples[:1]:
+        _change(changed, page, EXTRA_SAMPLES, UNASSOCIATED)
+    with _opened(bytes(changed), page) as image:
+        deep = bits == 16 and len(image.getbands()) > 1
+        pixels = _stored(image)
+    if deep:  # Pillow keeps the upper bytes of colours; read in the other byte order it keeps the lower ones
+        with _opened(bytes(changed), page) as twin:
+            _swap_bytes(twin)
+            pixels = pixels.astype(np.uint16) << 8 | _stored(twin)
+    if pixels.shape[2] != page.samplesperpixel and (pixels.shape[2] < COLOURS[photometric] or any(page.extrasamples)):
+        raise ValueError(_needs_imagecodecs(page))
+    if bits in (2, 4) and photometric != PALETTE:
+        pixels = pixels // (255 // (2**bits - 1))
+    return pixels
+
+
+def _change(data: bytearray, page: Any, code: int, value: int) -> None:
+    """Set the first value of a tag, if there is one."""
+    tag = page.tags.get(code)
+    if tag is not None:
+        form = {1: "B", 3: "H", 4: "I"}[int(tag.dtype)]
+        struct.pack_into(page.parent.byteorder + form, data, tag.valueoffset, value)
+
+
+def _opened(data: bytes, page: Any) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=["TIFF"])
+    except UnidentifiedImageError:
+        raise ValueError(_needs_imagecodecs(page)) from None
+    if page.index:
+        image.seek(page.index)
+    return image
+
+
+def _stored(image: Image.Image) -> np.ndarray:
+    image.load()
+    if image.mode not in ("1", "L", "P", "I;16", "I;16B", "LA", "RGB", "RGBA", "CMYK"):
+        raise ValueError(f"{image.mode} pixels are not read; convert it to RGB")
+    pixels = np.asarray(image)
+    pixels = pixels.astype(np.uint16 if pixels.dtype.itemsize > 1 else np.uint8, copy=False)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _swap_bytes(image: Image.Image) -> None:
+    """Read 16-bit samples as if the file were of the other byte order."""
+    raw = str(image.tile[0].args[0])  # type: ignore[attr-defined]
+    native = "L" if sys.byteorder == "little" else "B"
+    swapped = raw[:-1] + {"L": "B", "B": "L"}[native if raw[-1] == "N" else raw[-1]]
+    image.tile = [tile._replace(args=(swapped, *tile.args[1:])) for tile in image.tile]  # type: ignore[attr-defined]
