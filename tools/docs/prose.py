@@ -55,7 +55,7 @@ def files(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         sys.exit(f"{place}: no such file or folder; run this from the root of the repository")
-    return sorted(path for suffix in ("py", "md") for path in place.rglob(f"*.{suffix}"))
+    return sorted(path for suffix in ("py", "md") for path in place.rglob(f"*.{suffix}") if not path.samefile(__file__))
 
 
 def prose(file: Path) -> Iterator[Line]:
