@@ -118,6 +118,7 @@ def overrides(recipe: dict[str, Any], folder: Path) -> list[str]:
     data, source = recipe["data"], recipe["data"]["source"]["type"]
     photos, pairs = f"{{type: folder, gt: {folder / 'photos'}}}", f"{{type: side_by_side, path: {folder / 'pairs'}}}"
     side = 256 if recipe["generator"]["type"] == "unet_256" else 128 if recipe["task"] == "pix2pix" else SIZE
+    side = recipe.get("discriminator", {}).get("input_size", side)  # the VGG discriminator has a fixed size
     sources = {
         "side_by_side": pairs,
         "unpaired": f"{{type: unpaired, a: {photos}, b: {photos}}}",
@@ -134,7 +135,6 @@ def overrides(recipe: dict[str, Any], folder: Path) -> list[str]:
     sets += [f"data.{key}={side + 16}" for key in DEGRADE_SIZE if key in data]
     sets += [f"generator.{key}={value}" for key, value in SMALL[recipe["generator"]["type"]].items()]
     sets += ["discriminator.num_feat=16"] if "discriminator" in recipe else []
-    sets += [f"discriminator.input_size={side}"] if "input_size" in recipe.get("discriminator", {}) else []
     sets += ["losses.perceptual.weights=random"] if "perceptual" in recipe["losses"] else []
     if "distill" in recipe["losses"]:
         sets += [f"losses.distill.teacher={folder / 'runs' / TEACHER / 'models' / f'net_g_{STEPS}.safetensors'}"]
