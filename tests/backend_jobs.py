@@ -12,15 +12,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sr import dist, guard
-from sr.backends import accelerator, read_launch, zero
-from sr.build import Build, load
-from sr.checkpoint import Checkpoint
-from sr.checkpoint import load as load_checkpoint
-from sr.engine import Engine
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.distributed import comm
+from sr.distributed.backends import accelerator, deepspeed, read_launch
 from sr.nets.spectral import SpectralConv2d
-from sr.player import Player
+from sr.train import replica_check
+from sr.train.builder import Build, load
+from sr.train.checkpoint import Checkpoint
+from sr.train.checkpoint import load as load_checkpoint
+from sr.train.model_optimizer import Player
+from sr.train.trainer import Engine
 from tests.test_engine import assert_same
 
 KINDS = {"ddp": "DDP", "zero1": "Zero12", "zero2": "Zero12", "zero3": "Zero3", "fsdp2": "FSDP2"}
@@ -41,7 +42,7 @@ def check_loaded(engine: Engine, found: Checkpoint) -> None:
     engine.resume()
     for name, tensors in found.tensors.items():
         own = held(engine, name)
-        if dist.is_main():
+        if comm.is_main():
             assert_same(own, tensors)
 
 
@@ -51,9 +52,9 @@ def run(job: dict[str, Any]) -> None:
     if "start" in job:
         start = Path(job["start"])
         target = engine.plan.folder / "checkpoints" / start.name
-        if dist.is_main():
+        if comm.is_main():
             shutil.copytree(start, target)
-        dist.barrier()
+        comm.barrier()
         check_loaded(engine, load_checkpoint(target))
     engine.run()
 
@@ -63,14 +64,14 @@ def diverge(job: dict[str, Any]) -> None:
     engine = made(job)
     batches = engine.batches(0)
     engine.train_step(batches)
-    guard.check_ranks(engine.players, engine.ema, step=1, every=1)
+    replica_check.check_ranks(engine.players, engine.ema, step=1, every=1)
     with torch.no_grad():
-        if dist.rank() == 1:
+        if comm.rank() == 1:
             engine.players["discriminator"].raw.conv3.weight_orig[0, 0, 0, 0] += 1e-6
     with pytest.raises(
         UserError, match=r"step 1: discriminator.conv3.weight_orig on rank 1 is not what it is on rank 0"
     ):
-        guard.check_ranks(engine.players, engine.ema, step=1, every=1)
+        replica_check.check_ranks(engine.players, engine.ema, step=1, every=1)
 
 
 def spectral(job: dict[str, Any]) -> None:
@@ -86,14 +87,14 @@ def spectral(job: dict[str, Any]) -> None:
         name="net", net=net, optimizer=adam, schedule=lambda base, step: base, clip_norm=0.1, accumulate=2, **shared
     )
     for number in range(6):
-        x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(2 * number + dist.rank())).requires_grad_()
+        x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(2 * number + comm.rank())).requires_grad_()
         last = number % 2 == 1
         with player.quiet(last):
             loss = (player.module(x) - x).square().mean() / 2
             torch.autograd.grad(loss, x, retain_graph=True)
             player.update(loss, step=number // 2, last=last)
     state = player.state()
-    if dist.is_main():
+    if comm.is_main():
         save_file(state, job["out"])
 
 
@@ -102,11 +103,11 @@ JOBS = {"run": run, "diverge": diverge, "spectral": spectral}
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    zero.SMALL = 0  # else all of nets as small as these would stay whole
+    deepspeed.SMALL = 0  # else all of nets as small as these would stay whole
     for job in json.loads(Path(sys.argv[1]).read_text()):
         JOBS[job["do"]](job)
-        dist.barrier()
-    dist.part()
+        comm.barrier()
+    comm.part()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from sr.data import ShardSource, cache, index, remote
+from sr.data import ShardSource, index
+from sr.data.remote import cache, download
 from tests.test_data_sources import make_tar, png
 
 
@@ -72,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """An HTTP server of tmp_path / "served"; waits between tries are made short."""
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(download, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(cache, "POLL", 0.02)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))

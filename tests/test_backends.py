@@ -20,16 +20,16 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from sr import guard
-from sr.backends import Launch, read_launch
-from sr.backends.fsdp import chosen
-from sr.backends.launch import accelerator
-from sr.backends.sharded import check_player
-from sr.backends.zero import _alike
-from sr.build import Build, load
-from sr.checkpoint import Checkpoint
-from sr.checkpoint import load as load_checkpoint
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.distributed.backends import Launch, read_launch
+from sr.distributed.backends.deepspeed import _alike
+from sr.distributed.backends.fsdp import chosen
+from sr.distributed.backends.launch_config import accelerator
+from sr.distributed.backends.sharded import check_player
+from sr.train import replica_check
+from sr.train.builder import Build, load
+from sr.train.checkpoint import Checkpoint
+from sr.train.checkpoint import load as load_checkpoint
 from tests.backend_jobs import check_loaded
 from tests.conftest import ROOT, TINY, write_photos
 from tests.test_engine import Momentum, assert_same
@@ -56,7 +56,7 @@ TASKS: dict[str, dict[str, Any]] = {  # spectral norm in every discriminator
     "pix2pix": {"task": "pix2pix", "scale": 1, "degrade": [], "discriminator": {**PATCHES, "conditional": True}},
     "cyclegan": {"task": "cyclegan", "scale": 1, "degrade": [], "discriminator": PATCHES},
 }
-WHOLE = "data.gt_size=48"  # and channels in sixteens: what sr.nets.winograd takes
+WHOLE = "data.gt_size=48"  # and channels in sixteens: what sr.nets.cpu.winograd takes
 EXTRAS = {  # on sr_gan
     "penalty": (PENALTY, "log.every=1"),  # gradients of gradients, hooks inside, and graphs gone through twice
     "bf16": ("train.precision=bf16",),
@@ -330,9 +330,9 @@ def test_the_guard_sees_one_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     other = {name: value.clone() for name, value in weights.items()}
     bits = other["b"].view(torch.int32)
     bits[1, 2, 0, 1] ^= 1
-    sums = [[int(guard._bits(value)) for value in held.values()] for held in (weights, weights, other)]
+    sums = [[int(replica_check._bits(value)) for value in held.values()] for held in (weights, weights, other)]
     answers = iter([[hash(tuple(one)) for one in sums], sums])
-    monkeypatch.setattr(guard.dist, "world", lambda: 3)
-    monkeypatch.setattr(guard.dist, "gather", lambda value: next(answers))
+    monkeypatch.setattr(replica_check.comm, "world", lambda: 3)
+    monkeypatch.setattr(replica_check.comm, "gather", lambda value: next(answers))
     with pytest.raises(UserError, match="step 7: b on rank 2 is not what it is on rank 0"):
-        guard.compare(weights, step=7)
+        replica_check.compare(weights, step=7)

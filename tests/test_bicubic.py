@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from sr.bicubic import resize
-from sr.errors import UserError
-from sr.nets.basicsr import basicsr
+from sr.core.errors import UserError
+from sr.images.bicubic import resize
+from sr.nets.io.basicsr import basicsr
 
 
 @pytest.fixture

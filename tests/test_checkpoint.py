@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sr import checkpoint, snapshot
-from sr.errors import UserError
-from sr.snapshot import Snapshot
+from sr.core.errors import UserError
+from sr.train import checkpoint, host_snapshot
+from sr.train.host_snapshot import Snapshot
 
 GROUP = {"w": torch.arange(6.0).view(2, 3), "step": torch.tensor(7)}
 
@@ -39,7 +39,7 @@ def put(root: Path, step: int, *, keep: int = 9, spare: int | None = None, value
 
 
 def test_a_snapshot_is_a_safetensors_file_of_every_type(tmp_path: Path) -> None:
-    tensors = {str(kind): (torch.randn(3, 5) * 9).to(kind) for kind in snapshot.TYPES}
+    tensors = {str(kind): (torch.randn(3, 5) * 9).to(kind) for kind in host_snapshot.TYPES}
     tensors |= {"none": torch.empty(0, 4), "one": torch.tensor(3), 'quote"d é': torch.rand(1)}
     tensors["last"] = torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last)
     tensors["turned"] = torch.randn(5, 2).T
@@ -106,8 +106,8 @@ def killing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
 
         return ending
 
-    rmtree, write = shutil.rmtree, snapshot.write
-    for module, name in ((shutil, "rmtree"), (snapshot, "write"), (os, "rename"), (checkpoint, "_sync")):
+    rmtree, write = shutil.rmtree, host_snapshot.write
+    for module, name in ((shutil, "rmtree"), (host_snapshot, "write"), (os, "rename"), (checkpoint, "_sync")):
         monkeypatch.setattr(module, name, before(getattr(module, name)))
     return arm
 
@@ -220,7 +220,7 @@ LARGE = {f"w{n}": torch.randn(n, 1001, generator=torch.Generator().manual_seed(n
 def no_direct(monkeypatch: pytest.MonkeyPatch, fault: Callable[[int], int]) -> list[int]:
     """Disks on which writing past the cache ends in `fault`, given the bytes of a write; notes the writes."""
     seen: list[int] = []
-    monkeypatch.setattr(snapshot.os, "write", lambda file, part: seen.append(len(part)) or fault(len(part)))
+    monkeypatch.setattr(host_snapshot.os, "write", lambda file, part: seen.append(len(part)) or fault(len(part)))
     return seen
 
 
@@ -240,7 +240,7 @@ def test_a_file_is_the_same_past_the_cache_and_through_it(
     assert digest == f"{zlib.crc32(content):08x}"
     assert all(torch.equal(value, LARGE[name]) for name, value in load_file(file).items())
     assert len(content) == made._bytes
-    assert len(content) % snapshot.PAGE, "what is behind the last page would not show"
+    assert len(content) % host_snapshot.PAGE, "what is behind the last page would not show"
     assert seen is None or seen or not hasattr(os, "O_DIRECT")
 
 
@@ -258,7 +258,7 @@ def test_a_full_disk_is_told_past_the_cache_too(tmp_path: Path, monkeypatch: pyt
 def test_a_snapshot_taken_again_lies_in_the_same_pages(tmp_path: Path) -> None:
     made = taken(LARGE)
     place = made._buffer.data_ptr()
-    assert place % snapshot.PAGE == len(made._buffer) % snapshot.PAGE == 0
+    assert place % host_snapshot.PAGE == len(made._buffer) % host_snapshot.PAGE == 0
     made.take({name: value + 1 for name, value in LARGE.items()})
     made.write(tmp_path / "x.safetensors")
     assert made._buffer.data_ptr() == place

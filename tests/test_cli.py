@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sr.cli import main
-from sr.nets.models import open_model
+from sr.nets.io.load import open_model
 from tests.conftest import sr
 
 
@@ -102,7 +102,7 @@ def test_the_program_starts_without_basicsr() -> None:
     import subprocess
     import sys
 
-    code = "import sys; sys.modules['basicsr'] = None; import sr.cli, sr.run"
+    code = "import sys; sys.modules['basicsr'] = None; import sr.cli, sr.train.run"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

@@ -5,12 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cluster
 import pytest
 
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import cluster
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 
@@ -27,7 +25,14 @@ def made_by(pid: int) -> list[str]:
 
 def test_a_killed_worker_is_recovered_from(tmp_path: Path) -> None:
     """Some forty seconds on two idle cores."""
-    tool = [sys.executable, str(ROOT / "tools" / "cluster_test.py"), "--nodes", "2", "--only", "kill_worker"]
+    tool = [
+        sys.executable,
+        str(ROOT / "tools" / "cluster" / "cluster_test.py"),
+        "--nodes",
+        "2",
+        "--only",
+        "kill_worker",
+    ]
     tool += ["--steps", "20", "--timeout", "60", "--out", str(tmp_path)]
     with subprocess.Popen(tool, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as process:
         try:
@@ -44,7 +49,9 @@ def test_what_a_crash_leaves_behind_is_swept_up_by_the_next() -> None:
     code = "import cluster, os, pathlib; c = cluster.Cluster(2).__enter__(); "
     code += "c.start(0, ['sleep', '600'], env={}, log=pathlib.Path(os.devnull)); print(os.getpid(), flush=True); "
     code += "os._exit(9)"
-    crashed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "tools")
+    crashed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "tools" / "cluster"
+    )
     pid = int(crashed.stdout)
     assert len(made_by(pid)) >= 3
     with cluster.Cluster(1):

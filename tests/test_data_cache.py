@@ -9,11 +9,12 @@ import time
 
 import pytest
 
-from sr.data import cache, index, remote
+from sr.core.errors import UserError
+from sr.data import index
 from sr.data.colorize import Colorize
 from sr.data.crops import Crops
-from sr.data.order import Order
-from sr.errors import UserError
+from sr.data.remote import cache, download
+from sr.data.sampling_order import Order
 from tests.test_data_sources import shown
 from tests.test_data_stream import SETTINGS
 
@@ -40,7 +41,7 @@ def test_several_processes_fetch_a_shard_once(server, at):
 def test_whoever_waits_for_a_shard_gets_it_while_others_keep_it_open(server, tmp_path):
     [name] = server.publish(shards=1)
     server.slow = 0.02
-    shard = remote.Remote(f"{server.url}/{name}", index.read_folder_index(server.folder)[name])
+    shard = download.Remote(f"{server.url}/{name}", index.read_folder_index(server.folder)[name])
     files = []
     threads = [
         threading.Thread(
@@ -61,7 +62,7 @@ def test_whoever_waits_for_a_shard_gets_it_while_others_keep_it_open(server, tmp
 
 def test_a_shard_that_came_between_two_looks_is_not_fetched_again(server, tmp_path, monkeypatch):
     [name] = server.publish(shards=1)
-    shard = remote.Remote(f"{server.url}/{name}", index.read_folder_index(server.folder)[name])
+    shard = download.Remote(f"{server.url}/{name}", index.read_folder_index(server.folder)[name])
     local = cache.Cache(tmp_path / "cache", limit=10**6)
     local.open(shard).close()
     looks = iter([lambda path: None])  # before the other had finished it
@@ -135,7 +136,7 @@ def test_a_shard_in_use_stays_and_one_out_of_use_goes(server, tmp_path):
     names = server.publish()
     entries = index.read_folder_index(server.folder)
     store = cache.Cache(tmp_path / "cache", limit=entries[names[0]].bytes)
-    shards = [remote.Remote(f"{server.url}/{name}", entries[name]) for name in names]
+    shards = [download.Remote(f"{server.url}/{name}", entries[name]) for name in names]
     with store.open(shards[0]):
         store.open(shards[1]).close()  # more than the bound: what is in use cannot go
         assert len(server.held()) == 2

@@ -7,17 +7,17 @@ from PIL import Image
 from skimage.color import rgb2lab
 from skimage.feature import canny
 
-from sr import construct
-from sr.construct import Table
+from sr.config import registry
+from sr.config.registry import Table
+from sr.core.errors import UserError
 from sr.data import SOURCES, Edges, FolderSource, Mix
 from sr.data.crops import Crops
 from sr.data.derived import read_resized
+from sr.data.loader import Stream
 from sr.data.mix import parts_of
 from sr.data.source import resized
-from sr.data.stream import Stream
-from sr.errors import UserError
 from sr.images import read_rgb, write_rgb
-from sr.lab import lab_codes
+from sr.images.color import lab_codes
 
 TABLES = {"sources": Table(SOURCES, supplied=("channels",))}
 SETTINGS = {"seed": 3, "scale": 1, "gt_size": 16, "crop_size": 16, "flip": True, "rotate": True}
@@ -26,8 +26,8 @@ SPECKLED = np.random.default_rng(0).integers(0, 256, (23, 31), dtype=np.uint8)
 
 def made(part, channels=(3, 3)):
     """A source as the options make it."""
-    assert construct.check(part, "sources", TABLES) == []
-    return construct.make(part, "sources", TABLES, channels=channels)
+    assert registry.check(part, "sources", TABLES) == []
+    return registry.make(part, "sources", TABLES, channels=channels)
 
 
 def test_colorize_lab_is_lightness_and_ab(photos):
@@ -107,7 +107,7 @@ def test_parts_that_cannot_be_are_named(photos):
     with pytest.raises(UserError, match="not in 6 channels"):
         made({"type": "edges", "of": source}, (1, 6))
     wrong = {"type": "colorize", "of": {"type": "folder", "path": "x"}, "space": "hsv"}
-    assert len(construct.check(wrong, "sources", TABLES)) == 3
+    assert len(registry.check(wrong, "sources", TABLES)) == 3
 
 
 def test_derived_pairs_of_a_mix_and_of_bad_files(photos, tmp_path):

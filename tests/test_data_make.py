@@ -4,9 +4,9 @@ import tarfile
 import numpy as np
 import pytest
 
-from sr.data import ShardSource, make
-from sr.data.make import make_shards, windows
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.data import ShardSource
+from sr.data.make_shards import make_shards, windows
 from sr.images import read_rgb, write_rgb
 
 OPTIONS = {"size": 64, "step": 48, "per_shard": 5, "progress": False}
@@ -116,13 +116,13 @@ def test_an_interrupted_run_makes_only_what_is_missing(folder, tmp_path, monkeyp
     make_shards(folder, tmp_path / "whole", **OPTIONS)
     out, written = tmp_path / "out", []
 
-    def fails_at_the_second(job, write=make._write_shard):
+    def fails_at_the_second(job, write=make_shards._write_shard):
         written.append(job.tar.name)
         if len(written) == 2:
             raise KeyboardInterrupt
         write(job)
 
-    monkeypatch.setattr(make, "_write_shard", fails_at_the_second)
+    monkeypatch.setattr(make_shards, "_write_shard", fails_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         make_shards(folder, out, **OPTIONS)
     assert not (out / "index.json").exists()

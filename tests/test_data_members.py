@@ -10,10 +10,10 @@ import zstandard
 from PIL import Image
 from skimage import data
 
-from sr.data import ShardSource, members
+from sr.data import ShardSource, codecs
+from sr.data.codecs import HEADER, MAGIC, decode, encode
 from sr.data.crops import Crops
-from sr.data.make import make_shards
-from sr.data.members import HEADER, MAGIC, decode, encode
+from sr.data.make_shards import make_shards
 from sr.images import ImageError, read_rgb, write_rgb
 from tests.test_data_sources import make_tar
 
@@ -58,7 +58,7 @@ def test_other_numbers_of_channels_come_back():
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"subsampling": 2, "progressive": True}, {"quality": 30}])
 def test_the_fast_way_of_jpeg_gives_the_same_pixels(photo, options):
     file = saved(photo, format="JPEG", **options)
-    assert members._decode_jpeg(file) is not None
+    assert codecs._decode_jpeg(file) is not None
     assert np.array_equal(decode(file, channels=3, name="x"), read_rgb(file))
 
 
@@ -71,7 +71,7 @@ def test_jpegs_that_are_turned_or_grey_go_the_other_way(photo):
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
     tagged = saved(photo, format="JPEG", xmp=xmp + b"</x:xmpmeta>")
     for file in (turned, gray, cmyk.getvalue(), tagged):
-        assert members._decode_jpeg(file) is None
+        assert codecs._decode_jpeg(file) is None
         assert np.array_equal(decode(file, channels=3, name="x"), read_rgb(file))
     assert decode(turned, channels=3, name="x").shape == (303, 201, 3)
 
@@ -83,7 +83,7 @@ def test_a_jpeg_of_two_sizes_or_without_end_goes_the_other_way(photo):
     endless = whole[:frame] + b"\xff\xfe\x00\x00" + whole[frame:]
     huge = whole[: frame + 5] + b"\xff\xff\xff\xff" + whole[frame + 9 :]
     for file in (twice, endless, huge, whole[: frame + 8]):
-        assert members._decode_jpeg(file) is None
+        assert codecs._decode_jpeg(file) is None
     with pytest.raises(ImageError, match="65535x65535"):
         decode(huge, channels=3, name="x")
 

@@ -4,9 +4,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from sr.core.errors import UserError
 from sr.data.mix import Mix, Route, parts_of, pattern
-from sr.data.order import Order
-from sr.errors import UserError
+from sr.data.sampling_order import Order
 
 
 class Source:

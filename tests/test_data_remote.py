@@ -8,10 +8,10 @@ from itertools import islice
 import fsspec
 import pytest
 
+from sr.core.errors import UserError
 from sr.data import ShardSource, index
-from sr.data.make import make_shards
-from sr.data.stream import Stream
-from sr.errors import UserError
+from sr.data.loader import Stream
+from sr.data.make_shards import make_shards
 from sr.images import write_rgb
 from tests.test_data_sources import make_tar, picture, png, shown
 from tests.test_data_stream import SETTINGS, flat, same

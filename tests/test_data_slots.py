@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sr.data import crops, slots
+from sr.data.loader import Stream
 from sr.data.slots import SLOTS, Received, Slots
-from sr.data.stream import Stream
 from tests.test_data_stream import SETTINGS, flat, same, sources
 
 NUMBER = 5 * SLOTS

@@ -9,9 +9,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from sr.core.errors import UserError
 from sr.data import SOURCES, FolderSource, ShardSource, index
 from sr.data.paths import image_paths
-from sr.errors import UserError
 from sr.images import ImageError, encode_rgb, write_rgb
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from sr.core.errors import UserError
 from sr.data.crops import Crops
+from sr.data.loader import Stream
 from sr.data.mix import Mix
 from sr.data.source import Sample
-from sr.data.stream import Stream
-from sr.errors import UserError
 from sr.images import ImageError
 
 SETTINGS = {"seed": 1, "scale": 4, "gt_size": 16, "crop_size": 20, "flip": True, "rotate": True}

@@ -11,9 +11,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from sr.data import ShardSource, index, remote, transport
-from sr.data.stream import Stream
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.data import ShardSource, index
+from sr.data.loader import Stream
+from sr.data.remote import download, transport
 from tests.test_data_sources import make_tar, png, shown
 from tests.test_data_stream import SETTINGS
 
@@ -116,7 +117,7 @@ def test_hopeless_shards_end_it_with_name_and_cause(server, at, faults, requests
 
 
 def test_a_server_that_is_not_there_is_told(at, server, monkeypatch):
-    monkeypatch.setattr(remote, "TRIES", 3)
+    monkeypatch.setattr(download, "TRIES", 3)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         with pytest.raises(UserError, match=r"t-0\.tar|index\.json: .*refused \(3 tries\)"):
@@ -142,7 +143,7 @@ def test_a_hopeless_shard_ends_a_run_with_workers_too(server, at):
 
 def test_pipes_that_fail_are_told_and_their_words_are_kept_secret(tmp_path, monkeypatch, server):
     server.publish()
-    monkeypatch.setattr(remote, "TRIES", 2)
+    monkeypatch.setattr(download, "TRIES", 2)
     monkeypatch.setattr(transport, "PATIENCE", 0.3)
     start = time.monotonic()
     for command, cause in (
@@ -165,9 +166,9 @@ def test_pipes_that_fail_are_told_and_their_words_are_kept_secret(tmp_path, monk
 
 def test_waits_double_and_are_the_same_in_every_run_but_not_on_every_rank(monkeypatch):
     monkeypatch.setenv("RANK", "0")
-    waits = [remote.backoff("http://host/x.tar", failed) for failed in range(1, 12)]
-    assert waits == [remote.backoff("http://host/x.tar", failed) for failed in range(1, 12)]
+    waits = [download.backoff("http://host/x.tar", failed) for failed in range(1, 12)]
+    assert waits == [download.backoff("http://host/x.tar", failed) for failed in range(1, 12)]
     for wait, middle in zip(waits, [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30, 30], strict=True):
         assert 0.5 * middle <= wait <= 1.5 * middle
     monkeypatch.setenv("RANK", "1")
-    assert waits != [remote.backoff("http://host/x.tar", failed) for failed in range(1, 12)]
+    assert waits != [download.backoff("http://host/x.tar", failed) for failed in range(1, 12)]

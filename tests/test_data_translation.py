@@ -10,15 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sr import cli, construct
-from sr.construct import Table
+from sr import cli
+from sr.config import registry
+from sr.config.registry import Table
+from sr.core.errors import UserError
 from sr.data import SOURCES, FolderSource, Mix, ShardSource, Unpaired
 from sr.data.crops import Crops
-from sr.data.make import make_shards
+from sr.data.loader import Stream
+from sr.data.make_shards import make_shards
 from sr.data.mix import sides_of
 from sr.data.source import Sample, oriented, resized
-from sr.data.stream import Stream
-from sr.errors import UserError
 from sr.images import ImageError, write_rgb
 
 TABLES = {"sources": Table(SOURCES, supplied=("channels",))}
@@ -27,8 +28,8 @@ SETTINGS = {"seed": 3, "scale": 1, "gt_size": 16, "crop_size": 16, "flip": True,
 
 def made(part, channels=(3, 3)):
     """A source as the options make it."""
-    assert construct.check(part, "sources", TABLES) == []
-    return construct.make(part, "sources", TABLES, channels=channels)
+    assert registry.check(part, "sources", TABLES) == []
+    return registry.make(part, "sources", TABLES, channels=channels)
 
 
 def smooth(seed, height, width):

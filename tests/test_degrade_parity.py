@@ -6,14 +6,14 @@ import torch
 from scipy import stats
 from skimage import data
 
+from sr.core.errors import UserError
 from sr.degrade import noise, shot
 from sr.degrade.filters import filter2d
 from sr.degrade.jpeg import jpeg
 from sr.degrade.kernels import Bell, Ring, synthesize
 from sr.degrade.resize import interpolate
 from sr.degrade.sharpen import Sharpen
-from sr.errors import UserError
-from sr.nets.basicsr import basicsr
+from sr.nets.io.basicsr import basicsr
 
 CPU = torch.device("cpu")
 

@@ -3,11 +3,11 @@ import torch
 from skimage import data
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sr.construct import Table, check, make
+from sr.config.registry import Table, check, make
+from sr.core.errors import UserError
 from sr.degrade import STAGES, Degradation, canvas
 from sr.degrade.resize import Downscale, Resize
 from sr.degrade.sharpen import Sharpen
-from sr.errors import UserError
 
 TABLES = {"degrade": Table(STAGES)}
 FINAL = [

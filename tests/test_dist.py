@@ -17,10 +17,11 @@ import torch
 import torch.distributed as td
 from torch.nn.parallel import DistributedDataParallel
 
-from sr import cli, dist, meeting, pulse
-from sr.backends.whole import DDP
-from sr.build import Build, load
-from sr.errors import UserError
+from sr import cli
+from sr.core.errors import UserError
+from sr.distributed import comm, rendezvous, watchdog
+from sr.distributed.backends.ddp import DDP
+from sr.train.builder import Build, load
 
 TIMEOUT = 4.0
 HOST = socket.gethostname()
@@ -29,7 +30,7 @@ HOST = socket.gethostname()
 
 
 def step(number: int) -> None:
-    with dist.watched(number):
+    with comm.watched(number):
         td.all_reduce(torch.ones(3))
         print(number, flush=True)
         time.sleep(0.05)
@@ -42,41 +43,41 @@ def steps() -> None:
 
 def long_work() -> None:
     step(1)
-    dist.on_main(lambda: time.sleep(1.5 * TIMEOUT))
+    comm.on_main(lambda: time.sleep(1.5 * TIMEOUT))
     step(2)
 
 
 def stuck_reading() -> None:
     step(1)
-    with dist.watched(2):
-        time.sleep(60 if dist.rank() else 0)
+    with comm.watched(2):
+        time.sleep(60 if comm.rank() else 0)
         td.all_reduce(torch.ones(3))
 
 
 def stuck_with_the_gil() -> None:
     step(1)
-    with dist.watched(2):
-        if dist.rank():
+    with comm.watched(2):
+        if comm.rank():
             ctypes.PyDLL(None).sleep(60)
         td.all_reduce(torch.ones(3))
 
 
 def fails_alone() -> None:
     step(1)
-    if dist.rank() == 2:
+    if comm.rank() == 2:
         raise UserError("photo.png: is no picture; remove it")
     step(2)
 
 
 def breaks_alone() -> None:
     step(1)
-    if dist.rank():
+    if comm.rank():
         raise ZeroDivisionError("a defect")
     step(2)
 
 
 def reads_alone() -> None:
-    os.chdir(Path(os.environ["FOLDER"], f"rank{dist.rank()}"))
+    os.chdir(Path(os.environ["FOLDER"], f"rank{comm.rank()}"))
     Build(load("tiny.yml")).source()
 
 
@@ -87,7 +88,7 @@ def fails_alike() -> None:
 
 def two_starts() -> None:
     """The second step of one start, and the same step as the first of another."""
-    torch.manual_seed(dist.rank())
+    torch.manual_seed(comm.rank())
     batches = torch.rand(2, 4, 7)
     one = wrapped(None)
     train(one, batches[0])
@@ -115,13 +116,13 @@ def train(start: DDP, batch: torch.Tensor) -> list[torch.Tensor]:
 
 
 def main(name: str) -> int:
-    meeting.MEETING_SECONDS = 1.0 if name == "waits_for_nobody" else 60.0
+    rendezvous.MEETING_SECONDS = 1.0 if name == "waits_for_nobody" else 60.0
     timeout = 60.0 if name == "two_starts" else TIMEOUT
-    dist.meet(timeout)
+    comm.meet(timeout)
     td.init_process_group("gloo", timeout=timedelta(seconds=timeout))
-    dist.resumes(lambda: "step 0")
+    comm.resumes(lambda: "step 0")
     globals()[name]()
-    dist.part()
+    comm.part()
     td.destroy_process_group()
     return 0
 
@@ -136,7 +137,7 @@ def process(name: str, env: dict[str, str], log: Path) -> None:
     except UserError as error:
         code = cli._failed(str(error), error.exit_code)
     except Exception as error:
-        code = cli._failed(*(dist.lost(error) or (f"{error!r}", 70)))
+        code = cli._failed(*(comm.lost(error) or (f"{error!r}", 70)))
     os._exit(code)
 
 
@@ -199,7 +200,7 @@ def test_a_killed_process_is_named_at_once(ranks: Callable[..., Ranks], gone: in
     run = ranks("steps")
     run.reach(5)
     run.send(gone, signal.SIGKILL)
-    assert run.end(1 - gone) == pulse.LOST
+    assert run.end(1 - gone) == watchdog.LOST
     said = run.said(1 - gone)
     assert f"rank {gone} on {HOST} (127.0.0.1) is gone (connection closed), at step " in said
     assert "start the same command again on every machine: it continues from step 0" in said
@@ -212,16 +213,16 @@ def test_a_process_that_hangs_as_a_whole_is_named(ranks: Callable[..., Ranks], g
     run = ranks("steps")
     run.reach(5)
     run.send(gone, signal.SIGSTOP)
-    assert run.end(1 - gone) == pulse.LOST
+    assert run.end(1 - gone) == watchdog.LOST
     assert f"rank {gone} on {HOST} (127.0.0.1) is gone (no sign of life for 2 s)" in run.said(1 - gone)
     run.send(gone, signal.SIGCONT)
-    assert run.end(gone) == pulse.LOST
+    assert run.end(gone) == watchdog.LOST
 
 
 def test_work_of_rank_0_may_take_longer_than_any_timeout(ranks: Callable[..., Ranks]) -> None:
     """Started as by a launcher whose store still holds what an attempt that is over left there."""
     store = td.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-    store.set(meeting._KEY, "9 0123456789abcdef")
+    store.set(rendezvous._KEY, "9 0123456789abcdef")
     for rank in range(2):
         store.set(f"default_pg/0//cpu//{rank}", "gone")
     run = ranks("long_work", MASTER_PORT=str(store.port), TORCHELASTIC_USE_AGENT_STORE="True")
@@ -231,14 +232,14 @@ def test_work_of_rank_0_may_take_longer_than_any_timeout(ranks: Callable[..., Ra
 def test_a_step_that_hangs_on_one_rank_shows_where(ranks: Callable[..., Ranks]) -> None:
     run = ranks("stuck_reading")
     run.reach(1)
-    assert [run.end(rank) for rank in (0, 1)] == [pulse.LOST, pulse.LOST]
+    assert [run.end(rank) for rank in (0, 1)] == [watchdog.LOST, watchdog.LOST]
     assert "in stuck_reading" in run.said(1)  # the stack of the one that holds up the other
     assert "no step was finished in 4 s" in run.said(1)
 
 
 def test_a_process_whose_threads_cannot_run_ends_too(ranks: Callable[..., Ranks]) -> None:
     run = ranks("stuck_with_the_gil")
-    assert run.end(0) == pulse.LOST
+    assert run.end(0) == watchdog.LOST
     assert "is gone (no sign of life for 2 s), at step 2" in run.said(0)
     assert run.end(1) == 1
     assert "in stuck_with_the_gil" in run.said(1)
@@ -291,5 +292,5 @@ def test_the_first_step_after_a_start_adds_up_as_any_other(ranks: Callable[..., 
 @pytest.mark.parametrize(("rank", "told"), [(0, "1 of 2 processes did not come: rank 1"), (1, "rank 0 at 127.0.0.1:")])
 def test_who_does_not_come_is_named(ranks: Callable[..., Ranks], rank: int, told: str) -> None:
     run = ranks("waits_for_nobody", only=(rank,))
-    assert run.end(rank) == pulse.LOST
+    assert run.end(rank) == watchdog.LOST
     assert told in run.said(rank)

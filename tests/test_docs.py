@@ -19,17 +19,15 @@ import yaml
 from PIL import Image
 
 from sr import cli
-from sr.build import load
-from sr.nets.layouts import save_pth, save_safetensors
-from sr.nets.models import architecture
+from sr.cli.convert import import_options
+from sr.nets.io.load import architecture
+from sr.nets.io.state_dicts import save_pth, save_safetensors
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.unet import UNet
 from sr.nets.unet_sn import UNetDiscriminatorSN
+from sr.train.builder import load
 from tests.conftest import ROOT, write_photos
 from tests.test_tools_import import PAIRS
-
-sys.path.insert(0, str(ROOT / "tools"))
-import import_options
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ["own_photos.md", "fine_tuning.md", "swapping_parts.md", "from_other_trainers.md"]
@@ -197,7 +195,7 @@ def test_moving_from_other_trainers(place: Path, capfd: pytest.CaptureFixture[st
         arguments = ours(words)
         if words[0] == "python":
             there = words.index(">")
-            assert words[1] == "tools/import_options.py"
+            assert words[1] == "sr/cli/convert/import_options.py"
             capfd.readouterr()
             assert import_options.main(words[2:there]) == 0
             Path(words[there + 1]).write_text(capfd.readouterr().out)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sr import checkpoint
-from sr.batch import Raw
-from sr.engine import Engine
+from sr.data.batch import Raw
+from sr.train import checkpoint
+from sr.train.trainer import Engine
 from tests.conftest import ROOT
 from tests.test_engine import assert_same, engine, state
 
@@ -22,7 +22,8 @@ Recipe = Callable[..., Path]
 LEGS = """
 import json, os, sys
 from torch.utils import tensorboard
-from sr import cli, run
+from sr import cli
+from sr.train import run
 ended = []
 for world, port, arguments in json.loads(sys.argv[1]):
     launched = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from sr import checkpoint
-from sr.build import Build, load
-from sr.engine import Engine
-from sr.errors import UserError
+from sr.core.errors import UserError
 from sr.losses.adversarial.vanilla import Vanilla
 from sr.tasks.sr_gan import SRGAN
 from sr.tasks.task import Adversary, Fidelity, frozen
-from sr.track import NotFinite
+from sr.train import checkpoint
+from sr.train.builder import Build, load
+from sr.train.tracker import NotFinite
+from sr.train.trainer import Engine
 from tests.conftest import ROOT, sr
 
 Recipe = Callable[..., Path]
@@ -303,7 +303,7 @@ def _gan(generator: nn.Module, discriminator: nn.Module) -> SRGAN:
 
 
 def test_the_gan_term_reaches_the_generator_and_only_it() -> None:
-    from sr.batch import Pair
+    from sr.data.batch import Pair
     from sr.nets.unet_sn import UNetDiscriminatorSN
 
     generator, discriminator = nn.Conv2d(3, 3, 1), UNetDiscriminatorSN(num_feat=8)

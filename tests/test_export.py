@@ -11,11 +11,11 @@ import torch
 from spandrel.architectures.Compact import Compact
 from torch import Tensor, nn
 
-from sr import export
 from sr.cli import main
+from sr.inference import export
 from sr.nets import GENERATORS
-from sr.nets.layouts import load_weights, save_pth, save_safetensors
-from sr.nets.models import Model, architecture, open_model
+from sr.nets.io.load import Model, architecture, open_model
+from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors
 from tests.test_translate import save
 
 needs_onnx = pytest.mark.skipif(
@@ -155,7 +155,7 @@ def test_weights_open_in_spandrel(tmp_path, scale, ending, layout):
 @pytest.mark.skipif(find_spec("basicsr") is None, reason="the reference is the extra sr[basicsr]")
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_pth_is_what_basicsr_loads(tmp_path, scale):
-    from sr.nets.basicsr import basicsr
+    from sr.nets.io.basicsr import basicsr
 
     net = saved(tmp_path / "m.safetensors", scale=scale)
     content = torch.load(exported(tmp_path, "net.pth"), weights_only=True)

@@ -1,10 +1,9 @@
-"""Whatever is put in: an answer or one sentence. Properties over drawn input, and some cases of tools/fuzz.py."""
+"""Whatever is put in: an answer or one sentence. Properties over drawn input, and some cases of tools/fuzz/fuzz.py."""
 
 import contextlib
 import io
 import json
 import string
-import sys
 import tarfile
 from collections.abc import Callable
 from functools import cache
@@ -12,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import fuzz
 import numpy as np
 import pytest
 import yaml
@@ -19,18 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sr import checkpoint
-from sr.build import Build, load
+from sr.config.yaml_source import read
+from sr.core.errors import UserError
 from sr.data import index
 from sr.data.shards import ShardSource
-from sr.document import read
-from sr.errors import UserError
 from sr.images import read_picture, read_rgb, size_of
+from sr.train import checkpoint
+from sr.train.builder import Build, load
 from tests.conftest import ROOT
 from tests.test_checkpoint import GROUP, put
-
-sys.path.insert(0, str(ROOT / "tools"))
-import fuzz
 
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 RECIPES = sorted((ROOT / "options").glob("*.yml"))

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from sr import construct
-from sr.batch import Pair
-from sr.build import TABLES
+from sr.config import registry
+from sr.data.batch import Pair
 from sr.losses import ADVERSARIAL, GAN_TERMS
 from sr.losses.pixel import L1
 from sr.nets import DISCRIMINATORS
 from sr.tasks import TASKS
 from sr.tasks.task import Adversary, Fidelity
+from sr.train.builder import TABLES
 
 NETS = {
     "unet_sn": {"num_feat": 4},
@@ -50,8 +50,8 @@ def one(step: int) -> float:
 
 def make(table: str, part: dict[str, object], **supplied: int):
     """A part as an options file gives it: checked, then built."""
-    assert construct.check(part, table, TABLES) == []
-    return construct.make(part, table, TABLES, **supplied)
+    assert registry.check(part, table, TABLES) == []
+    return registry.make(part, table, TABLES, **supplied)
 
 
 @functools.cache

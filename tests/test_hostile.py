@@ -17,18 +17,19 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from sr import checkpoint, construct
-from sr.build import load
+from sr.config import registry
+from sr.config.yaml_source import MAX_BYTES, read
+from sr.core.errors import UserError
 from sr.data import index
 from sr.data.shards import ShardSource
-from sr.document import MAX_BYTES, read
-from sr.errors import UserError
-from sr.folders import tars
 from sr.images import ImageError, read_picture, read_rgb, size_of
-from sr.nets.bounded import bounded
-from sr.nets.layouts import load_weights, save_pth, save_safetensors
-from sr.nets.models import architecture, open_model
+from sr.inference.folders import tars
+from sr.nets.io.load import architecture, open_model
+from sr.nets.io.size_limit import bounded
+from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors
 from sr.nets.rrdbnet import RRDBNet
+from sr.train import checkpoint
+from sr.train.builder import load
 from tests.conftest import ROOT
 from tests.test_checkpoint import manifest, put
 
@@ -243,10 +244,10 @@ def test_numbers_that_no_constructor_takes_are_one_sentence() -> None:
     def box(*, side: int) -> list[int]:
         return [1 // side]
 
-    table = {"x": construct.Table({"box": box})}
+    table = {"x": registry.Table({"box": box})}
     with pytest.raises(UserError, match=r'box cannot be made of {"side": 0} \(integer division or modulo by zero\)'):
-        construct.make({"type": "box", "side": 0}, "x", table)
-    assert construct.make({"type": "box", "side": 1}, "x", table) == [1]
+        registry.make({"type": "box", "side": 0}, "x", table)
+    assert registry.make({"type": "box", "side": 1}, "x", table) == [1]
 
 
 # ---- places ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sr.errors import UserError
+from sr.core.errors import UserError
 from sr.images import (
     ImageError,
     Picture,

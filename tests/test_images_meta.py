@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from sr.errors import UserError
+from sr.core.errors import UserError
 from sr.images import ImageError, Meta, Picture, read_picture, write_picture
 from tests.test_images import RGB, saved
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr.inference import Inference
-from sr.nets.models import Model
-from sr.reach import probe
+from sr.inference.predictor import Inference
+from sr.inference.receptive_field import probe
+from sr.nets.io.load import Model
 
 
 class Small(nn.Module):

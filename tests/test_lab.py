@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.color import lab2rgb, rgb2lab
 
-from sr.lab import coloured, lab_codes, lab_to_rgb, lightness, rgb_to_lab
+from sr.images.color import coloured, lab_codes, lab_to_rgb, lightness, rgb_to_lab
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
 CUBE = np.stack(np.meshgrid(*[np.arange(0, 256, 5, dtype=np.uint8)] * 3), -1).reshape(52, -1, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sr import checkpoint
+from sr.train import checkpoint
 from tests.conftest import sr
 from tests.test_engine import assert_same
 

@@ -17,8 +17,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from torch.distributed.run import get_args_parser
 
-from sr import checkpoint
-from sr.backends import Launch, read_launch
+from sr.distributed.backends import Launch, read_launch
+from sr.train import checkpoint
 from tests.conftest import ROOT, sr
 
 Recipe = Callable[..., Path]

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from long_run import Look, family, looked, mean
 
-from sr import checkpoint, cli
+from sr import cli
+from sr.train import checkpoint
 from tests.conftest import ROOT
 from tests.test_engine import engine
-
-sys.path.insert(0, str(ROOT / "tools"))
-from long_run import Look, family, looked, mean
 
 Recipe = Callable[..., Path]
 
@@ -78,7 +77,7 @@ def full(file: Path) -> None:
 def test_a_full_disk_while_logging_is_one_sentence_and_costs_no_checkpoint(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
-    from sr.engine import Engine
+    from sr.train.trainer import Engine
 
     folder, step = tmp_path / "runs" / "tiny", Engine.train_step
 
@@ -133,7 +132,14 @@ def test_the_watcher_sees_processes_files_and_memory(tmp_path: Path) -> None:
 
 def test_a_run_of_some_steps_holds_what_it_held(recipe: Recipe) -> None:
     psnr = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}
-    command = [sys.executable, "tools/long_run.py", str(recipe(**psnr)), "--steps=120", "--every=0.05", "--growth=0.2"]
+    command = [
+        sys.executable,
+        "tools/cluster/long_run.py",
+        str(recipe(**psnr)),
+        "--steps=120",
+        "--every=0.05",
+        "--growth=0.2",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT, env=env)
     assert "| last quarter |" in done.stdout, done.stderr
@@ -141,7 +147,7 @@ def test_a_run_of_some_steps_holds_what_it_held(recipe: Recipe) -> None:
 
 STEPS = """
 import platform, resource, torch
-from sr.backends.launch import Launch, accelerator
+from sr.distributed.backends.launch_config import Launch, accelerator
 {prepare}
 def step():
     return torch.ones(10_000_000), torch.ones(10_000)

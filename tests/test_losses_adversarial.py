@@ -15,7 +15,7 @@ from sr.losses.adversarial.relativistic import Relativistic
 from sr.losses.adversarial.softplus import Softplus
 from sr.losses.adversarial.vanilla import Vanilla
 from sr.losses.adversarial.wgan import WGAN, WGANGP
-from sr.nets.basicsr import basicsr
+from sr.nets.io.basicsr import basicsr
 from sr.nets.patchgan import PatchGAN
 from sr.tasks.task import Adversary, Critic
 

@@ -5,18 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from sr.batch import Pair
-from sr.build import TABLES, Build, load
-from sr.document import read
-from sr.errors import UserError
+from sr.config.json_schema import schema
+from sr.config.options import Options
+from sr.config.yaml_source import read
+from sr.core.errors import UserError
+from sr.data.batch import Pair
 from sr.losses import distill
 from sr.losses.distill import Distill
-from sr.nets.layouts import save_safetensors
-from sr.nets.models import Model, architecture
+from sr.nets.io.load import Model, architecture
+from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.rrdbnet import RRDBNet
-from sr.options import Options
-from sr.schema import schema
 from sr.tasks.psnr import PSNR
+from sr.train.builder import TABLES, Build, load
 
 SMALL = {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr.batch import Pair
-from sr.build import Build, load
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.data.batch import Pair
 from sr.losses import FIDELITY
 from sr.losses.colour import Colour
 from sr.losses.edges import Edge, Gradient
@@ -18,6 +17,7 @@ from sr.losses.ldl import LDL
 from sr.losses.pixel import L1, L2, Charbonnier, Huber
 from sr.losses.structure import MSSSIM, SSIM
 from sr.losses.variation import TV
+from sr.train.builder import Build, load
 
 LOSSES = {
     "l1": L1(),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr.errors import UserError
+from sr.core.errors import UserError
 from sr.losses import calibration
 from sr.losses.dists import DISTS
 from sr.losses.lpips import LPIPS

@@ -12,11 +12,11 @@ from torch import nn
 from torchvision import models
 from torchvision.models.vgg import cfgs, make_layers
 
-from sr.errors import UserError
+from sr.core.errors import UserError
 from sr.losses.backbones import BACKBONES, open_backbone
-from sr.losses.cache import FeatureCache
+from sr.losses.feature_cache import FeatureCache
 from sr.losses.perceptual import VGG19, Perceptual, Style, gram
-from sr.nets.basicsr import basicsr
+from sr.nets.io.basicsr import basicsr
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 pytestmark = pytest.mark.filterwarnings("ignore:.* runs with random weights")

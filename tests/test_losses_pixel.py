@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sr.losses.pixel import L1, L2, Charbonnier, Huber
-from sr.nets.basicsr import basicsr
+from sr.nets.io.basicsr import basicsr
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 

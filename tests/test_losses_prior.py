@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from sr.batch import Pair
+from sr.data.batch import Pair
 from sr.losses.colour import Colour
 from sr.losses.edges import Edge, Gradient
 from sr.losses.frequency import FFT, FocalFrequency
 from sr.losses.ldl import LDL
 from sr.losses.structure import MSSSIM, SSIM
 from sr.losses.variation import TV
-from sr.nets.basicsr import basicsr
+from sr.nets.io.basicsr import basicsr
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 

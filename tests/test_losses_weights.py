@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr.batch import Pair
-from sr.build import Build, load
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.data.batch import Pair
+from sr.train.builder import Build, load
 
 Recipe = Callable[..., Path]
 

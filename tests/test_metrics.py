@@ -15,14 +15,14 @@ import torch
 from torch.nn import functional
 from torchvision.models import alexnet, vgg16
 
-from sr import bicubic
-from sr.errors import UserError
-from sr.metrics import METRICS, better, perceptual
-from sr.metrics.psnr import psnr
-from sr.metrics.ssim import ssim
+from sr.core.errors import UserError
+from sr.evaluate.metrics import METRICS, better, perceptual
+from sr.evaluate.metrics.psnr import psnr
+from sr.evaluate.metrics.ssim import ssim
+from sr.images import bicubic
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="the reference is the extra sr[basicsr]")
-niqe = importlib.import_module("sr.metrics.niqe")  # the name in the package is the function
+niqe = importlib.import_module("sr.evaluate.metrics.niqe")  # the name in the package is the function
 WITH_FILES = "lpips", "dists", "niqe"
 
 
@@ -47,7 +47,7 @@ def bgr(image: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("y", [True, False])
 @pytest.mark.parametrize("kind", ["made", "photograph"])
 def test_equal_to_basicsr(border, y, kind):
-    from sr.nets.basicsr import basicsr
+    from sr.nets.io.basicsr import basicsr
 
     reference = basicsr("metrics.psnr_ssim")
     output, target = picture(1), picture(2)
@@ -193,7 +193,7 @@ def test_dists_with_weights_at_hand(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "astronaut"])
 def test_niqe_equal_to_basicsr(monkeypatch, name, border):
     """astronaut has flat areas, where rounding decides what counts as structure."""
-    from sr.nets.basicsr import basicsr
+    from sr.nets.io.basicsr import basicsr
 
     filters = ModuleType("scipy.ndimage.filters")  # where basicsr looks for it and newer scipy has it no more
     filters.convolve = scipy.ndimage.convolve

@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
-from sr.errors import UserError
-from sr.nets.basicsr import basicsr
+from sr.core.errors import UserError
+from sr.nets.io.basicsr import basicsr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from sr.errors import UserError
-from sr.nets.blend import blend
+from sr.core.errors import UserError
 from sr.nets.compact import Compact
-from sr.nets.layouts import save_pth, save_safetensors, to_old_esrgan
-from sr.nets.models import architecture
+from sr.nets.io.interpolate import blend
+from sr.nets.io.load import architecture
+from sr.nets.io.state_dicts import save_pth, save_safetensors, to_old_esrgan
 from sr.nets.rrdbnet import RRDBNet
 
 KWARGS = {"scale": 4, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}

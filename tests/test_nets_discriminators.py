@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from sr import construct
-from sr.build import TABLES
-from sr.errors import UserError
-from sr.nets.basicsr import basicsr
-from sr.nets.models import load_into
+from sr.config import registry
+from sr.core.errors import UserError
+from sr.nets.io.basicsr import basicsr
+from sr.nets.io.load import load_into
 from sr.nets.multiscale import MultiScale
 from sr.nets.norm import InstanceNorm, keep_statistics
 from sr.nets.patchgan import PatchGAN
 from sr.nets.spectral import SpectralConv2d
 from sr.nets.timm_disc import ResNetDiscriminator, TimmDiscriminator
 from sr.nets.vgg_disc import VGGDiscriminator
+from sr.train.builder import TABLES
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 
@@ -118,8 +118,8 @@ def test_timm_says_what_is_wrong(monkeypatch):
 
 def test_multiscale_from_options_has_weights_of_its_own_at_each_scale():
     part = {"type": "multiscale", "num_scales": 2, "of": {"type": "patchgan", "num_layers": 1, "num_feat": 4}}
-    assert construct.check(part, "discriminators", TABLES) == []
-    net = construct.make(part, "discriminators", TABLES, num_in_ch=6)
+    assert registry.check(part, "discriminators", TABLES) == []
+    net = registry.make(part, "discriminators", TABLES, num_in_ch=6)
     fine, coarse = (scale.model[0].weight for scale in net.scales)
     assert fine.shape == coarse.shape == (4, 6, 4, 4)
     assert not torch.equal(fine, coarse)
@@ -149,7 +149,7 @@ class _Note(nn.Module):
 
 def test_nested_mistakes_are_named():
     part = {"type": "multiscale", "of": {"type": "patchgan", "num_layer": 1}}
-    (problem,) = construct.check(part, "discriminators", TABLES)
+    (problem,) = registry.check(part, "discriminators", TABLES)
     assert problem.path == ("of", "num_layer")
     assert "Did you mean 'num_layers'" in problem.message
 

@@ -11,13 +11,13 @@ import spandrel
 import torch
 from torch import nn
 
-from sr import construct
-from sr.build import TABLES, load
-from sr.errors import UserError
-from sr.nets.basicsr import basicsr
-from sr.nets.layouts import save_pth, save_safetensors
-from sr.nets.models import architecture, open_model
-from sr.run import train
+from sr.config import registry
+from sr.core.errors import UserError
+from sr.nets.io.basicsr import basicsr
+from sr.nets.io.load import architecture, open_model
+from sr.nets.io.state_dicts import save_pth, save_safetensors
+from sr.train.builder import TABLES, load
+from sr.train.run import train
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 
@@ -46,11 +46,11 @@ SCALES = [(kind, scale) for kind in NETS for scale in (1, 2, 3, 4, 8)]
 
 
 def make(kind: str, scale: int, **kwargs: Any) -> Any:
-    return construct.make({"type": kind} | kwargs, "generators", TABLES, scale=scale).eval()
+    return registry.make({"type": kind} | kwargs, "generators", TABLES, scale=scale).eval()
 
 
 def problems(kind: str, **kwargs: Any) -> str:
-    found = construct.check({"type": kind} | kwargs, "generators", TABLES)
+    found = registry.check({"type": kind} | kwargs, "generators", TABLES)
     return " ".join(problem.message for problem in found)
 
 

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 
-from sr.errors import UserError
-from sr.nets.layouts import load_weights, save_pth, save_safetensors, to_new_esrgan, to_old_esrgan
+from sr.core.errors import UserError
+from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors, to_new_esrgan, to_old_esrgan
 from sr.nets.rrdbnet import RRDBNet
 
 

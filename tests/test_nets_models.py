@@ -5,9 +5,9 @@ import spandrel
 import torch
 from spandrel.architectures.Compact import Compact
 
-from sr.errors import UserError
-from sr.nets.layouts import save_pth, save_safetensors, to_old_esrgan
-from sr.nets.models import architecture, load_into, open_model
+from sr.core.errors import UserError
+from sr.nets.io.load import architecture, load_into, open_model
+from sr.nets.io.state_dicts import save_pth, save_safetensors, to_old_esrgan
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.unet_sn import UNetDiscriminatorSN
 

@@ -9,7 +9,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sr.nets import rrdbnet
-from sr.nets.basicsr import basicsr
+from sr.nets.io.basicsr import basicsr
 from sr.nets.rrdbnet import RRDBNet
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")

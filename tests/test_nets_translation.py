@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr import construct
-from sr.build import TABLES
-from sr.errors import UserError
-from sr.nets.layouts import save_safetensors
-from sr.nets.models import architecture, load_into, open_model
+from sr.config import registry
+from sr.core.errors import UserError
+from sr.nets.io.load import architecture, load_into, open_model
+from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.translation import Translator, norm_layer
 from sr.nets.unet import UNet
+from sr.train.builder import TABLES
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -154,7 +154,7 @@ every_net = pytest.mark.parametrize("name", NETS)
 
 
 def made(kind: str, scale: int = 1, **kwargs: Any) -> Any:
-    return construct.make({"type": kind} | kwargs, "generators", TABLES, scale=scale)
+    return registry.make({"type": kind} | kwargs, "generators", TABLES, scale=scale)
 
 
 def like(name: str, **kwargs: Any) -> Translator:
@@ -311,11 +311,11 @@ def test_any_power_of_two_down_to_one_pixel_in_the_middle(downs: int, norm: str)
 
 
 def test_what_cannot_be_built_is_said_in_a_sentence() -> None:
-    (problem,) = construct.check({"type": "unet", "num_downs": 1}, "generators", TABLES)
+    (problem,) = registry.check({"type": "unet", "num_downs": 1}, "generators", TABLES)
     assert problem.message.startswith("Input should be greater than or equal to 2")
-    (problem,) = construct.check({"type": "unet_256", "num_downs": 7}, "generators", TABLES)
+    (problem,) = registry.check({"type": "unet_256", "num_downs": 7}, "generators", TABLES)
     assert "unet_256 takes no 'num_downs'. It takes num_in_ch=3" in problem.message
-    assert construct.check({"type": "resnet_9blocks", "norm": "batch", "dropout": True}, "generators", TABLES) == []
+    assert registry.check({"type": "resnet_9blocks", "norm": "batch", "dropout": True}, "generators", TABLES) == []
     for kind in ("unet_256", "resnet_6blocks"):
         with pytest.raises(UserError, match="does not enlarge, but scale is 4; set scale: 1"):
             made(kind, scale=4, num_feat=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils import spectral_norm
 
-from sr.nets.basicsr import basicsr
+from sr.nets.io.basicsr import basicsr
 from sr.nets.spectral import SpectralConv2d
 from sr.nets.unet_sn import UNetDiscriminatorSN
 

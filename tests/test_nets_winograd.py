@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.nets import dense, winograd
+from sr.nets.cpu import dense, winograd
 from sr.nets.rrdbnet import ResidualDenseBlock, RRDBNet
 from sr.nets.spectral import SpectralConv2d
 

@@ -9,12 +9,12 @@ import jsonschema
 import pytest
 import yaml
 
-from sr.build import TABLES, Build, load
-from sr.describe import summary
-from sr.document import read
-from sr.errors import UserError
-from sr.options import Options
-from sr.schema import schema as schema_of
+from sr.config.json_schema import schema as schema_of
+from sr.config.options import Options
+from sr.config.yaml_source import read
+from sr.core.errors import UserError
+from sr.train.builder import TABLES, Build, load
+from sr.train.summary import summary
 from tests.conftest import ROOT, TINY, sr
 
 Recipe = Callable[..., Path]

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr import precision
-from sr.inference import Inference
-from sr.nets import winograd
+from sr.inference import precision
+from sr.inference.precision import WITHIN, Choice, choose, exact, halved, mixed
+from sr.inference.predictor import Inference
+from sr.inference.receptive_field import probe
+from sr.nets.cpu import winograd
 from sr.nets.edsr import EDSR
-from sr.nets.models import Model
+from sr.nets.io.load import Model
 from sr.nets.rcan import RCAN
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.srresnet import SRResNet
-from sr.player import choose_precision
-from sr.precision import WITHIN, Choice, choose, exact, halved, mixed
-from sr.reach import probe
+from sr.train.model_optimizer import choose_precision
 
 CPU = torch.device("cpu")
 LOOKS = [probe(48, 3)]

@@ -1,21 +1,17 @@
 """How far a net looks, and tiles that follow from it: tiled equals whole for every net of the table."""
 
 import importlib.util
-import sys
 from typing import Any
 
 import pytest
 import torch
+from tiles_table import NETS, model_of
 from torch import Tensor, nn
 
-from sr.inference import Inference
+from sr.inference.predictor import Inference
+from sr.inference.receptive_field import BOUND, measured_reach, probe
 from sr.nets import GENERATORS
-from sr.nets.models import Model
-from sr.reach import BOUND, measured_reach, probe
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-from tiles_table import NETS, model_of
+from sr.nets.io.load import Model
 
 
 def test_every_net_is_here():

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torchvision
 
-from sr.build import Build, load
-from sr.errors import UserError
-from sr.nets.layouts import save_pth
+from sr.config.options import Options
+from sr.core.errors import UserError
+from sr.nets.io.state_dicts import save_pth
 from sr.nets.rrdbnet import RRDBNet
-from sr.options import Options
-from sr.run import train
+from sr.train.builder import Build, load
+from sr.train.run import train
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "options").glob("*.yml"))

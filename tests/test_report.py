@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sr.bicubic import resize
 from sr.cli import main
-from sr.metrics.psnr import psnr
+from sr.evaluate.metrics.psnr import psnr
+from sr.images.bicubic import resize
 from sr.report import make
 from sr.report.page import Card, page
 from tests.browser import CHROMIUM, Page, browser

@@ -10,21 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import save_cost
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sr import checkpoint, snapshot
-from sr.errors import UserError
-from sr.saver import Saver
+from sr.core.errors import UserError
 from sr.tasks.psnr import PSNR
+from sr.train import checkpoint, host_snapshot
+from sr.train.async_saver import Saver
 from tests.conftest import ROOT
 from tests.test_checkpoint import GROUP, flip
 from tests.test_elastic import run_legs
 from tests.test_engine import Recipe, assert_same, engine, state
-
-sys.path.insert(0, str(ROOT / "tools"))
-import save_cost
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 PSNR_ALONE = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}
@@ -33,21 +31,21 @@ PSNR_ALONE = {"task": "psnr", "discriminator": None, "losses__gan": None, "optim
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Nothing is written before it is set."""
-    opened, write = threading.Event(), snapshot.write
+    opened, write = threading.Event(), host_snapshot.write
 
     def slowly(path: Path, *parts: object) -> str:
         assert opened.wait(60)
         return write(path, *parts)
 
-    monkeypatch.setattr(snapshot, "write", slowly)
+    monkeypatch.setattr(host_snapshot, "write", slowly)
     yield opened
     opened.set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
 def test_who_writes_gives_way_to_who_trains(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, write = set(), snapshot.write
-    monkeypatch.setattr(snapshot, "write", lambda *parts: seen.add(os.nice(0)) or write(*parts))
+    seen, write = set(), host_snapshot.write
+    monkeypatch.setattr(host_snapshot, "write", lambda *parts: seen.add(os.nice(0)) or write(*parts))
     run, before = engine(recipe()), os.nice(0)
     run.save()
     run.saver.wait()
@@ -81,14 +79,14 @@ def test_training_goes_on_while_a_snapshot_is_written(recipe: Recipe, tmp_path: 
 
 def failing(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
     """The disk is full from the checkpoint of `step` on."""
-    write = snapshot.write
+    write = host_snapshot.write
 
     def full(path: Path, *parts: object) -> str:
         if int("".join(filter(str.isdigit, path.parent.name)) or 0) >= step:
             raise FULL
         return write(path, *parts)
 
-    monkeypatch.setattr(snapshot, "write", full)
+    monkeypatch.setattr(host_snapshot, "write", full)
 
 
 @pytest.mark.parametrize("total", [3, 9], ids=["at the end", "at the next log"])
@@ -212,7 +210,7 @@ def test_a_read_only_folder_is_one_sentence(recipe: Recipe, tmp_path: Path) -> N
 
 def test_kill_test_in_the_writing(recipe: Recipe) -> None:
     file = recipe(**PSNR_ALONE)
-    command = [sys.executable, "tools/kill_test.py", str(file), "--kills=3", "--writing", "--spread=0.02"]
+    command = [sys.executable, "tools/cluster/kill_test.py", str(file), "--kills=3", "--writing", "--spread=0.02"]
     sets = [f"--set={one}" for one in ("train.total_steps=40", "save.every=1", "save.keep=1", "generator.num_feat=32")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *sets], capture_output=True, text=True, timeout=600, cwd=ROOT, env=env)

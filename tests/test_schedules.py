@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from sr.backends import Whole
-from sr.build import Build, load
-from sr.ema import EMA
-from sr.schedules import Cosine, Linear, MultiStep, Warmup
+from sr.distributed.backends import Whole
+from sr.train.builder import Build, load
+from sr.train.ema import EMA
+from sr.train.schedules import Cosine, Linear, MultiStep, Warmup
 
 
 def test_multistep_equals_torch() -> None:

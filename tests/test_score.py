@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from sr.cli import main
-from sr.errors import UserError
-from sr.score import Pictures
-from sr.validate.usual import set_names, usual_sets
+from sr.core.errors import UserError
+from sr.evaluate.score import Pictures
+from sr.evaluate.validate.usual import set_names, usual_sets
 from tests.conftest import sr
 from tests.test_launch import ON_CPU, TWO
 from tests.test_translate import save
@@ -144,7 +144,7 @@ def test_csv_has_a_row_for_each_picture(tmp_path, photos, second, capsys):
 
 
 def test_a_picture_too_small_for_a_metric_is_no_zero(tmp_path, photos, capsys, monkeypatch):
-    from sr import metrics
+    from sr.evaluate import metrics
 
     def of_tall(output, target, *, border):
         return float("nan") if output.shape[1] < 48 else 1.0

@@ -11,14 +11,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sr import build
-from sr.backends import Launch
-from sr.batch import Raw
-from sr.build import Build, load
-from sr.engine import Engine
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.data.batch import Raw
+from sr.distributed.backends import Launch
 from sr.nets.compiled import compile_net
 from sr.nets.rrdbnet import RRDBNet
+from sr.train import builder
+from sr.train.builder import Build, load
+from sr.train.trainer import Engine
 
 Recipe = Callable[..., Path]
 WAITING = torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero, torch.ops.aten.nonzero, torch.ops.aten.equal
@@ -108,7 +108,7 @@ def test_equal_blocks_are_compiled_one_by_one() -> None:
 
 
 def test_compiled_training_equals_plain(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "compile_net", partial(compile_net, backend="aot_eager"))
+    monkeypatch.setattr(builder, "compile_net", partial(compile_net, backend="aot_eager"))
     ends = []
     for compiled in ("false", "true"):
         run = prepared(recipe(name=f"compiled_{compiled}"), f"train.compile={compiled}")
@@ -129,6 +129,6 @@ def test_a_critic_that_is_looked_into_is_not_compiled(recipe: Recipe, extra: dic
 
 
 def test_compile_is_refused_where_weights_are_in_parts(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "read_launch", lambda: Launch("fsdp2"))
+    monkeypatch.setattr(builder, "read_launch", lambda: Launch("fsdp2"))
     with pytest.raises(UserError, match=r"train\.compile cannot look through .*remove it"):
         Build(load(recipe(), ["train.compile=true"])).engine()

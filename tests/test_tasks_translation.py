@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr.batch import Pair
+from sr.data.batch import Pair
 from sr.losses.adversarial.lsgan import LSGAN
 from sr.losses.adversarial.vanilla import Vanilla
 from sr.losses.pixel import L1

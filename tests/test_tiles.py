@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.errors import UserError
-from sr.tiles import _axis, tiled
+from sr.core.errors import UserError
+from sr.inference.tiling import _axis, tiled
 
 
 def nearest(x: Tensor) -> Tensor:

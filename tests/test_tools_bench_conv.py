@@ -1,17 +1,13 @@
 """The benchmark of convolutions: both ways give the same. Nothing is timed here."""
 
 import json
-import sys
 from pathlib import Path
 
-import pytest
-
-from sr.nets import winograd
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
 import bench_conv
 import benchmark
+import pytest
+
+from sr.nets.cpu import winograd
 
 
 @pytest.mark.skipif(not winograd.available(), reason="installed without a C compiler")

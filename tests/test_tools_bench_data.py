@@ -1,17 +1,14 @@
 """The benchmarks of degradation, loaders and resuming run, and measure what they say; nothing here is timed."""
 
-import sys
 from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sr.errors import UserError
-from sr.nets.basicsr import basicsr
-from tests.conftest import ROOT
+from sr.core.errors import UserError
+from sr.nets.io.basicsr import basicsr
 
-sys.path.insert(0, str(ROOT / "tools"))
 pytest.importorskip("bench_harness")
 import bench_data
 import bench_degrade

@@ -2,15 +2,10 @@
 
 import argparse
 import importlib.util
-import sys
 
+import bench_upscale
 import pytest
 import torch
-
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import bench_upscale
 
 
 @pytest.mark.skipif(importlib.util.find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")

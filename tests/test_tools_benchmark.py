@@ -1,19 +1,14 @@
-"""tools/benchmark.py: what it measures is what it says, and our step is the reference's step."""
+"""tools/benchmarks/benchmark.py: what it measures is what it says, and our step is the reference's step."""
 
 import json
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
 import benchmark
 import benchmark_table
+import pytest
+import torch
 from bench_harness import Arm, compare, deviation, kept_bytes, matmul_peak, peak_bytes, table
 from benchmark_table import GOALS
 

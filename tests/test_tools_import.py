@@ -1,7 +1,6 @@
-"""tools/import_options.py on small files in the format of BasicSR and Real-ESRGAN."""
+"""sr/cli/convert/import_options.py on small files in the format of BasicSR and Real-ESRGAN."""
 
 import copy
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sr.build import Build, load
-from sr.describe import summary
+from sr.cli.convert.import_options import main
+from sr.train.builder import Build, load
+from sr.train.summary import summary
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-from import_options import main
 
 ADAM = {"type": "Adam", "lr": 1e-4, "weight_decay": 0, "betas": [0.9, 0.99]}
 PAIRS: dict[str, Any] = {

@@ -1,22 +1,19 @@
-"""tools/scaling.py: the limits of its equations, and that they grow and shrink with what they should."""
+"""tools/benchmarks/scaling.py: the limits of its equations, and that they grow and shrink with what they should."""
 
 import math
 import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from sr.build import load
-from sr.describe import summary
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
 from scaling import BUCKET, PASSES, Cluster, Work, first_limit, main, predict
+
+from sr.train.builder import load
+from sr.train.summary import summary
+from tests.conftest import ROOT
 
 WORK = Work(step=0.25, images=12, parameters=21e6)
 CLUSTER = Cluster(nodes=4, gpus=8)

@@ -1,15 +1,11 @@
 """docs/parts.md is what the tables say."""
 
 import re
-import sys
 
 import pytest
-
-from sr.build import TABLES
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
 from make_tables import FILE, PLACES, main
+
+from sr.train.builder import TABLES
 
 
 def test_the_page_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
-"""tools/time_to_quality.py: both trainers start from the same weights, learn, and are measured at the same times."""
+"""tools/benchmarks/time_to_quality.py: both trainers start from the same weights, learn, and are measured at the same
+times."""
 
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sr.data.make import make_shards
+from sr.data.make_shards import make_shards
 from tests.conftest import ROOT
 
 
@@ -24,7 +25,16 @@ def test_both_are_trained_in_turn_and_measured(recipe, photos: Path, tmp_path: P
         validation={"sets": {"photos": {"hr": str(photos)}}},
     )
     plot = tmp_path / "curves.png"
-    command = [sys.executable, ROOT / "tools" / "time_to_quality.py", file, "--minutes", "0.02", "0.04", "--plot", plot]
+    command = [
+        sys.executable,
+        ROOT / "tools" / "benchmarks" / "time_to_quality.py",
+        file,
+        "--minutes",
+        "0.02",
+        "0.04",
+        "--plot",
+        plot,
+    ]
     made = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
     assert made.returncode == 0, made.stderr[-2000:]
     told = [line for line in made.stdout.splitlines() if line.endswith(" dB)")]

@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sr import lab
+from sr.core.errors import UserError
 from sr.data.source import resized as resized_pixels
-from sr.errors import UserError
-from sr.images import Picture, read_picture, write_picture
+from sr.images import Picture, color, read_picture, write_picture
+from sr.inference.translate import half, pick_translator, redraw, resized, trained_direction, translate
 from sr.nets import GENERATORS
-from sr.nets.layouts import save_safetensors
-from sr.nets.models import Model, architecture
-from sr.translate import half, pick_translator, redraw, resized, trained_direction, translate
+from sr.nets.io.load import Model, architecture
+from sr.nets.io.state_dicts import save_safetensors
 
 SMALL = {"scale": 1, "num_feat": 8}
 
@@ -96,7 +95,7 @@ def test_lab_keeps_the_lightness_of_the_picture():
     made = redraw(deep, Model(Colours(), 1, 1, "colours", 1, 2, "lab"))
     assert not made.gray
     assert made.bits == 16
-    there, back = lab.rgb_to_lab(deep.rgb), lab.rgb_to_lab(made.rgb)
+    there, back = color.rgb_to_lab(deep.rgb), color.rgb_to_lab(made.rgb)
     assert (back[0] - there[0]).abs().max() < 0.05, "an 8-bit step of L is 0.39"
     assert back[1].abs().max() < 0.1
     assert (back[2] - 4.4).abs().max() < 0.1

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sr import checkpoint
-from sr.build import Build, load
-from sr.errors import UserError
-from sr.nets.models import open_model
+from sr.core.errors import UserError
+from sr.nets.io.load import open_model
+from sr.train import checkpoint
+from sr.train.builder import Build, load
 from tests.conftest import sr
 from tests.test_engine import assert_same, engine, state
 from tests.test_launch import ON_CPU, TWO

@@ -8,15 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr import bicubic
 from sr.cli import main
-from sr.errors import UserError
-from sr.images import Picture, read_picture, write_picture
-from sr.jobs import plan
-from sr.nets.layouts import save_safetensors
-from sr.nets.models import Model, architecture
+from sr.core.errors import UserError
+from sr.images import Picture, bicubic, read_picture, write_picture
+from sr.inference.folders.convert import plan
+from sr.inference.upscale import Enlarger, pick_model, upscale
+from sr.nets.io.load import Model, architecture
+from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.rrdbnet import RRDBNet
-from sr.upscale import Enlarger, pick_model, upscale
 
 BICUBIC = pick_model("bicubic", scale=2)
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sr.errors import UserError
-from sr.folders import pipeline
-from sr.folders.budget import Budget, Closed
-from sr.folders.plan import plan
-from sr.folders.records import FOLDER, fingerprint
+from sr.core.errors import UserError
 from sr.images import Picture, read_rgb
-from sr.jobs import Report, convert
+from sr.inference.folders import pipeline
+from sr.inference.folders.convert import Report, convert
+from sr.inference.folders.manifest import FOLDER, fingerprint
+from sr.inference.folders.memory_budget import Budget, Closed
+from sr.inference.folders.plan import plan
 from sr.nets.rrdbnet import RRDBNet
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from sr.nets.layouts import save_safetensors
-from sr.nets.models import architecture
+from sr.nets.io.load import architecture
+from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.rrdbnet import RRDBNet
 from tests.conftest import ROOT, sr
 from tests.test_launch import ON_CPU, TWO

@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sr import bicubic, lab
+from sr.core.errors import UserError
 from sr.data.source import Sample
-from sr.errors import UserError
-from sr.images import write_rgb
-from sr.metrics.psnr import psnr
-from sr.validate import Results, ValSet, evaluate, measure, source_set, val_set
-from sr.validate.sheet import STRIP_SIDE, captions, cells, sheet
+from sr.evaluate.metrics.psnr import psnr
+from sr.evaluate.validate import Results, ValSet, evaluate, measure, source_set, val_set
+from sr.evaluate.validate.sheet import STRIP_SIDE, captions, cells, sheet
+from sr.images import bicubic, color, write_rgb
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -237,7 +236,7 @@ def test_inputs_are_measured_beside_outputs_where_they_are_of_one_kind():
 
 def test_lab_is_measured_in_rgb_and_beside_grey():
     photo = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    codes = lab.lab_codes((photo * 255).byte().permute(1, 2, 0).numpy())
+    codes = color.lab_codes((photo * 255).byte().permute(1, 2, 0).numpy())
 
     class Photo(Pairs):
         counts = (1,)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr.errors import UserError
+from sr.core.errors import UserError
 from sr.images import Picture
-from sr.upscale import pick_model, upscale
-from sr.video import CODECS, Film, make_video
+from sr.inference.upscale import pick_model, upscale
+from sr.inference.video import CODECS, Film, make_video
 
 av = pytest.importorskip("av")
 WIDTH, HEIGHT, FRAMES = 32, 24, 20

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sr import __version__, dist
+from sr import __version__
 from sr.cli import measuring, pictures, training
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.distributed import comm
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
     except Exception as error:
-        if lost := dist.lost(error):
+        if lost := comm.lost(error):
             return _failed(*lost)
         traceback.print_exc()
         return _failed("a defect of sr, not yours: please report the lines above", 70)
@@ -64,6 +65,6 @@ def _reader_gone() -> int:
 def _failed(message: str, code: int) -> int:
     """Say it once, and leave. One of many processes must not wait for the others in clean-up: they may wait for it."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.leave(message, code)
+        comm.leave(message, code)
     print(f"sr: {message}", file=sys.stderr, flush=True)
     return code

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from sr.errors import UserError
+from sr.core.allocator import keep_memory
+from sr.core.errors import UserError
 from sr.images import MAX_PIXELS
-from sr.pages import keep_memory
-from sr.video import CODECS, Film
+from sr.inference.video import CODECS, Film
 
 Add = Callable[[Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]  # (verb's function, its help)
 

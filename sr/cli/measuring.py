@@ -9,7 +9,7 @@ from typing import Any
 
 from sr.cli import common
 from sr.cli.common import Add
-from sr.errors import UserError
+from sr.core.errors import UserError
 
 
 def add(verb: Add) -> None:
@@ -19,9 +19,9 @@ def add(verb: Add) -> None:
 
 
 def validate(args: argparse.Namespace) -> int:
-    from sr import score
-    from sr.dist import is_main
-    from sr.validate.table import lines, table, write_csv
+    from sr.distributed.comm import is_main
+    from sr.evaluate import score
+    from sr.evaluate.validate.table import lines, table, write_csv
 
     names = ("hr", "lr", "outputs", "sets", "a", "b", "side_by_side", "size")
     pictures = score.Pictures(**{name: getattr(args, name) for name in names})
@@ -44,7 +44,7 @@ def _left_out(metrics: Mapping[str, str]) -> None:
 
 
 def _model(args: argparse.Namespace, pictures: Any) -> tuple[Any, dict[str, Any]]:
-    from sr.score import pick, score
+    from sr.evaluate.score import pick, score
 
     if args.model is None:
         raise UserError("say what to measure: --model FILE, --model bicubic, or --outputs DIR")
@@ -55,7 +55,7 @@ def _model(args: argparse.Namespace, pictures: Any) -> tuple[Any, dict[str, Any]
 
 
 def _outputs(args: argparse.Namespace, pictures: Any) -> tuple[Any, dict[str, Any]]:
-    from sr.score import score_outputs
+    from sr.evaluate.score import score_outputs
 
     for name in ("model", "direction", "size", "sheet"):
         if getattr(args, name) is not None:
@@ -69,9 +69,9 @@ def _outputs(args: argparse.Namespace, pictures: Any) -> tuple[Any, dict[str, An
 
 
 def report(args: argparse.Namespace) -> int:
+    from sr.evaluate.score import known
+    from sr.inference.upscale import pick_model
     from sr.report import make_report
-    from sr.score import known
-    from sr.upscale import pick_model
 
     models = [(Path(name).stem, pick_model(name, scale=args.scale)) for name in args.model]
     names = ("hr", "lr", "scale", "embed", "tile", "overlap")
@@ -86,7 +86,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    from sr.export import export as run
+    from sr.inference.export import export as run
 
     names = ("scale", "direction", "layout", "opset")
     print(run(args.model, Path(args.output), **{name: getattr(args, name) for name in names}))

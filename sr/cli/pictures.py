@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from sr.cli.common import Add, device, how, told, translation, written
-from sr.errors import UserError
+from sr.core.errors import UserError
 
 
 def add(verb: Add) -> None:
@@ -39,8 +39,8 @@ def enlarging(made: argparse.ArgumentParser) -> None:
 
 
 def upscale(args: argparse.Namespace) -> int:
-    from sr.upscale import mix_models, pick_model
-    from sr.upscale import upscale as run
+    from sr.inference.upscale import mix_models, pick_model
+    from sr.inference.upscale import upscale as run
 
     if (args.model is None) == (args.blend is None):
         raise UserError("give either --model FILE or --blend A:0.7 B:0.3, and not both")
@@ -51,8 +51,8 @@ def upscale(args: argparse.Namespace) -> int:
 
 
 def translate(args: argparse.Namespace) -> int:
-    from sr.translate import pick_translator
-    from sr.translate import translate as run
+    from sr.inference.translate import pick_translator
+    from sr.inference.translate import translate as run
 
     model, direction = pick_translator(args.model, args.direction)
     if args.eval and hasattr(model.net, "test_time"):

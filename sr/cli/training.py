@@ -23,32 +23,32 @@ def add(verb: Add) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    from sr import build, run
+    from sr.train import builder, run
 
-    run.train(build.load(args.options, args.set, plugins=args.plugins), plugins=args.plugins)
+    run.train(builder.load(args.options, args.set, plugins=args.plugins), plugins=args.plugins)
     return 0
 
 
 def check(args: argparse.Namespace) -> int:
-    from sr import build, describe
+    from sr.train import builder, summary
 
-    options = build.load(args.options, args.set, plugins=args.plugins)
-    print(build.Build(options, plugins=args.plugins).resolved())
-    print(describe.summary(options, plugins=args.plugins))
+    options = builder.load(args.options, args.set, plugins=args.plugins)
+    print(builder.Build(options, plugins=args.plugins).resolved())
+    print(summary.summary(options, plugins=args.plugins))
     return 0
 
 
 def schema(args: argparse.Namespace) -> int:
-    from sr import build
-    from sr.options import Options
-    from sr.schema import schema as of
+    from sr.config.json_schema import schema as of
+    from sr.config.options import Options
+    from sr.train import builder
 
-    print(json.dumps(of(Options, build.TABLES), indent=1))
+    print(json.dumps(of(Options, builder.TABLES), indent=1))
     return 0
 
 
 def shard(args: argparse.Namespace) -> int:
-    from sr.data.make import make_shards
+    from sr.data.make_shards import make_shards
     from sr.data.paths import image_paths
 
     report = make_shards(
@@ -71,10 +71,10 @@ def shard(args: argparse.Namespace) -> int:
 
 
 def degrade(args: argparse.Namespace) -> int:
-    from sr import build, describe
+    from sr.train import builder, summary
 
-    options = build.load(args.options, args.set, plugins=args.plugins)
-    written = describe.degrade_folder(options, args.input, Path(args.output), plugins=args.plugins)
+    options = builder.load(args.options, args.set, plugins=args.plugins)
+    written = summary.degrade_folder(options, args.input, Path(args.output), plugins=args.plugins)
     print(f"{len(written)} image(s) written to {args.output}")
     return 0
 

@@ -4,8 +4,8 @@ from sr.data.colorize import Colorize
 from sr.data.edges import Edges
 from sr.data.folder import FolderSource
 from sr.data.mix import Mix
+from sr.data.paired import Paired, SideBySide
 from sr.data.shards import ShardSource
-from sr.data.translation import Paired, SideBySide
 from sr.data.unpaired import Unpaired
 
 SOURCES: dict[str, type] = {

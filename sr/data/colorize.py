@@ -5,19 +5,20 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from sr.construct import PartOf
+from sr.config.registry import PartOf
+from sr.core.errors import UserError
 from sr.data.derived import Derived
 from sr.data.source import Sample, Source
-from sr.errors import UserError
 from sr.images import with_channels
-from sr.lab import lab_codes
+from sr.images.color import lab_codes
 
 
 class Colorize(Derived):
     """Pairs for colouring, made from photographs: a is grey, b what it takes to colour it.
 
     space lab: a is L [h, w, 1] and b is ab [h, w, 2] of CIE Lab, as codes L * 255 / 100 and (ab / 110 + 1) / 2 * 255
-    (see sr.lab), the split of pytorch-CycleGAN-and-pix2pix's colouring model. rgb: a is the luma of ITU-R 601, b RGB.
+    (see sr.images.color), the split of pytorch-CycleGAN-and-pix2pix's colouring model. rgb: a is the luma of ITU-R
+    601, b RGB.
     """
 
     def __init__(

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from sr.core.errors import UserError
 from sr.data.derived import Derived
 from sr.data.mix import Route, Sources, sides_of
 from sr.data.slots import Slots
 from sr.data.source import Sample, Source, fit_gt, oriented, resized
-from sr.errors import UserError
 from sr.images import ImageError
 
-CROP_STREAM, OTHER_STREAM = 7, 8  # the second word of the random key, see sr.data.order.ORDER_STREAM
+CROP_STREAM, OTHER_STREAM = 7, 8  # the second word of the random key, see sr.data.sampling_order.ORDER_STREAM
 TRIES = 16
 Images = tuple[np.ndarray, np.ndarray | None]
 
@@ -64,7 +64,7 @@ class Crops(Dataset):
         self._slots = Slots()
 
     def __getitem__(self, positions: list[int]) -> dict[str, Any] | str:
-        """A micro-batch in plain types (see `sr.data.stream`), or the sentence that says why there is none.
+        """A micro-batch in plain types (see `sr.data.loader`), or the sentence that says why there is none.
 
         (An exception would come out of a worker process as another one with a traceback in its message.)
         """

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from sr.construct import PartOf
+from sr.config.registry import PartOf
+from sr.core.errors import UserError
 from sr.data.derived import Derived
 from sr.data.source import Sample, Source
-from sr.errors import UserError
 from sr.images import with_channels
 
 NotNegative = Annotated[float, Field(ge=0)]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sr.data.members import decode
+from sr.core.errors import UserError
+from sr.data.codecs import decode
 from sr.data.paths import image_paths
 from sr.data.source import Sample
-from sr.errors import UserError
 from sr.images import ImageError
 
 

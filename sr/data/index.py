@@ -2,7 +2,8 @@
 
 Beside `x.tar` stands `x.index.json` with its keys and offsets, and in each folder one `index.json` with the counts,
 sizes and checksums of all its shards: that one alone is read at the start of a run, the others when their shard's turn
-comes. Published with its shards, `index.json` makes their order known before the first byte of any (`sr.data.remote`).
+comes. Published with its shards, `index.json` makes their order known before the first byte of any
+(`sr.data.remote.download`).
 """
 
 import hashlib
@@ -19,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sr.atomic import replacing
-from sr.data.members import MEMBER_SUFFIXES
-from sr.errors import UserError
+from sr.core.atomic import replacing
+from sr.core.errors import UserError
+from sr.data.codecs import MEMBER_SUFFIXES
 
 FOLDER_INDEX = "index.json"
 CHUNK = 1 << 20  # bytes read at a time
@@ -110,7 +111,7 @@ def scan(tar: Path, name: str = "") -> ShardIndex:
     """Index a tar by its headers: ours, webdataset's, GNU tar's, pax.
 
     Samples are runs of members with one key: `<key>.png` or `<key>.gt.png` with perhaps `<key>.lq.png` (hr and lr will
-    do; any image format, and those of `sr.data.members`); other members are passed over. `name` stands for the tar in
+    do; any image format, and those of `sr.data.codecs`); other members are passed over. `name` stands for the tar in
     errors.
     Raises UserError if the tar is damaged, compressed or sparse.
     """

@@ -6,12 +6,12 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 
-from sr.construct import PartOf
+from sr.config.registry import PartOf
+from sr.core.errors import UserError
 from sr.data.derived import Derived
-from sr.data.order import Order
+from sr.data.sampling_order import Order
 from sr.data.source import Source
 from sr.data.unpaired import Unpaired
-from sr.errors import UserError
 
 LONGEST = 1000
 

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from braceexpand import braceexpand
 
-from sr.data.remote import Indexes, Remote, find, shown
-from sr.data.transport import PIPE, is_remote
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.data.remote.download import Indexes, Remote, find, shown
+from sr.data.remote.transport import PIPE, is_remote
 from sr.images import list_images
 
 T = TypeVar("T")

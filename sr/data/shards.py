@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from sr.data.cache import Cache, default_folder
+from sr.core.errors import UserError
+from sr.data.codecs import NPY_MAGIC, decode
 from sr.data.index import FOLDER_INDEX, Entry, ShardIndex, count_all, index_of
-from sr.data.members import NPY_MAGIC, decode
-from sr.data.order import WINDOW
 from sr.data.paths import shard_paths
-from sr.data.remote import Remote, shown
+from sr.data.remote.cache import Cache, default_folder
+from sr.data.remote.download import Remote, shown
+from sr.data.sampling_order import WINDOW
 from sr.data.source import Sample
-from sr.errors import UserError
 from sr.images import ImageError
 
 OPEN_SHARDS = 2 * WINDOW  # the one that is read and the one that is fetched

@@ -11,7 +11,7 @@ class Slots:
     """Shared memory that is filled again and again: taken anew, it costs many times what filling it does.
 
     A batch is safe until SLOTS more have been made. The loader asks a worker for one only when the one PREFETCH before
-    has come out of it, and `sr.data.stream` copies each as it comes (or the loader does, to pinned memory).
+    has come out of it, and `sr.data.loader` copies each as it comes (or the loader does, to pinned memory).
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated
 
-from sr.construct import PartOf
+from sr.config.registry import PartOf
 from sr.data.source import Source
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from sr.construct import PartOf
+from sr.config.registry import PartOf
 from sr.degrade.draws import Draw
 from sr.degrade.stage import Chosen, Stage
 

@@ -6,13 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sr.batch import Pair
+from sr.core.errors import UserError
+from sr.data.batch import Pair
 from sr.degrade.draws import Draw, draws
 from sr.degrade.one_of import OneOf
 from sr.degrade.resize import Downscale, Resize
 from sr.degrade.sharpen import Sharpen
 from sr.degrade.stage import Stage
-from sr.errors import UserError
 
 STAGES_STREAM, CROP_STREAM = 11, 12  # apart, so that another list of stages leaves the crops where they were
 

@@ -8,12 +8,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from sr import bicubic
+from sr.core.errors import UserError
 from sr.degrade import canvas
 from sr.degrade.bands import Band, band, separable
 from sr.degrade.draws import Draw
 from sr.degrade.stage import AroundOne, Chosen, Prob
-from sr.errors import UserError
+from sr.images import bicubic
 
 Mode = Literal["area", "bilinear", "bicubic"]
 MODES: list[Mode] = ["area", "bilinear", "bicubic"]

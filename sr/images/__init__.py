@@ -1,7 +1,7 @@
 """Image files: found, read without surprises, and written whole or not at all."""
 
+from sr.images.image import MAX_PIXELS, SUFFIXES, ImageError, Picture, list_images
 from sr.images.meta import Meta
-from sr.images.picture import MAX_PIXELS, SUFFIXES, ImageError, Picture, list_images
 from sr.images.read import read_picture, read_pixels, read_rgb, size_of, with_channels
 from sr.images.write import encode_rgb, write_picture, write_rgb
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from sr.images.image import MAX_PIXELS, ImageError, Picture
 from sr.images.meta import Meta, read_meta
-from sr.images.picture import MAX_PIXELS, ImageError, Picture
 
 # Pillow has a bound of its own at 89 million pixels, low for scans; ours is checked before decoding, in `_open`.
 Image.MAX_IMAGE_PIXELS = None

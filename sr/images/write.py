@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sr.atomic import replacing
-from sr.errors import UserError
+from sr.core.atomic import replacing
+from sr.core.errors import UserError
 from sr.images import meta
+from sr.images.image import SUFFIXES, Picture
 from sr.images.meta import Meta
-from sr.images.picture import SUFFIXES, Picture
 
 MAX_SIDE = {"jpg": 65_500, "jpeg": 65_500, "webp": 16_383}  # pixels; of the formats that have such a bound
 CLEAR = "png", "webp", "tif", "tiff"  # hold alpha

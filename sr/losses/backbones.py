@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
-from sr.construct import nearest
-from sr.errors import UserError
-from sr.nets.layouts import State, load_weights
+from sr.config.registry import nearest
+from sr.core.errors import UserError
+from sr.nets.io.state_dicts import State, load_weights
 
 Layers = Annotated[dict[str, float], Field(min_length=1)]
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from sr.errors import UserError
-from sr.nets.layouts import State, load_weights
+from sr.core.errors import UserError
+from sr.nets.io.state_dicts import State, load_weights
 
 
 def load_calibration(source: str | None, published: tuple[str, str, str], sizes: Mapping[str, int]) -> State:

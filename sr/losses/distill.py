@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr.batch import Pair
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.data.batch import Pair
 from sr.losses.perceptual import DISTANCES, Distance
-from sr.losses.weights import NonNegative
-from sr.nets.models import open_model
+from sr.losses.weight_schedules import NonNegative
+from sr.nets.io.load import open_model
 
 
 class Distill(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sr.losses.weights import NonNegative
+from sr.losses.weight_schedules import NonNegative
 
 _QUIET = 1e-3  # about what rounding to 8 bit leaves in an orthonormal coefficient: 1 / (255 * sqrt(12))
 

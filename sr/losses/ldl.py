@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.batch import Pair
+from sr.data.batch import Pair
 
 _WINDOW = 7
 

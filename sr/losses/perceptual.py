@@ -7,9 +7,9 @@ from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from sr.losses.backbones import REAL_ESRGAN, BackboneName, Layers, open_backbone
-from sr.losses.cache import FeatureCache
+from sr.losses.feature_cache import FeatureCache
 from sr.losses.pixel import L1, L2, Charbonnier
-from sr.losses.weights import NonNegative
+from sr.losses.weight_schedules import NonNegative
 
 Distance = Literal["l1", "l2", "charbonnier"]
 DISTANCES: dict[Distance, type[nn.Module]] = {"l1": L1, "l2": L2, "charbonnier": Charbonnier}

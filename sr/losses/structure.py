@@ -1,4 +1,5 @@
-"""Structural similarity as a loss. The metric of that name (sr.metrics.ssim) counts 8-bit values; this one does not."""
+"""Structural similarity as a loss. The metric of that name (sr.evaluate.metrics.ssim) counts 8-bit values; this one
+does not."""
 
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sr.errors import UserError
+from sr.core.errors import UserError
 from sr.losses.filters import gaussian, smooth
 
 _TAPS = gaussian(1.5, reach=5)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from sr.construct import nearest
-from sr.errors import UserError
-from sr.nets.any_size import any_size
-from sr.nets.basicsr import basicsr
+from sr.config.registry import nearest
+from sr.core.errors import UserError
+from sr.nets.io.basicsr import basicsr
+from sr.nets.io.pad_to_multiple import any_size
 
 SCALE = frozenset({"upscale", "scale"})
 

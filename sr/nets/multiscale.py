@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sr.construct import PartOf
+from sr.config.registry import PartOf
 
 
 class MultiScale(nn.Module):

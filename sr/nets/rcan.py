@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sr.errors import UserError
+from sr.core.errors import UserError
 from sr.nets.edsr import DIV2K_MEAN, Mean, Positive, Residual, Scale
 from sr.nets.layers import Count, conv3
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.nets import dense
+from sr.nets.cpu import dense
 from sr.nets.layers import Count, conv3, conv_on, enlargements, small_conv3
 
 

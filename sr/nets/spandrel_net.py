@@ -5,10 +5,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sr.errors import UserError
-from sr.nets.any_size import any_size
-from sr.nets.bounded import as_large_as
-from sr.nets.layouts import load_weights
+from sr.core.errors import UserError
+from sr.nets.io.pad_to_multiple import any_size
+from sr.nets.io.size_limit import as_large_as
+from sr.nets.io.state_dicts import load_weights
 
 
 def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:

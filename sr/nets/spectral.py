@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.nets.winograd import conv2d
+from sr.nets.cpu.winograd import conv2d
 
 
 class SpectralConv2d(nn.Module):

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.construct import nearest
-from sr.errors import UserError
+from sr.config.registry import nearest
+from sr.core.errors import UserError
 from sr.nets.layers import Count
 from sr.nets.norm import keep_statistics
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.errors import UserError
+from sr.core.errors import UserError
 from sr.nets.norm import InstanceNorm
 
 Norm = Literal["batch", "instance"]

@@ -15,15 +15,14 @@ from urllib.parse import quote
 from torch import Tensor
 from tqdm import tqdm
 
-from sr import bicubic
-from sr.atomic import replacing
-from sr.errors import UserError
-from sr.images import ImageError, Picture, read_picture, write_picture
-from sr.metrics import METRICS
-from sr.nets.models import Model
+from sr.core.atomic import replacing
+from sr.core.errors import UserError
+from sr.evaluate.metrics import METRICS
+from sr.images import ImageError, Picture, bicubic, read_picture, write_picture
+from sr.inference.upscale import Enlarger
+from sr.nets.io.load import Model
 from sr.report.page import Card, page
 from sr.report.pairs import Entry, Failed, pair
-from sr.upscale import Enlarger
 
 WEB = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # what browsers show as it is
 USUAL = "psnr_y", "ssim_y", "lpips", "dists"

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from sr.metrics import METRICS
+from sr.evaluate.metrics import METRICS
 
 Scores = dict[str, float]
 

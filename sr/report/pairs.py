@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sr.errors import UserError
+from sr.core.errors import UserError
+from sr.evaluate.validate.sets import by_beginning
 from sr.images import list_images
-from sr.validate.sets import by_beginning
 
 
 class Entry(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from sr.batch import Pair
+from sr.data.batch import Pair
 from sr.tasks.task import Adversary, Critic, Fidelity, Phase, Task, frozen, joined, scaled
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sr import dist
+from sr.distributed import comm
 
 
 class ImagePool:
@@ -14,7 +14,7 @@ class ImagePool:
     """
 
     def __init__(self, size: int) -> None:
-        self.size = -(-size // dist.world())
+        self.size = -(-size // comm.world())
         self.images: list[Tensor] = []
 
     def exchange(self, fakes: Tensor) -> Tensor:
@@ -36,11 +36,11 @@ class ImagePool:
 
     def state(self) -> Tensor | None:
         """Every rank's images in turn, [n, C, h, w] on the host; None where there are none. Collective."""
-        ranks = dist.gather([image.cpu() for image in self.images])
+        ranks = comm.gather([image.cpu() for image in self.images])
         images = [image for row in zip(*ranks, strict=True) for image in row]
         return torch.stack(images) if images else None
 
     def load_state(self, images: Tensor | None) -> None:
         """Every world-th image; with as many ranks as there were, each has its own again."""
-        mine = [] if images is None else list(images[dist.rank() :: dist.world()])
+        mine = [] if images is None else list(images[comm.rank() :: comm.world()])
         self.images = mine[: self.size]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.batch import Pair
+from sr.data.batch import Pair
 from sr.tasks.task import Adversary, Critic, Fidelity, Phase, Task, frozen, joined
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from sr.batch import Pair
+from sr.data.batch import Pair
 from sr.nets.spectral import SpectralConv2d
 
 LAYERS = (nn.Conv2d, nn.Linear, SpectralConv2d)

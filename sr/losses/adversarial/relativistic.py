@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr.dist import mean_over_ranks
+from sr.distributed.comm import mean_over_ranks
 from sr.losses.adversarial.base import Critic, over_maps
 
 BASES: dict[str, Callable[[Tensor], Tensor]] = {

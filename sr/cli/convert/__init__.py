@@ -1,0 +1,1 @@
+"""Convert option files of other trainers."""

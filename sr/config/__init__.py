@@ -1,0 +1,1 @@
+"""The options file: YAML with positions, schema from constructor signatures, JSON schema."""

@@ -1,0 +1,45 @@
+"""The JSON schema of options files, for editors, from the same types that check them."""
+
+import inspect
+from typing import Any
+
+from pydantic import BaseModel
+
+from sr.config.registry import Factory, Table, Tables, part_model
+
+
+def schema(model: type[BaseModel], tables: Tables) -> dict[str, Any]:
+    """The JSON schema of a model for editors, every part spelled out from its constructor."""
+    definitions: dict[str, Any] = {}
+    for name, table in tables.items():
+        rows = [_row_schema(table, kind, row, definitions) for kind, row in table.rows.items() if "*" not in kind]
+        definitions[f"part.{name}"] = {"anyOf": [*rows, _PLUGIN_SCHEMA]}
+    root = _inline(model.model_json_schema(), definitions)
+    root["$defs"] = {**root.get("$defs", {}), **_inline(definitions, definitions)}
+    return root
+
+
+_PLUGIN_SCHEMA = {  # and members of families: their parameters are checked, but not spelled out
+    "type": "object",
+    "properties": {"type": {"type": "string", "pattern": r".+\..+"}},
+    "required": ["type"],
+}
+
+
+def _row_schema(table: Table, kind: str, factory: Factory, definitions: dict[str, Any]) -> dict[str, Any]:
+    row = part_model(table, factory).model_json_schema()
+    definitions.update(row.pop("$defs", {}))
+    row["properties"] = {"type": {"const": kind}, **row.get("properties", {})}
+    row["required"] = ["type", *row.get("required", [])]
+    row["title"] = kind
+    row["description"] = inspect.getdoc(factory) or ""
+    return row
+
+
+def _inline(node: Any, definitions: dict[str, Any]) -> Any:
+    """Turn every {"$part": table} into a reference to that table's definition."""
+    if isinstance(node, dict):
+        if "$part" in node:
+            return {"$ref": f"#/$defs/part.{node['$part']}"}
+        return {key: _inline(value, definitions) for key, value in node.items()}
+    return [_inline(item, definitions) for item in node] if isinstance(node, list) else node

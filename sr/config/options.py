@@ -1,0 +1,298 @@
+"""Options: one strict YAML, nested like the objects it makes. Every mistake is reported at once, with its line.
+
+This file imports no torch, so that a wrong options file is answered at once. What a part (`{type: ...}`) may hold
+is known by its constructor alone; `resolve` is handed the tables and asks them.
+"""
+
+import json
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from sr.config import registry
+from sr.config.registry import PartOf, Problem, Tables
+from sr.config.yaml_source import Document
+from sr.core.errors import UserError
+
+Part = dict[str, Any]
+Files = str | list[str]
+_TERM: Any = {"anyOf": [{"$part": "losses"}, {"type": "object", "not": {"required": ["type"]}}]}
+
+
+class Section(BaseModel):
+    """A fixed part of the tree: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Make(Section):
+    """Shards to make before training starts, unless they are there already (see `sr shard`)."""
+
+    photos: Files
+    lq: str | None = None
+    size: PositiveInt = 480
+    step: PositiveInt = 240
+    format: Literal["png", "jpg", "webp", "npy", "zst"] = "png"
+    per_shard: PositiveInt = 1000
+
+
+class Data(Section):
+    """Where samples come from. `batch_size` is global: over all processes and accumulation, per optimizer step.
+
+    crop_size: what is cut out of pictures without lq, degraded, and then cropped to gt_size. Real-ESRGAN's is 400 for
+    256; gt_size + 32 takes a third less time, and mirrors the border where 400 would have had a neighbour.
+    Translation: `direction` says which picture of a pair is given; pairs are resized to `load_size` before the crop.
+    """
+
+    source: Annotated[Part, PartOf("sources")]
+    gt_size: PositiveInt
+    batch_size: PositiveInt
+    crop_size: PositiveInt | None = None
+    load_size: PositiveInt | None = None
+    direction: Literal["a_to_b", "b_to_a"] = "a_to_b"
+    workers: NonNegativeInt = 4
+    flip: bool = True
+    rotate: bool = False
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    make: Make | None = None
+
+
+class Train(Section):
+    """`timeout`: seconds that a step, and any wait for another process in it, may take before all processes end.
+    `check_ranks_every`: steps between two comparisons of the ranks' weights; 0: never. `compile`: fuse operations
+    by torch.compile, which takes a C++ compiler (on a GPU Triton) and a minute or two before the first step; the
+    discriminator only where the GAN loss takes its logits alone (no `plus`).
+    """
+
+    total_steps: PositiveInt
+    accumulate: PositiveInt = 1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    timeout: Annotated[float, Field(gt=0)] = 600
+    check_ranks_every: NonNegativeInt = 1000
+
+
+class ValidationSet(Section):
+    """Either files, where `lr` left out is made from `hr` by MATLAB's bicubic, rounded to 8 bit; or a whole `source`
+    of pairs, resized to `size` x `size` if that is given."""
+
+    hr: Files | None = None
+    lr: Files | None = None
+    source: Annotated[Part, PartOf("sources")] | None = None
+    size: PositiveInt | None = None
+
+
+class Validation(Section):
+    sets: dict[str, ValidationSet] = {}
+    every: PositiveInt = 5000
+    best: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "l1"] = "psnr_y"
+    pictures: NonNegativeInt = 4
+
+
+class Save(Section):
+    """`fallback`: continue from the newest good checkpoint where the newest is damaged."""
+
+    every: PositiveInt = 5000
+    keep: PositiveInt = 3
+    fallback: bool = False
+
+
+class Log(Section):
+    """`samples`: also which global sample positions each step used, in samples.jsonl."""
+
+    every: PositiveInt = 100
+    samples: bool = False
+
+
+class Cycle(Section):
+    """CycleGAN's own. `identity`: weight of the identity terms over that of the cycle; `pool`: fakes kept for each
+    discriminator, over all processes."""
+
+    identity: Annotated[float, Field(ge=0)] = 0.5
+    pool: NonNegativeInt = 50
+
+
+class Losses(BaseModel):
+    """`gan` is the adversarial loss, every other name a term on the output; without a type, of the type of its name."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": _TERM})
+    __pydantic_extra__: dict[str, Annotated[Part, PartOf("losses")]]
+    gan: Annotated[Part, PartOf("gan")] | None = None
+
+    @property
+    def fidelity(self) -> dict[str, Part]:
+        return self.__pydantic_extra__
+
+
+class Options(Section):
+    """A whole run. `init` maps a player to the weights it starts from, for CycleGAN perhaps one file for each of its
+    two nets (a_to_b, b_to_a; a, b); `out`/`name` is the folder of the run."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    task: Literal["psnr", "sr_gan", "pix2pix", "cyclegan"]
+    scale: Literal[1, 2, 3, 4, 8] = 1
+    seed: NonNegativeInt = 0
+    out: str = "runs"
+    generator: Annotated[Part, PartOf("generators")]
+    discriminator: Annotated[Part, PartOf("discriminators")] | None = None
+    init: dict[Literal["generator", "discriminator"], str | dict[str, str]] = {}
+    losses: Losses
+    cycle: Cycle | None = None
+    degrade: list[Annotated[Part, PartOf("degrade")]] = []
+    data: Data
+    optimizer: dict[Literal["generator", "discriminator"], Annotated[Part, PartOf("optimizers")]]
+    schedule: Annotated[Part, PartOf("schedules")] = {"type": "constant"}
+    train: Train
+    validation: Validation = Validation()
+    save: Save = Save()
+    log: Log = Log()
+
+    @property
+    def folder(self) -> FilePath:
+        return FilePath(self.out) / self.name
+
+    @property
+    def crop_size(self) -> int:
+        return self.data.crop_size or self.data.gt_size
+
+
+def resolve(document: Document, tables: Tables, *, plugins: bool = True) -> Options:
+    """The typed options, or one UserError with a line for each mistake in the file."""
+    values = _with_types(document.values, tables["losses"].rows)
+    problems = registry.check_model(Options, values, tables, plugins=plugins)
+    if not problems:
+        options = Options.model_validate_json(json.dumps(values, default=str))
+        problems = contradictions(options)
+    if problems:
+        shown = sorted({(document.where(p.path), ".".join(map(str, p.path)), p.message) for p in problems}, key=_order)
+        raise UserError(
+            "\n".join(f"{where}  {key}: {message}" if key else f"{where}  {message}" for where, key, message in shown)
+        )
+    return options
+
+
+def _with_types(values: dict[str, Any], rows: Container[str]) -> dict[str, Any]:
+    losses = values.get("losses")
+    if not isinstance(losses, Mapping):
+        return values
+    typed = {k: {"type": k, **part} if k in rows and isinstance(part, Mapping) else part for k, part in losses.items()}
+    return {**values, "losses": typed}
+
+
+def _order(row: tuple[str, str, str]) -> tuple[int, str]:
+    line = row[0].rpartition(":")[2]
+    return (int(line) if line.isdigit() else 1 << 30, row[1])
+
+
+def contradictions(options: Options) -> list[Problem]:
+    """What is wrong between keys that are each fine by themselves."""
+    said = [*_players(options), *_translation(options), *_data(options)]
+    return [Problem(tuple(key.split(".")), message) for key, message in said]
+
+
+Said = Iterator[tuple[str, str]]
+
+
+def _players(options: Options) -> Said:
+    task, adversarial = options.task, options.task != "psnr"
+    players = ["generator", "discriminator"] if adversarial else ["generator"]
+    for key, given in (("discriminator", options.discriminator), ("losses.gan", options.losses.gan)):
+        if adversarial and given is None:
+            yield key, f"task {task} needs '{key}'; add it, or set task: psnr"
+        if not adversarial and given is not None:
+            yield key, f"task psnr has no use for '{key}'; remove it, or set task: sr_gan"
+    for name in players:
+        if name not in options.optimizer:
+            yield "optimizer", f"task {task} trains '{name}'; add optimizer.{name}"
+    for name in {*options.optimizer, *options.init} - set(players):
+        yield (
+            f"{'optimizer' if name in options.optimizer else 'init'}.{name}",
+            f"task {task} has no '{name}'; remove it",
+        )
+    if not options.losses.fidelity and options.losses.gan is None:
+        yield "losses", "there is nothing to train on; add a term, such as pixel: {type: l1}"
+
+
+RGB_TERMS = "perceptual", "vgg19", "style", "lpips", "dists"
+
+
+def _translation(options: Options) -> Said:
+    task, data = options.task, options.data
+    translates = task in ("pix2pix", "cyclegan")
+    if translates and options.scale != 1:
+        yield "scale", f"task {task} keeps the size; remove 'scale'"
+    if not translates and "scale" not in options.model_fields_set:
+        yield "scale", f"task {task} needs 'scale'; add scale: 4, or 1 where the size stays"
+    if options.scale != 1 and (data.direction != "a_to_b" or data.load_size):
+        yield "data", "direction and load_size are for pictures of one size; remove them, or set scale: 1"
+    if data.load_size and data.load_size < data.gt_size:
+        yield "data.load_size", f"{data.load_size} is smaller than gt_size {data.gt_size}, raise it"
+    ends = ["num_out_ch", *(["num_in_ch"] if task == "cyclegan" else [])]
+    odd = [count for end in ends if (count := options.generator.get(end, 3)) not in (1, 3)]
+    for name in (n for n, part in options.losses.fidelity.items() if part["type"] in RGB_TERMS and odd):
+        yield f"losses.{name}", f"looks at grey or RGB pictures and the generator makes {odd[0]} channels; remove it"
+    if odd and max(odd) > 2 and options.validation.sets and options.validation.best.endswith("_y"):
+        yield "validation.best", f"is for grey or RGB, not for {max(odd)} channels; set it to l1"
+    yield from _cyclegan(options) if task == "cyclegan" else _pairs(options)
+
+
+def _pairs(options: Options) -> Said:
+    task, data, disc = options.task, options.data, options.discriminator
+    if options.cycle is not None:
+        yield "cycle", f"task {task} has no cycle; remove it, or set task: cyclegan"
+    if data.source["type"] == "unpaired":
+        yield "data.source", f"task {task} trains on pairs; give paired data, or set task: cyclegan"
+    if data.source["type"] == "colorize" and data.source.get("space", "lab") == "lab" and data.direction != "a_to_b":
+        yield "data.direction", "Lab goes from grey to colour; remove it, or set data.source.space: rgb"
+    if task == "pix2pix" and disc and "conditional" not in disc:
+        yield "discriminator", "say whether it sees the input too: conditional: true, as the paper has it, or false"
+    for name, given in options.validation.sets.items():
+        if task == "pix2pix" and not options.degrade and given.hr is not None and given.lr is None:
+            yield f"validation.sets.{name}", "hr alone is no pair; give source: {type: side_by_side, ...} or the like"
+
+
+def _cyclegan(options: Options) -> Said:
+    data, gan = options.data, options.losses.gan or {}
+    sized = [options.generator.get(key, 3) for key in ("num_in_ch", "num_out_ch")]
+    if (options.cycle or Cycle()).identity and len(set(sized)) > 1:
+        yield "cycle.identity", f"compares pictures of {sized[0]} and {sized[1]} channels; set it to 0"
+    if options.discriminator and options.discriminator.get("conditional"):
+        yield "discriminator.conditional", "there are no pairs to show the discriminator; remove it"
+    if data.source["type"] != "unpaired":
+        yield "data.source", "CycleGAN trains on two sets; give {type: unpaired, a: {...}, b: {...}}"
+    if data.direction != "a_to_b":
+        yield "data.direction", "CycleGAN trains both directions; remove it"
+    if options.degrade:
+        yield "degrade", "CycleGAN trains on pictures as they are; remove it"
+    if not options.losses.fidelity:
+        yield "losses", "without a cycle term nothing holds the pictures; add cycle: {type: l1, weight: 10, range: 2}"
+    for name in (n for n, part in options.losses.fidelity.items() if part["type"] in ("ldl", "distill")):
+        yield f"losses.{name}", "needs one generator and its input; choose another term for task: cyclegan"
+    if any(extra.get("type") == "feature_matching" for extra in gan.get("plus", [])):
+        yield "losses.gan.plus", "feature_matching compares pairs, which CycleGAN does not have; remove it"
+
+
+def _data(options: Options) -> Said:
+    data, scale, accumulate = options.data, options.scale, options.train.accumulate
+    for name, given in options.validation.sets.items():
+        if (given.hr is None) == (given.source is None) or (given.lr and given.source):
+            yield f"validation.sets.{name}", "give either hr (and lr), or source"
+        if given.hr is not None and options.task == "cyclegan":
+            yield f"validation.sets.{name}", "has no two sets; give source: {type: unpaired, ...}, or one of pairs"
+    if data.make is not None and not (data.source["type"] == "shards" and isinstance(data.source.get("path"), str)):
+        yield "data.make", "makes shards: set data.source to {type: shards, path: FOLDER}, or drop data.make"
+    if data.gt_size % scale:
+        better = data.gt_size // scale * scale or scale
+        yield "data.gt_size", f"{data.gt_size} is no multiple of scale {scale}; use {better}"
+    ends = [options.generator.get(end, 3) for end in ("num_in_ch", "num_out_ch")]
+    if options.degrade and (ends[0] != ends[1] or ends[0] not in (1, 3)):
+        yield "degrade", f"keeps grey and RGB as they are, the generator goes from {ends[0]} to {ends[1]} channels"
+    if options.crop_size < data.gt_size:
+        yield "data.crop_size", f"{options.crop_size} is smaller than gt_size {data.gt_size}, raise it"
+    if data.batch_size % accumulate:
+        yield "data.batch_size", f"{data.batch_size} does not split into accumulate {accumulate} parts; use a multiple"

@@ -1,0 +1,289 @@
+"""{type: name, **kwargs} -> instance. The constructor's signature is the schema.
+
+A *part* is a mapping with a `type`. The type is a row of an explicit table (or a dotted path to a class of the
+user's own), and the keyword-only parameters of that constructor are the keys the part may have. So a new part
+needs its class and one row, and its options, their checks, the editor's schema and the docs follow from it.
+"""
+
+import difflib
+import functools
+import importlib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import core_schema, to_jsonable_python
+
+from sr.core.errors import UserError
+
+Path = tuple[str | int, ...]
+Factory = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """Annotation: this option is a part out of the table of that name, as in `Annotated[Stage, PartOf("degrade")]`.
+
+    factory: the constructor receives a function without arguments that builds a new one at each call.
+    """
+
+    table: str
+    factory: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"$part": self.table}
+
+
+@dataclass(frozen=True, eq=False)  # hashed as itself: its rows are a dict
+class Table:
+    """Rows name -> constructor; `shared` keys any part of the table may have beside its constructor's own
+    (name -> (type, default), read by `sr.train.builder`); `supplied` parameters come from elsewhere in the options.
+    A row `name.*` stands for a family: called with what a type has in place of `*`, it returns the constructor."""
+
+    rows: Mapping[str, Factory]
+    shared: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    supplied: tuple[str, ...] = ()
+
+
+Tables = Mapping[str, Table]
+
+
+class Problem(NamedTuple):
+    """One thing wrong with the options: where, and a sentence that says what and what would be right."""
+
+    path: Path
+    message: str
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def find(table: Table, name: str, *, plugins: bool = True) -> Factory:
+    """The constructor behind a type's name. Raises UserError with what is known and the nearest spelling."""
+    family, dot, member = name.partition(".")
+    if dot and f"{family}.*" in table.rows:
+        return table.rows[f"{family}.*"](member)
+    if name in table.rows:
+        return table.rows[name]
+    if dot:
+        return _plugin(name, allowed=plugins)
+    raise UserError(f"no '{name}' here. Known: {', '.join(table.rows)}.{nearest(name, list(table.rows))}")
+
+
+def _plugin(name: str, *, allowed: bool) -> Factory:
+    if not allowed:
+        raise UserError(f"'{name}' is code from outside, which --no-plugins shuts out; choose a built-in type")
+    module, _, attribute = name.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # it is a user's file, and may be wrong in any way
+        said = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"cannot import '{name}' ({said}); put its package on PYTHONPATH or correct the name") from None
+    try:
+        model_of(factory)
+    except (TypeError, ValueError, NameError):
+        raise UserError(
+            f"'{name}' is not a class or function with a signature; name one that builds the part"
+        ) from None
+    return factory
+
+
+@functools.cache
+def model_of(factory: Factory, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:
+    """A strict pydantic model of a constructor's keyword-only parameters."""
+    function = factory.__init__ if inspect.isclass(factory) else factory
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in leave_out:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[name] = (hints.get(name, Any), default)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    name = getattr(factory, "__name__", "part")
+    return create_model(name, __config__=config, **fields)
+
+
+@functools.cache
+def part_model(table: Table, factory: Factory, *, inner: bool = False) -> type[BaseModel]:
+    """`model_of` as the options see it: without the supplied parameters, and with the table's shared keys.
+
+    inner: the part stands inside one of its own table, where shared keys have no one to read them.
+    """
+    base = model_of(factory, table.supplied)
+    fields: dict[str, Any] = {} if inner else dict(table.shared)
+    return create_model(base.__name__, __base__=base, **fields) if fields else base
+
+
+def check(
+    part: Any, name: str, tables: Tables, path: Path = (), *, plugins: bool = True, outer: str = ""
+) -> list[Problem]:
+    """Everything wrong with one part and the parts inside it. outer: the table of the part that it stands in."""
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        return [Problem(path, f"give a mapping with a 'type'. Known types: {', '.join(tables[name].rows)}.")]
+    try:
+        factory = find(tables[name], part["type"], plugins=plugins)
+    except UserError as error:
+        return [Problem((*path, "type"), str(error))]
+    values = {key: value for key, value in part.items() if key != "type"}
+    model = part_model(tables[name], factory, inner=name == outer)
+    return check_model(model, values, tables, path, owner=part["type"], plugins=plugins, outer=name)
+
+
+def check_model(
+    model: type[BaseModel],
+    values: Any,
+    tables: Tables,
+    path: Path = (),
+    *,
+    owner: str = "",
+    plugins: bool = True,
+    outer: str = "",
+) -> list[Problem]:
+    """Everything wrong with `values` for a model, and with every part inside them."""
+    problems: list[Problem] = []
+    try:
+        model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        problems = [_sentence(model, details, path, owner) for details in error.errors()]
+    for name, part, where in parts_in(model, values, path):
+        problems += check(part, name, tables, where, plugins=plugins, outer=outer)
+    return problems
+
+
+def parts_in(model: type[BaseModel], values: Any, path: Path) -> Iterator[tuple[str, Any, Path]]:
+    """(table, part, path) of every part in the values of a model: plain, in lists, in mappings, in sections."""
+    if isinstance(values, Mapping):
+        extra = typing.get_args(model.__annotations__.get("__pydantic_extra__"))[1:]
+        for key, value in values.items():
+            info = model.model_fields.get(key)
+            if value is not None:
+                yield from _parts((info.annotation, *info.metadata) if info else extra, value, (*path, key))
+
+
+def _parts(annotations: tuple[Any, ...], value: Any, path: Path) -> Iterator[tuple[str, Any, Path]]:
+    for annotation in annotations:
+        if isinstance(annotation, PartOf):
+            yield annotation.table, value, path
+        elif inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+            yield from parts_in(annotation, value, path)
+        elif isinstance(value, Mapping) and typing.get_origin(annotation) is dict:
+            for key, item in value.items():
+                yield from _parts(typing.get_args(annotation)[1:], item, (*path, key))
+        elif isinstance(value, list) and typing.get_origin(annotation) is list:
+            for number, item in enumerate(value):
+                yield from _parts(typing.get_args(annotation), item, (*path, number))
+        elif _is_union(annotation) and not isinstance(value, Mapping | list):
+            continue  # another branch of the union takes plain values; pydantic has checked which
+        elif typing.get_args(annotation) and typing.get_origin(annotation) not in (dict, list, typing.Literal):
+            yield from _parts(typing.get_args(annotation), value, path)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def signature(model: type[BaseModel]) -> str:
+    """`num_feat=64, skip=true`: what a part takes, in one line."""
+    shown = []
+    for name, info in model.model_fields.items():
+        default = info.get_default()
+        shown.append(name if info.is_required() or default is None else f"{name}={json.dumps(default, default=str)}")
+    return ", ".join(shown) or "nothing"
+
+
+def _sentence(model: type[BaseModel], details: Any, path: Path, owner: str) -> Problem:
+    where = (*path, *_clean(details["loc"]))
+    holder = _holder(model, details["loc"])
+    name = owner if holder is model and owner else ".".join(map(str, where[:-1])) or "the file"
+    key, given = where[-1] if where else "", details.get("input")
+    if details["type"] == "extra_forbidden":
+        known = list(holder.model_fields)
+        return Problem(where, f"{name} takes no '{key}'. It takes {signature(holder)}.{nearest(str(key), known)}")
+    if details["type"] == "missing":
+        return Problem(where[:-1], f"{name} needs '{key}'. It takes {signature(holder)}.")
+    hint = ""
+    if details["type"] == "literal_error":
+        hint = nearest(str(given), str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", "))
+    return Problem(where, f"{details['msg']}; given {json.dumps(given, default=str)}.{hint}")
+
+
+def _clean(location: Sequence[str | int]) -> Path:
+    """pydantic's location without the names of union branches (they are its own, not the user's keys)."""
+    return tuple(step for step in location if isinstance(step, int) or step.replace("_", "").isalnum())
+
+
+def _holder(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
+    """The model that owns the last step of a location."""
+    for step in location[:-1]:
+        info = model.model_fields.get(str(step))
+        inner = [a for a in _flatten(info.annotation)] if info else []
+        model = next((a for a in inner if inspect.isclass(a) and issubclass(a, BaseModel)), model)
+    return model
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    return [annotation, *(leaf for inner in typing.get_args(annotation) for leaf in _flatten(inner))]
+
+
+def make(part: Mapping[str, Any], name: str, tables: Tables, *args: Any, plugins: bool = True, **supplied: Any) -> Any:
+    """Build a checked part, innermost first. `supplied` fills what it, or parts of the same table inside, left out."""
+    table = tables[name]
+    factory = find(table, part["type"], plugins=plugins)
+    model = model_of(factory)
+    values = {key: value for key, value in part.items() if key != "type" and key not in table.shared}
+    typed = part_model(table, factory).model_validate_json(json.dumps(values), strict=True)
+    kwargs = {key: getattr(typed, key) for key in values}
+    for key, info in model.model_fields.items():
+        if key in kwargs:
+            build = functools.partial(_nested, tables=tables, plugins=plugins, supplied={name: supplied})
+            kwargs[key] = _build((info.annotation, *info.metadata), kwargs[key], build)
+        elif key in supplied:
+            kwargs[key] = supplied[key]
+    try:
+        return factory(*args, **kwargs)
+    except (ValueError, OverflowError, ZeroDivisionError, MemoryError, RuntimeError) as error:
+        if part["type"] not in table.rows:
+            raise  # the author of a part from outside wants to see where
+        reason, given = str(error).split("\n")[0] or type(error).__name__, json.dumps(values)
+        raise UserError(f"{part['type']} cannot be made of {given} ({reason}); change these") from None
+
+
+def _nested(
+    part: Mapping[str, Any], kind: PartOf, *, tables: Tables, plugins: bool, supplied: Mapping[str, dict[str, Any]]
+) -> Any:
+    build = functools.partial(make, part, kind.table, tables, plugins=plugins, **supplied.get(kind.table, {}))
+    return build if kind.factory else build()
+
+
+def _build(annotations: tuple[Any, ...], value: Any, build: Callable[[Mapping[str, Any], PartOf], Any]) -> Any:
+    """The value with every part inside it built."""
+    for annotation in annotations:
+        inner, origin = typing.get_args(annotation), typing.get_origin(annotation)
+        if isinstance(annotation, PartOf) and isinstance(value, Mapping):
+            return build(value, annotation)
+        if origin is list and isinstance(value, list):
+            return [_build(inner, item, build) for item in value]
+        if inner and origin not in (list, dict, typing.Literal):
+            value = _build(inner, value, build)
+    return value
+
+
+def fill(model: type[BaseModel], values: Mapping[str, Any], tables: Tables, *, plugins: bool = True) -> None:
+    """Spell out, in place, the default of every key that the checked parts in `values` leave out."""
+    for name, part, _ in parts_in(model, values, ()):
+        own = part_model(tables[name], find(tables[name], part["type"], plugins=plugins))
+        for key, info in own.model_fields.items():
+            default = info.get_default(call_default_factory=True)
+            if not info.is_required() and default is not None:
+                part.setdefault(key, to_jsonable_python(default))
+        fill(own, part, tables, plugins=plugins)

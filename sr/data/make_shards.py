@@ -1,0 +1,299 @@
+"""Folders of images -> tar shards of sub-images: planned first, then each shard on its own, so it can be continued."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import accumulate
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import webdataset
+from tqdm import tqdm
+
+from sr.core.atomic import replacing
+from sr.core.errors import UserError
+from sr.data import codecs
+from sr.data import index as shard_index
+from sr.data.folder import pair_up
+from sr.data.paired import half_of, halves
+from sr.data.source import fit_gt
+from sr.images import SUFFIXES, ImageError, list_images, read_rgb, size_of
+
+SMALLEST = 32  # pixels; anything smaller teaches nothing
+PLAN = "plan.json"
+Run = Callable[..., Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How sub-images are cut and stored. Sizes in gt pixels, size None for whole images; scale 1 where there is no lq.
+
+    side_by_side: an image holds lq and gt, its left and its right half.
+    """
+
+    size: int | None
+    step: int
+    format: Literal["png", "jpg", "webp", "npy", "zst"]
+    quality: int
+    scale: int
+    side_by_side: bool = False
+
+    def grid(self, height: int, width: int) -> tuple[list[int], list[int]]:
+        """The first rows and the first columns of an image's sub-images."""
+        rows, columns = (windows(side, self.size or side, self.step) for side in (height, width))
+        return rows, columns
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What tells it from others; silent of halves where there are none, as plans made before were."""
+        return {key: value for key, value in asdict(self).items() if key != "side_by_side" or value}
+
+
+class Image(NamedTuple):
+    """One input: its files, its number among all, and how many sub-images it gives."""
+
+    number: int
+    gt: Path
+    lq: Path | None
+    pieces: int
+
+
+class Job(NamedTuple):
+    """One shard: parts of images, each with the range of its sub-images that belong here."""
+
+    tar: Path
+    cutting: Cutting
+    parts: list[tuple[Image, int, int]]
+
+
+class Report(NamedTuple):
+    samples: int
+    shards: int
+    skipped: list[tuple[str, str]]
+
+
+def make_shards(
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    size: int | None = 480,
+    step: int = 240,
+    format: Literal["png", "jpg", "webp", "npy", "zst"] = "png",
+    quality: int = 95,
+    per_shard: int = 1000,
+    lq: str | Path | None = None,
+    scale: int | None = None,
+    side_by_side: bool = False,
+    workers: int = 1,
+    strict: bool = False,
+    progress: bool = True,
+) -> Report:
+    """Cut images into overlapping `size` x `size` sub-images every `step` pixels and pack them into tars under `out`.
+
+    inputs: a folder tree or files. The last row and column of sub-images lie flush with the border; an image smaller
+    than `size` is kept whole (with size None all are), one below 32 pixels is skipped. lq: folder of partners, `scale`
+    times smaller, cut alike, in the same format (PNG beside jpg and webp). side_by_side: each image is a pair of its
+    own, the left half a (stored as lq) and the right half b (as gt). Unreadable images are skipped and reported, with
+    strict=True raised. The same call again after an interruption makes only the shards that are missing; the tars do
+    not depend on `workers`. With workers > 1 a script that calls this needs the usual `if __name__ == "__main__"`.
+    """
+    cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side)
+    _check(cutting, lq, scale, per_shard)
+    paths = list_images(inputs) if isinstance(inputs, str | Path) and Path(inputs).is_dir() else _files(inputs)
+    if not paths:
+        raise UserError(f"{inputs} holds no images; name a folder with {', '.join(SUFFIXES)} files")
+    partners: Sequence[Path | None] = pair_up(paths, list_images(lq)) if lq else [None] * len(paths)
+    out = Path(out)
+    with _processes(workers) as run:
+        images, skipped = _plan(paths, partners, cutting, run, progress)
+        if skipped and (strict or not images):
+            raise UserError(_listing(skipped))
+        _claim(out, cutting, images, per_shard)
+        jobs = _jobs(out, cutting, images, per_shard)
+        todo = [job for job in jobs if not job.tar.exists() or shard_index.load(job.tar) is None]
+        _consume(run(_write_shard, todo, chunksize=1), "shards", len(jobs), progress, len(jobs) - len(todo))
+    return _finish(out, jobs, skipped, strict)
+
+
+def windows(length: int, size: int, step: int) -> list[int]:
+    """Where the sub-images start along one side; the last ends at the border."""
+    starts = list(range(0, length - size + 1, step)) or [0]
+    return [*starts, length - size] if starts[-1] + size < length else starts
+
+
+def _check(cutting: Cutting, lq: object, scale: int | None, per_shard: int) -> None:
+    if (cutting.size is not None and cutting.size < SMALLEST) or cutting.step < 1 or per_shard < 1:
+        raise UserError(f"sub-images need size >= {SMALLEST}, step >= 1 and at least 1 per shard; correct the numbers")
+    if lq and not scale:
+        raise UserError("sharding pairs needs to know how much smaller the lq is; give --scale")
+    if lq and cutting.side_by_side:
+        raise UserError("an image with both sides brings its own partner; drop either --lq or --side-by-side")
+    if (cutting.size or 0) % cutting.scale or cutting.step % cutting.scale:
+        raise UserError(f"size {cutting.size} and step {cutting.step} must be multiples of scale {scale}; round them")
+
+
+def _files(inputs: Any) -> list[Path]:
+    paths = [Path(inputs)] if isinstance(inputs, str | Path) else [Path(path) for path in inputs]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"there is no image '{path}'; correct the path")
+    return paths
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Run]:
+    """A `map` over this many processes."""
+    if workers <= 1:
+        yield lambda function, jobs, chunksize: map(function, jobs)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        yield pool.map
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, most likely for want of memory; go on with fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _consume(results: Iterable[Any], what: str, total: int, progress: bool, initial: int = 0) -> list[Any]:
+    return list(tqdm(results, desc=what, total=total, initial=initial, disable=not progress, unit=""))
+
+
+def _plan(
+    paths: Sequence[Path], partners: Sequence[Path | None], cutting: Cutting, run: Run, progress: bool
+) -> tuple[list[Image], list[tuple[str, str]]]:
+    """Every usable image with the number of its pieces, from the headers alone; and what is skipped."""
+    counted = run(partial(_count_pieces, cutting=cutting), paths, chunksize=64)
+    images, skipped = [], []
+    for number, (path, partner, pieces) in enumerate(
+        zip(paths, partners, _consume(counted, "reading sizes", len(paths), progress), strict=True)
+    ):
+        if isinstance(pieces, ImageError):
+            skipped.append((pieces.name, pieces.reason))
+        else:
+            images.append(Image(number, path, partner, pieces))
+    return images, skipped
+
+
+def _count_pieces(path: Path, cutting: Cutting) -> int | ImageError:
+    try:
+        height, width = (side // cutting.scale * cutting.scale for side in size_of(path))
+        if cutting.side_by_side:
+            width = half_of(height, width, str(path))
+        if min(height, width) < SMALLEST:
+            raise ImageError(str(path), f"{width}x{height} is smaller than {SMALLEST} pixels")
+    except ImageError as error:
+        return error
+    rows, columns = cutting.grid(height, width)
+    return len(rows) * len(columns)
+
+
+def _claim(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) -> None:
+    """Say in `out` what is being made there, and refuse to mix it with anything else."""
+    digest = hashlib.sha256(json.dumps([cutting.plan, per_shard]).encode())
+    for image in images:
+        sizes = [path.stat().st_size for path in (image.gt, image.lq) if path]
+        digest.update(repr((image.number, image.gt.name, sizes, image.pieces)).encode())
+    plan = {"version": 1, **cutting.plan, "per_shard": per_shard, "images": len(images), "hash": digest.hexdigest()}
+    path = out / PLAN
+    if path.exists():
+        if path.read_text(encoding="utf-8") != json.dumps(plan, indent=1):
+            raise UserError(f"{out} holds shards of other images or settings; choose another folder or empty this one")
+    elif out.exists() and any(out.glob("*.tar")):
+        raise UserError(f"{out} holds shards made by something else; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for left_over in out.glob(".shard-*.tmp"):
+        left_over.unlink()
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+
+
+def _jobs(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) -> list[Job]:
+    """Shard k holds pieces k * per_shard up to the next; an image may lie across two."""
+    jobs: list[Job] = []
+    ends = accumulate(image.pieces for image in images)
+    for image, end in zip(images, ends, strict=True):
+        start = end - image.pieces
+        for shard in range(start // per_shard, (end - 1) // per_shard + 1):
+            if shard == len(jobs):
+                jobs.append(Job(out / f"shard-{shard:06d}.tar", cutting, []))
+            first, last = max(start, shard * per_shard), min(end, (shard + 1) * per_shard)
+            jobs[shard].parts.append((image, first - start, last - start))
+    return jobs
+
+
+def _write_shard(job: Job) -> None:
+    skipped: list[tuple[str, str]] = []
+    with replacing(job.tar, sync=True) as aside:
+        # A fixed time and owner, so that the same images give the same bytes.
+        with open(aside, "wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as tar:
+            for image, first, stop in job.parts:
+                try:
+                    for sample in _samples(image, job.cutting, first, stop):
+                        tar.write(sample)
+                except ImageError as error:
+                    skipped.append((error.name, error.reason))
+        index = replace(shard_index.scan(aside), skipped=skipped, sha256=shard_index.digest(aside))
+    shard_index.save(job.tar, index)
+
+
+def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[dict[str, Any]]:
+    """Sub-images `first` up to `stop` of one image, row by row, as webdataset writes them."""
+    gt, lq, scale = *_pixels(image, cutting), cutting.scale
+    size = cutting.size or max(gt.shape)
+    rows, columns = cutting.grid(*gt.shape[:2])
+    for piece in range(first, stop):
+        top, left = rows[piece // len(columns)], columns[piece % len(columns)]
+        sample: dict[str, Any] = {"__key__": f"{image.number:06d}_{_clean(image.gt.stem)}_s{piece:03d}"}
+        cut = codecs.encode(gt[top : top + size, left : left + size], cutting.format, quality=cutting.quality)
+        if lq is None:
+            sample[cutting.format] = cut
+        else:
+            top, left = top // scale, left // scale
+            part = lq[top : top + size // scale, left : left + size // scale]
+            kept = cutting.format if cutting.format in ("npy", "zst") else "png"
+            sample |= {f"gt.{cutting.format}": cut, f"lq.{kept}": codecs.encode(part, kept)}
+        yield sample
+
+
+def _pixels(image: Image, cutting: Cutting) -> tuple[np.ndarray, np.ndarray | None]:
+    gt = read_rgb(image.gt)
+    if cutting.side_by_side:
+        return halves(gt, str(image.gt))[::-1]
+    if image.lq is None:
+        return gt, None
+    lq = read_rgb(image.lq)
+    try:
+        return fit_gt(gt, lq, cutting.scale), lq
+    except ValueError as error:
+        raise ImageError(str(image.gt), str(error)) from None
+
+
+def _clean(stem: str) -> str:
+    """What of a file name may stand in a key: no dot (it ends the key), no slash or space, and USTAR's short names."""
+    return re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:48]
+
+
+def _finish(out: Path, jobs: Sequence[Job], skipped: list[tuple[str, str]], strict: bool) -> Report:
+    indexes = {job.tar.name: shard_index.index_of(job.tar) for job in jobs}
+    skipped = list(dict.fromkeys([*skipped, *(entry for index in indexes.values() for entry in index.skipped)]))
+    if strict and skipped:
+        raise UserError(_listing(skipped))
+    shard_index.write_folder_index(out, {name: index.entry for name, index in indexes.items()})
+    return Report(sum(len(index.keys) for index in indexes.values()), len(jobs), skipped)
+
+
+def _listing(skipped: list[tuple[str, str]]) -> str:
+    shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:10])
+    more = f"; and {len(skipped) - 10} more" if len(skipped) > 10 else ""
+    return f"{len(skipped)} images cannot be used ({shown}{more}); mend or remove them, or try without --strict"

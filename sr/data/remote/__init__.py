@@ -1,0 +1,1 @@
+"""Remote shards: transport, download and the local cache."""

@@ -1,0 +1,1 @@
+"""Processes that work together: collectives, rendezvous, watchdog, random numbers, backends."""

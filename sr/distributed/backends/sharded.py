@@ -1,0 +1,63 @@
+"""What the backends share that leave parts of a player on each rank."""
+
+import torch
+import torch.distributed as td
+from torch import Tensor, nn
+
+from sr.core.errors import UserError
+from sr.distributed import comm
+from sr.distributed.backends.ddp import State, Whole, buffers
+
+ELEMENTWISE = torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD
+"""Optimizers to which a parameter is a row of numbers that do not know each other: any part can be stepped alone."""
+
+
+class Sharded(Whole):
+    """Every rank holds a part of every parameter."""
+
+    sharded = True
+
+    def gathered(self, parts: State) -> dict[str, Tensor]:
+        kept = {}
+        for name, part in parts.items():  # one at a time, so that the device never holds all of them whole
+            whole = self.whole(name, part)
+            if comm.is_main():
+                kept[name] = whole.to("cpu", copy=True)
+        return kept
+
+    def weights(self) -> dict[str, Tensor]:
+        return buffers(self.raw) | self.gathered(self.owned())
+
+
+def check_player(name: str, net: nn.Module, optimizer: torch.optim.Optimizer, *, precision: str, way: str) -> None:
+    """Raises UserError for what cannot be shared out."""
+    if not isinstance(optimizer, ELEMENTWISE):
+        raise UserError(
+            f"optimizer.{name}: {type(optimizer).__name__} may look at whole tensors, of which {way} leaves a part on "
+            "each rank; use adam or adamw, or launch with --multi_gpu"
+        )
+    if precision == "fp16":
+        raise UserError(
+            f"train.precision: fp16 needs a loss scaler that all ranks of {way} share, which there is not; use bf16 or "
+            "fp32, or launch with --multi_gpu"
+        )
+    if len(list(net.parameters())) < len(list(net.named_parameters(remove_duplicate=False))):
+        raise UserError(f"the {name} uses a weight in two places, and {way} cannot cut it; launch with --multi_gpu")
+
+
+def straighten(net: nn.Module) -> None:
+    """Parameters in rows, of which parts are cut. Where images have channels last, convolutions turn weights again."""
+    for parameter in net.parameters():
+        parameter.data = parameter.data.contiguous()
+
+
+@torch.no_grad()
+def align(net: nn.Module) -> None:
+    """Rank 0's buffers for all, as DDP does: running statistics see each rank's samples only. Collective."""
+    tensors = list(buffers(net).values())
+    for dtype in sorted({tensor.dtype for tensor in tensors}, key=str) if comm.world() > 1 else ():
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in same])
+        td.broadcast(flat, 0)
+        for tensor, value in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
+            tensor.copy_(value.view_as(tensor))

@@ -1,0 +1,222 @@
+"""Ranks, the few words they exchange outside the backward pass, and what happens when one of them is gone.
+
+Control messages travel on a group of their own over gloo: they carry host memory, so agreeing on
+"shall we stop?" never waits for the accelerator's queue.
+"""
+
+import functools
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import torch.distributed as td
+
+from sr.core.errors import UserError
+from sr.distributed import watchdog
+from sr.distributed.watchdog import Pulse
+
+ALIKE_SECONDS = 3.0  # where rank 0 failed alike and has told, the launcher ends its neighbours meanwhile
+_OF_EXCHANGE = re.compile(r"gloo|nccl|c10d|TCPStore|pair closure|(closed|reset) by peer", re.IGNORECASE)
+T = TypeVar("T")
+
+
+def rank() -> int:
+    return td.get_rank() if td.is_initialized() else 0
+
+
+def world() -> int:
+    return td.get_world_size() if td.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+@functools.cache
+def _control() -> Any:
+    """The control group; made by the first call, which every rank must reach together."""
+    return td.new_group(backend="gloo", timeout=timedelta(hours=24))  # rank 0 may be making shards; its pulse tells
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's `value` (any picklable object), in rank order, on every rank. Collective."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    td.all_gather_object(values, value, group=_control())
+    return values
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """What one rank's value does to every rank's loss comes back as the mean of their gradients: the same operation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        mean = x.clone()
+        td.all_reduce(mean)
+        return mean / world()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _MeanOverRanks.apply(gradient)
+
+
+def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The mean of `x` (any shape, the same on all) over all ranks, with gradient. Collective, in backward too.
+
+    Where gradients are averaged over ranks afterwards, as DDP does, they are those of one process with all samples.
+    """
+    return x if world() == 1 else _MeanOverRanks.apply(x)
+
+
+def barrier() -> None:
+    if world() > 1:
+        td.barrier(group=_control())
+
+
+def leads_node() -> bool:
+    """Whether this process is the first of its node, as its launcher says."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+@contextmanager
+def first_on_each_node() -> Iterator[None]:
+    """One process of each node goes through the block before its others do: for downloads into a cache. Collective."""
+    leads = leads_node()
+    if not leads:
+        barrier()
+    try:
+        yield
+    finally:
+        if leads:
+            barrier()
+
+
+class Vote:
+    """Agreeing without the wait: the answer of one step is read at the next.
+
+    Each rank calls `cast` once a step; it returns whether any rank's flag was up at the *previous* step,
+    so the message travels while the step computes and all ranks see the same answer at the same step.
+    """
+
+    def __init__(self) -> None:
+        self._flag: torch.Tensor | None = None
+        self._work: Any = None
+
+    def cast(self, flag: bool) -> bool:
+        if world() == 1:
+            return flag
+        answer = False
+        if self._work is not None and self._flag is not None:
+            self._work.wait()
+            answer = bool(self._flag.item())
+        self._flag = torch.tensor(int(flag))
+        self._work = td.all_reduce(self._flag, op=td.ReduceOp.MAX, group=_control(), async_op=True)
+        return answer
+
+
+def on_main(work: Callable[[], object]) -> None:
+    """Run `work` on rank 0 while the others wait; where it fails there, every rank raises. Collective."""
+    error: Exception | None = None
+    if is_main():
+        try:
+            work()
+        except Exception as caught:  # raised below, once the others know
+            error = caught
+    told = gather(error and (str(error) or type(error).__name__))[0]
+    if error is not None:
+        raise error
+    if told is not None:
+        raise UserError(str(told))
+
+
+def agree(work: Callable[[], T]) -> T:
+    """What `work`, which is not collective, returns here. Where one rank cannot do it, none goes on. Collective.
+
+    For what each process reads by itself: a disk may be missing on one machine of many.
+    """
+    error: Exception | None = None
+    try:
+        made = work()
+    except (UserError, OSError) as caught:  # raised below, once the others know
+        error = caught
+    told = gather(error and f"rank {rank()} on {socket.gethostname()}: {error}")
+    if error is not None:
+        raise error
+    for sentence in filter(None, told):
+        raise UserError(sentence)
+    return made
+
+
+# ---- when one is gone ------------------------------------------------------------------------------------------------
+
+_pulse: Pulse | None = None
+
+
+def meet(timeout: float) -> None:
+    """Before the first process group: wait for all processes of the launch; from then on watch them (see
+    sr.distributed.watchdog).
+
+    timeout: seconds; the longest that an exchange of gradients and a step may take.
+    """
+    global _pulse
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and _pulse is None:
+        _pulse = Pulse(rank=int(os.environ["RANK"]), world=int(os.environ["WORLD_SIZE"]), timeout=timeout)
+        _pulse.meet()
+
+
+@contextmanager
+def watched(step: int) -> Iterator[None]:
+    """The block is step `step`: past the timeout every thread's place is printed and the process ends."""
+    if _pulse is None:
+        yield
+        return
+    _pulse.place = f"at step {step}"
+    _pulse.watch(True)
+    try:
+        yield
+    finally:
+        _pulse.watch(False)
+
+
+def resumes(where: Callable[[], str]) -> None:
+    """`where` knows from where a run continues that ends because a process is gone."""
+    if _pulse is not None:
+        _pulse.resume = where
+
+
+def part() -> None:
+    """All is done: nobody is missed from here on. Collective."""
+    barrier()
+    if _pulse is not None:
+        _pulse.bye()
+
+
+def lost(error: Exception) -> tuple[str, int] | None:
+    """What to tell of an error that came out of an exchange with other processes, and the exit code; None for others.
+
+    The code is that of the process that began it, where it could tell.
+    """
+    if not isinstance(error, td.DistError) and not _OF_EXCHANGE.search(str(error)):
+        return None
+    if _pulse is None:
+        return None
+    said = " ".join(str(error).split())[:200]
+    late = f"an exchange between processes failed although all of them live ({said}); see train.timeout"
+    sentence = _pulse.sentence(_pulse.verdict() or late)
+    return sentence, _pulse.code
+
+
+def leave(message: str, code: int) -> NoReturn:
+    """End this process of several, and let the others know why."""
+    if _pulse is not None:
+        _pulse.last_words(message, code)
+    if code != watchdog.LOST and os.environ.get("RANK", "0") != "0":
+        time.sleep(ALIKE_SECONDS)
+    watchdog.leave(message, code)

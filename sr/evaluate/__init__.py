@@ -1,0 +1,1 @@
+"""Metrics, validation sets and scores."""

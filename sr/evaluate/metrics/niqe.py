@@ -1,0 +1,136 @@
+"""NIQE (Mittal, Soundararajan and Bovik, IEEE SPL 2013): how far a picture is from natural ones, without a target."""
+
+import functools
+import importlib.util
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sr.core.errors import UserError
+from sr.evaluate.metrics.protocol import counted
+from sr.images import bicubic
+
+BLOCK = 96  # pixels a side, the authors'
+FILE = "niqe_pris_params.npz"
+_FEATURES = 36
+_GRID = torch.arange(0.2, 10.0005, 0.001, dtype=torch.float64)  # shapes to choose from, as the authors'
+
+
+def niqe(output: Tensor, target: Tensor, *, border: int) -> float:
+    """Lower is more natural; below 4 is a good photograph, over 8 a bad one. `target` has no part in it.
+
+    output: [3, h, w] in 0..1. border: pixels left out on every side. The luma, rounded, in blocks of 96 pixels at full
+    and half size; rows and columns that fill no block are left out. nan where there are fewer than two blocks that are
+    not flat, of which no covariance is known.
+    """
+    mean, covariance = _pristine()
+    luma = counted(output, border=border, y=True)[0].round().float().cpu()
+    rows, columns = (side // BLOCK for side in luma.shape)
+    if rows * columns < 2:
+        return math.nan
+    luma = luma[: rows * BLOCK, : columns * BLOCK]
+    half = bicubic.resize(luma.double() / 255, scale=0.5).float() * 255
+    features = torch.cat([_features(_normalized(luma), BLOCK), _features(_normalized(half), BLOCK // 2)], 1)
+    whole = features[~features.isnan().any(1)]
+    if len(whole) < 2:
+        return math.nan
+    away = mean - features.nanmean(0)
+    inverse = torch.linalg.pinv((covariance + whole.T.cov()) / 2, hermitian=True)
+    return (away @ inverse @ away).clamp(min=0).sqrt().item()
+
+
+def missing_model() -> str | None:
+    """The sentence that says what is not on this disk and how to get it."""
+    if _file() is None:
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        return f"its model of natural pictures is not here; pip install 'sr[basicsr]', or put that's {FILE} in {folder}"
+    return None
+
+
+def _file() -> Path | None:
+    """Its own place first; then the package that ships it, found without being imported."""
+    spec = importlib.util.find_spec("basicsr")
+    packages = (spec.submodule_search_locations or []) if spec else []
+    places = [Path(torch.hub.get_dir(), "checkpoints"), *(Path(place, "metrics") for place in packages)]
+    return next((place / FILE for place in places if (place / FILE).is_file()), None)
+
+
+def _pristine() -> tuple[Tensor, Tensor]:
+    """Mean [36] and covariance [36, 36] of the features of 125 photographs, as the authors published them."""
+    file = _file()
+    if file is None:
+        raise UserError(f"niqe: {missing_model()}")
+    return _read(file)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(file: Path) -> tuple[Tensor, Tensor]:
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            mean, covariance = (torch.from_numpy(content[key]).double() for key in ("mu_pris_param", "cov_pris_param"))
+            return mean.reshape(_FEATURES), covariance.reshape(_FEATURES, _FEATURES)
+    except Exception as error:  # zip, numpy and torch have their own each
+        raise UserError(f"{file} is not NIQE's model of natural pictures ({error}); take it from basicsr") from None
+
+
+def _normalized(image: Tensor) -> Tensor:
+    """(image - local mean) / (local deviation + 1), equation 1, under a 7 x 7 Gaussian of sigma 7/6. [h, w] float32.
+
+    Sums in double, results in single precision as basicsr has them: so the local mean of a flat area is its value, and
+    not that with a rounding error above or below, which would count as structure.
+    """
+    taps = torch.exp(-((torch.arange(7, dtype=torch.float64) - 3) ** 2) / (2 * (7 / 6) ** 2))
+    window = torch.outer(taps, taps) / taps.sum() ** 2
+
+    def blurred(x: Tensor) -> Tensor:
+        padded = F.pad(x[None, None].double(), (3, 3, 3, 3), mode="replicate")
+        return F.conv2d(padded, window[None, None])[0, 0].float()
+
+    mean = blurred(image)
+    return (image - mean) / ((blurred(image.square()) - mean.square()).abs().sqrt() + 1)
+
+
+def _features(image: Tensor, side: int) -> Tensor:
+    """18 of each block of `side` pixels, [blocks, 18]: the fit to its values, and to the products with neighbours."""
+    blocks = image.unfold(0, side, side).unfold(1, side, side).reshape(-1, side, side)
+    shape, left, right = _fit(blocks)
+    features = [shape, (left + right) / 2]
+    for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        shape, left, right = _fit(blocks * blocks.roll(shift, (1, 2)))
+        mean = (right - left) * (torch.lgamma(2 / shape) - torch.lgamma(1 / shape)).exp()
+        features += [shape, mean, left, right]
+    return torch.stack(features, 1)
+
+
+def _fit(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Asymmetric generalised Gaussians by their moments, equation 7: shape, left and right scale, each [blocks].
+
+    Flat blocks, which have neither side, come back with nan scales and the smallest shape.
+    """
+    values = blocks.flatten(1).double()
+    left, right = (
+        (values.square() * side).sum(1).div(side.sum(1)).sqrt() for side in (values < 0, values > 0)
+    )  # nan for none
+    skew = left / right
+    ratio = values.abs().mean(1).square() / values.square().mean(1)
+    ratio = ratio * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
+    shape = _GRID[_nearest(_ratios(), ratio)]
+    scale = ((torch.lgamma(1 / shape) - torch.lgamma(3 / shape)) / 2).exp()
+    return shape, left * scale, right * scale
+
+
+@functools.cache
+def _ratios() -> Tensor:
+    """(E|x|)² / E x² of a generalised Gaussian of each shape of the grid; it grows with the shape."""
+    inverse = 1 / _GRID
+    return (2 * torch.lgamma(2 * inverse) - torch.lgamma(inverse) - torch.lgamma(3 * inverse)).exp()
+
+
+def _nearest(sorted_values: Tensor, wanted: Tensor) -> Tensor:
+    above = torch.searchsorted(sorted_values, wanted.nan_to_num(-math.inf)).clamp(1, len(sorted_values) - 1)
+    closer_below = (wanted - sorted_values[above - 1]) <= (sorted_values[above] - wanted)
+    return torch.where(closer_below | wanted.isnan(), above - 1, above)

@@ -1,0 +1,162 @@
+"""A model in a file, or what one has made, measured on pictures: the work of `sr validate`."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as td
+
+from sr.config.registry import nearest
+from sr.core.errors import UserError
+from sr.data.colorize import Colorize
+from sr.data.folder import FolderSource
+from sr.data.paired import Paired, SideBySide
+from sr.data.paths import image_paths
+from sr.distributed import comm
+from sr.evaluate.metrics import METRICS, SUPER_RESOLUTION, TRANSLATION
+from sr.evaluate.validate import Results, ValSet, evaluate, output_set, source_set, val_set
+from sr.evaluate.validate.usual import set_names, usual_sets
+from sr.images import SUFFIXES, write_rgb
+from sr.inference.tiling import check_overlap, tiled
+from sr.inference.translate import trained_direction
+from sr.inference.upscale import pick_model
+from sr.nets.io.load import Direction, Model, open_model
+
+SET = "images"  # the name of the one set of a translation
+TIMEOUT = 600.0  # seconds that a process may be silent
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures, in one of four ways: hr (with lr or outputs as many, or made from it), folders of sets, a and b,
+    or files that hold both side by side. outputs: enlarged already. size: a and b are resized to size x size first."""
+
+    hr: Sequence[str] = ()
+    lr: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    sets: Sequence[str] = ()
+    a: str | None = None
+    b: str | None = None
+    side_by_side: str | None = None
+    size: int | None = None
+
+    def check(self) -> None:
+        ways = (self.hr or self.lr or self.outputs, self.sets, self.a or self.b, self.side_by_side)
+        lone = (self.lr or self.outputs) and not self.hr
+        if sum(bool(way) for way in ways) != 1 or lone or bool(self.a) != bool(self.b):
+            raise UserError("say which pictures in one way: --hr (and --lr), --sets, --a and --b, or --side-by-side")
+        for flag, given in (("--lr", self.lr), ("--outputs", self.outputs)):
+            if given and len(given) != len(self.hr):
+                raise UserError(f"{flag} is given {len(given)} times and --hr {len(self.hr)} times; give one for each")
+        if self.lr and self.outputs:
+            raise UserError("--outputs are measured as they are; leave out --lr")
+
+    def made(self, scale: int) -> list[ValSet]:
+        """The sets of outputs, beside hr."""
+        rows = zip(set_names(self.hr), self.hr, self.outputs, strict=True)
+        return [output_set(name, hr=image_paths(hr), outputs=image_paths(out), scale=scale) for name, hr, out in rows]
+
+    def of(self, model: Model, direction: Direction) -> list[ValSet]:
+        """The sets for a model; for one that colours grey pictures, `hr` alone makes pairs out of photographs."""
+        if self.hr or self.sets:
+            colours = model.scale == 1 and self.hr and not self.lr
+            return [self._colouring(model, list(self.hr))] if colours else self._files(model)
+        if model.scale > 1:
+            raise UserError(f"{model.name} enlarges; give --hr (and --lr)")
+        if model.colours == "lab":
+            raise UserError(f"{model.name} colours photographs; give them with --hr")
+        channels = model.channels, model.out_channels
+        channels = channels if direction == "a_to_b" else channels[::-1]
+        if self.side_by_side is not None:
+            source: Any = SideBySide(path=self.side_by_side, channels=channels)
+        else:
+            source = Paired(a=str(self.a), b=str(self.b), channels=channels)
+        return [source_set(SET, source, direction=direction, size=self.size)]
+
+    def _files(self, model: Model) -> list[ValSet]:
+        if (model.channels, model.out_channels) != (3, 3) or self.size is not None:
+            raise UserError(f"{model.name}: --hr and --lr are RGB of their own size; give --a and --b")
+        usual = [found for folder in self.sets for found in usual_sets(folder, scale=model.scale)]
+        low: list[list[Path] | None] = [image_paths(lr) for lr in self.lr] if self.lr else [None for _ in self.hr]
+        given = zip(set_names(self.hr), map(image_paths, self.hr), low, strict=True)
+        return [val_set(name, hr=hr, lr=lr, scale=model.scale) for name, hr, lr in [*usual, *given]]
+
+    def _colouring(self, model: Model, hr: list[str]) -> ValSet:
+        if model.colours == "edges" or (model.colours != "lab" and (model.channels, model.out_channels) != (1, 3)):
+            raise UserError(f"{model.name} needs pictures to start from; give --lr too, --a and --b, or --side-by-side")
+        space: Any = "lab" if model.colours == "lab" else "rgb"
+        source = Colorize(of=partial(FolderSource, gt=hr), space=space)
+        return source_set(SET, source, size=self.size, colours=space)
+
+
+def pick(name: str, *, scale: int | None, direction: Direction | None) -> tuple[Model, Direction]:
+    """The model in a file of any kind, or bicubic, and its direction: as said, else as it was trained, else a_to_b."""
+    if name == "bicubic":
+        return pick_model(name, scale=scale), "a_to_b"
+    chosen = direction or trained_direction(name)
+    return open_model(name, expect_scale=scale, direction=chosen), chosen
+
+
+def join() -> None:
+    """Meet the other processes of the launch, if there are any, to share the pictures with them. Collective."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
+        comm.meet(TIMEOUT)
+        comm.resumes(lambda: "the beginning")
+        td.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))  # scores are numbers on the host
+
+
+def part() -> None:
+    """Leave them. Collective."""
+    comm.part()
+    if td.is_initialized():
+        td.destroy_process_group()
+
+
+def score(
+    model: Model,
+    pictures: Pictures,
+    *,
+    direction: Direction = "a_to_b",
+    metrics: Sequence[str] | None = None,
+    tile: int,
+    overlap: int,
+    device: torch.device,
+    sheet: str | None = None,
+    rows: int = 8,
+) -> Results:
+    """metrics: None for those of the trade. sheet: the file of a contact sheet of the first `rows` pictures, of one
+    set. Collective."""
+    check_overlap(tile, overlap)
+    names = known(metrics, enlarging=model.scale > 1)
+    if sheet is not None and Path(sheet).suffix.lower() not in SUFFIXES:
+        raise UserError(f"{sheet}: cannot write that; end the name in one of {', '.join(SUFFIXES)}")
+    sets, net = pictures.of(model, direction), model.net.to(device)
+    if sheet is not None and len(sets) > 1:
+        raise UserError(f"{sheet}: a contact sheet shows one set, not {len(sets)}; give one --hr")
+    settings: dict[str, Any] = {"multiple": model.multiple, "tile": tile, "overlap": overlap, "device": device}
+    run = partial(tiled, net, scale=model.scale, **settings)
+    drawn = rows if sheet is not None else 0
+    results = evaluate(run, sets, scale=model.scale, metrics=names, pictures=drawn, inputs=model.scale == 1)
+    if sheet is not None and comm.is_main():
+        write_rgb(sheet, results.sheets[sets[0].name])
+    return results
+
+
+def score_outputs(pictures: Pictures, *, scale: int, metrics: Sequence[str] | None = None) -> Results:
+    """Of pictures that were enlarged `scale` times by whatever program. Collective."""
+    names = known(metrics, enlarging=True)
+    return evaluate(lambda made: made, pictures.made(scale), scale=1, metrics=names, border=scale)
+
+
+def known(metrics: Sequence[str] | None, *, enlarging: bool) -> Sequence[str]:
+    """The metrics asked for, else those of the trade. Raises UserError for one that is not there."""
+    names = metrics or (SUPER_RESOLUTION if enlarging else TRANSLATION)
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"no metric '{name}'. Known: {', '.join(METRICS)}.{nearest(name, list(METRICS))}")
+    return names

@@ -1,0 +1,172 @@
+"""The pictures of the sets, shared over the ranks: run, measured, and the first of them drawn."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sr.core.errors import UserError
+from sr.distributed.comm import gather, is_main, rank, world
+from sr.distributed.rng import seeded
+from sr.evaluate.metrics import METRICS
+from sr.evaluate.validate.sets import Example, Item, ValSet, border_of
+from sr.evaluate.validate.sheet import Cells, captions, cells, sheet
+from sr.images import color
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The scores of one picture, by name of the metric, without those that it is too small for. given: those of its
+    input as it is, where that was asked for and input and target are pictures of one kind."""
+
+    set: str
+    name: str
+    scores: Scores
+    given: Scores = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """rows: in the order of the sets. pictures: "set/name" -> input, output and target side by side; sheets: the same
+    of a whole set, one under another; both uint8 [h, w, 3]. left_out: metric -> why it could not be measured, on all
+    pictures or on some."""
+
+    rows: list[Row]
+    pictures: dict[str, np.ndarray]
+    sheets: dict[str, np.ndarray] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def means(self) -> dict[str, Scores]:
+        """{set: {metric: mean over its pictures that have it}}."""
+        return _means({(row.set, row.name): row.scores for row in self.rows})
+
+    @property
+    def given_means(self) -> dict[str, Scores]:
+        """`means` of the inputs as they are; sets of which any input cannot be measured are not in it."""
+        lacking = {row.set for row in self.rows if not row.given}
+        return _means({(row.set, row.name): row.given for row in self.rows if row.set not in lacking})
+
+
+def _means(scores: Mapping[tuple[str, str], Scores]) -> dict[str, Scores]:
+    sets: dict[str, list[Scores]] = {}
+    for (name, _), row in scores.items():
+        sets.setdefault(name, []).append(row)
+    metrics = {name: dict.fromkeys(metric for row in rows for metric in row) for name, rows in sets.items()}
+    return {
+        name: {metric: fmean(row[metric] for row in rows if metric in row) for metric in metrics[name]}
+        for name, rows in sets.items()
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    run: Callable[[Tensor], Tensor],
+    sets: Sequence[ValSet],
+    *,
+    scale: int,
+    metrics: Sequence[str] = ("psnr_y", "ssim_y"),
+    pictures: int = 0,
+    inputs: bool = False,
+    border: int | None = None,
+) -> Results:
+    """Measure `run` on every picture of the sets; a border of `scale` pixels is left out where it enlarges (or of
+    `border`). Collective: the ranks share the pictures, and every rank returns the same table.
+
+    run: float [1, c, h, w] on the host -> [1, C, h*scale, w*scale] on any device; it must not wait for other ranks.
+    Random draws in it depend on the picture's name alone. Lab pictures are measured as RGB.
+    metrics: those that any rank lacks the weights for are left out. pictures: draw the first so many of each set.
+    inputs: measure the inputs as they are too, where they have the target's shape or are grey.
+    When one rank fails all raise, so that none is left waiting.
+    """
+    lacking = {name: why for name in metrics if (why := METRICS[name].missing()) is not None}
+    left_out = {name: why for told in reversed(gather(lacking)) for name, why in told.items()}
+    counted = [name for name in metrics if name not in left_out]
+    border = border_of(scale) if border is None else border
+    measure = partial(_measure, run, border=border, metrics=counted, inputs=inputs)
+    jobs = [(val.name, item, number < pictures) for val in sets for number, item in enumerate(val.items)]
+    measured = _shared(measure, jobs)
+    drawn: dict[str, dict[str, Cells]] = {}
+    for row, shown in measured:
+        if shown is not None:
+            drawn.setdefault(row.set, {})[row.name] = shown
+    heads = captions(scale)
+    return Results(
+        rows=[row for row, _ in measured],
+        pictures={f"{val}/{name}": sheet([c], heads) for val, rows in drawn.items() for name, c in rows.items()},
+        sheets={val: sheet(list(rows.values()), heads) for val, rows in drawn.items()},
+        left_out=left_out | _too_small([row for row, _ in measured], counted),
+    )
+
+
+def _too_small(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, str]:
+    lacking = {metric: sum(metric not in row.scores for row in rows) for metric in metrics}
+    return {name: f"{count} of {len(rows)} pictures are too small for it" for name, count in lacking.items() if count}
+
+
+Job = tuple[str, Item, bool]
+
+
+class _Measured(NamedTuple):
+    row: Row
+    cells: Cells | None
+
+
+def _shared(measure: Callable[[Job], _Measured], jobs: Sequence[Job]) -> list[_Measured]:
+    """`measure` of every job, each done by one rank and known to all. Collective."""
+    found: dict[int, _Measured] = {}
+    failure: Exception | None = None
+    try:
+        for job in tqdm(
+            range(rank(), len(jobs), world()), desc="validate", leave=False, disable=None if is_main() else True
+        ):
+            found[job] = measure(jobs[job])
+    except Exception as error:  # the other ranks must hear of it before it is raised
+        failure = error
+    everyone = gather((found, None if failure is None else f"{type(failure).__name__}: {failure}"))
+    if failure is not None:
+        raise failure
+    for number, (_, told) in enumerate(everyone):
+        if told is not None:
+            raise UserError(f"validation failed on rank {number} ({told}); see the log of that rank")
+    merged = {job: measured for part, _ in everyone for job, measured in part.items()}
+    return [merged[job] for job in range(len(jobs))]
+
+
+def _measure(
+    run: Callable[[Tensor], Tensor], job: Job, *, border: int, metrics: Sequence[str], inputs: bool
+) -> _Measured:
+    name, item, draw = job
+    example = item.load()
+    with seeded(item.name):  # the draws that `sr translate` makes for the file of that stem
+        output = run(example.lq[None])[0].to(example.gt.device, torch.float32)
+    if output.shape != example.gt.shape:
+        right, found = (f"{x.shape[-1]}x{x.shape[-2]} of {x.shape[-3]} channels" for x in (example.gt, output))
+        raise UserError(f"{item.place}: the model made {found} where {right} is right; set scale to the model's own")
+    given, made, wanted = _pictures(example, output)
+
+    def scores(picture: Tensor) -> Scores:
+        values = {metric: METRICS[metric].measure(picture, wanted, border=border) for metric in metrics}
+        finite = bool(picture.isfinite().all())  # a broken output keeps its nan, which the mean is to show
+        return {metric: value for metric, value in values.items() if not (finite and math.isnan(value))}
+
+    row = Row(name, item.name, scores(made), scores(given) if inputs and given.shape == wanted.shape else {})
+    return _Measured(row, cells(given, made, wanted) if draw else None)
+
+
+def _pictures(example: Example, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Input, output and target as they are looked at: Lab as RGB, the input without colour; grey as RGB."""
+    lq, gt, colours = example
+    if colours == "lab":
+        return color.coloured(lq, torch.full_like(gt, 0.5)), color.coloured(lq, output), color.coloured(lq, gt)
+    given, made, wanted = (x.expand(3, -1, -1) if x.shape[0] == 1 else x for x in (lq, output, gt))
+    return given, made, wanted

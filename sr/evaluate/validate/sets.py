@@ -1,0 +1,218 @@
+"""What is validated on: pairs of files, or a whole source of samples in its order."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sr.core.errors import UserError
+from sr.data.derived import read_resized
+from sr.data.source import Source, fit_gt, oriented
+from sr.evaluate.metrics.ssim import WINDOW
+from sr.images import bicubic, read_rgb, size_of
+
+T = TypeVar("T")
+
+
+class Example(NamedTuple):
+    """lq: [c, h, w], gt: [C, h*scale, w*scale], in 0..1. colours `lab`: lq is L and gt is ab, coded as in
+    sr.images.color."""
+
+    lq: Tensor
+    gt: Tensor
+    colours: str = "rgb"
+
+
+class Item(NamedTuple):
+    """One picture to validate on. name: in tables, its stem, or more where stems repeat. place: where it came from,
+    for errors. load: reads it, on the rank that measures it."""
+
+    name: str
+    place: str
+    load: Callable[[], Example]
+
+
+@dataclass(frozen=True)
+class ValSet:
+    name: str
+    items: list[Item]
+
+
+def border_of(scale: int) -> int:
+    """Pixels of every side that are not measured: by custom `scale`, and none where the size stays."""
+    return scale if scale > 1 else 0
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def val_set(name: str, *, hr: Sequence[Path], lr: Sequence[Path] | None = None, scale: int) -> ValSet:
+    """Pair the files by stem (`img_001.png` with `img_001.png`, `img_001x4.png` or `img_001_LR.png`) and check sizes.
+
+    Only headers are read. Raises UserError when a picture has no partner, is too small, or has the wrong size.
+    """
+    if not hr:
+        raise UserError(f"validation set '{name}' has no pictures; give a folder with images in 'hr'")
+    partners = dict.fromkeys(hr) if lr is None else _pairs(name, hr, lr, scale)
+    for high, low in partners.items():
+        _check_sizes(high, low, scale)
+    names = _told_apart([path.as_posix() for path in hr], [path.stem for path in hr])
+    loads = [partial(_load_files, path, partners[path], scale) for path in hr]
+    return ValSet(name, [Item(n, str(path), load) for n, path, load in zip(names, hr, loads, strict=True)])
+
+
+def _told_apart(full: Sequence[str], short: Sequence[str]) -> list[str]:
+    """The short names, but the full ones where several have the same short one."""
+    counts = Counter(short)
+    return [stem if counts[stem] == 1 else whole for whole, stem in zip(full, short, strict=True)]
+
+
+def _pairs(name: str, hr: Sequence[Path], lr: Sequence[Path], scale: int) -> dict[Path, Path]:
+    high, low = _by_stem(name, hr, scale), _by_stem(name, lr, scale)
+    alone = [*(high[key] for key in high.keys() - low), *(low[key] for key in low.keys() - high)]
+    if alone:
+        raise UserError(
+            f"validation set '{name}': {min(alone)} has no partner of the same name ({len(alone)} in all); "
+            "give hr and lr the same file names, or leave lr out to make it from hr"
+        )
+    return {path: low[key] for key, path in high.items()}
+
+
+def _by_stem(name: str, paths: Sequence[Path], scale: int) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        key = re.sub(rf"(?<=.)[_-]?(x{scale}|HR|LR)$", "", path.stem)
+        if key in found:
+            raise UserError(f"validation set '{name}': {found[key]} and {path} share a name; rename one to pair them")
+        found[key] = path
+    return found
+
+
+def _check_sizes(hr: Path, lr: Path | None, scale: int) -> None:
+    height, width = size_of(hr)
+    _check_room(str(hr), height, width, scale)
+    if lr is None:
+        return
+    given, wanted = size_of(lr), (height // scale, width // scale)
+    if given != wanted:
+        raise UserError(
+            f"{lr}: is {given[1]}x{given[0]}, but {hr.name} of {width}x{height} at scale {scale} needs "
+            f"{wanted[1]}x{wanted[0]}; give the lr made for this scale, or leave lr out to make it from hr"
+        )
+
+
+def _check_room(place: str, height: int, width: int, scale: int) -> None:
+    if min(height, width) // scale * scale < WINDOW + 2 * border_of(scale):
+        raise UserError(f"{place}: {width}x{height} is too small to measure at scale {scale}; remove it from the set")
+
+
+def _load_files(hr: Path, lr: Path | None, scale: int) -> Example:
+    return _example(read_rgb(hr), None if lr is None else read_rgb(lr), scale)
+
+
+def _example(gt: np.ndarray, lq: np.ndarray | None, scale: int, colours: str = "rgb") -> Example:
+    """gt loses the rows and columns that scale does not divide; lq left out is made by MATLAB's bicubic, in 8 bit."""
+    if lq is not None:
+        return Example(_tensor(lq), _tensor(fit_gt(gt, lq, scale)), colours)
+    height, width = (side // scale for side in gt.shape[:2])
+    cut = _tensor(gt[: height * scale, : width * scale])
+    return Example((bicubic.resize(cut, size=(height, width)).clamp(0, 1) * 255).round() / 255, cut, colours)
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)
+
+
+def output_set(name: str, *, hr: Sequence[Path], outputs: Sequence[Path], scale: int) -> ValSet:
+    """Pictures that were enlarged already, each as the input of its pair, to be measured as it is.
+
+    An output goes with the hr whose name its own begins with (`img_001_x4.png` with `img_001.png`); hr loses the rows
+    and columns that the output lacks, less than `scale`. Raises UserError for an hr without or with several outputs,
+    and for sizes that do not go together.
+    """
+    keys = {re.sub(r"(?<=.)[_-]?HR$", "", path.stem): path for path in hr}
+    found = by_beginning(keys, {str(path): path.stem for path in outputs})
+    items = []
+    for key, path in keys.items():
+        if len(found[key]) != 1:
+            those = " and ".join(found[key]) if found[key] else f"none of {len(outputs)} pictures"
+            raise UserError(f"validation set '{name}': {path} goes with {those}; give it one output of its name")
+        output = Path(found[key][0])
+        (height, width), (high, wide) = size_of(output), size_of(path)
+        if not (0 <= high - height < scale and 0 <= wide - width < scale):
+            raise UserError(
+                f"{output}: is {width}x{height}, but {path.name} is {wide}x{high}; give what was made of it"
+            )
+        _check_room(str(output), height, width, scale)
+        items.append(Item(path.stem, str(output), partial(_load_output, path, output)))
+    if len(items) < len(hr):
+        raise UserError(f"validation set '{name}': two pictures share a name; rename one, or give folders one by one")
+    return ValSet(name, items)
+
+
+def by_beginning(keys: Collection[str], names: Mapping[T, str]) -> dict[str, list[T]]:
+    """The things whose name is a key, or a key and then `_`, `-`, `.`, a space or a number like x4; the longest key."""
+    found: dict[str, list[T]] = {key: [] for key in keys}
+    for thing, name in names.items():
+        ends = (end for end in range(len(name), 0, -1) if end == len(name) or re.match(r"[-_. ]|x\d", name[end:]))
+        key = next((name[:end] for end in ends if name[:end] in found), None)
+        if key is not None:
+            found[key].append(thing)
+    return found
+
+
+def _load_output(hr: Path, output: Path) -> Example:
+    made, gt = _tensor(read_rgb(output)), _tensor(read_rgb(hr))
+    return Example(made, gt[:, : made.shape[1], : made.shape[2]])
+
+
+# ---- sources ---------------------------------------------------------------------------------------------------------
+
+
+def source_set(
+    name: str,
+    source: Source,
+    *,
+    direction: str = "a_to_b",
+    size: int | None = None,
+    scale: int = 1,
+    colours: str = "rgb",
+) -> ValSet:
+    """All samples of a source, in order; translation's a and b as `direction` says.
+
+    size: both pictures are resized to size x size first, bicubic, as the tests of pix2pix are. Samples are read when
+    they are measured. Raises UserError for a source that has no pairs of its own (a mix, unpaired sets).
+    """
+    if not hasattr(source, "counts"):
+        raise UserError(f"validation set '{name}': its source has no pairs of its own; name one that has them")
+    places = [(shard, index) for shard, count in enumerate(source.counts) for index in range(count)]
+    if not places:
+        raise UserError(f"validation set '{name}' has no pictures; correct the path in its source")
+    full = [source.name(*place) for place in places]
+    names = _told_apart(full, [Path(whole.rpartition(": ")[2]).stem for whole in full])
+    load = partial(_load_sample, source, direction=direction, size=size, scale=scale, colours=colours)
+    rows = zip(names, full, places, strict=True)
+    return ValSet(name, [Item(short, whole, partial(load, place)) for short, whole, place in rows])
+
+
+def _load_sample(
+    source: Source, place: tuple[int, int], *, direction: str, size: int | None, scale: int, colours: str
+) -> Example:
+    try:
+        sample = source.read(*place) if size is None else read_resized(source, place, size, scale)
+        gt, lq = oriented(sample, direction)
+        if lq is None and scale == 1:
+            raise ValueError("has no partner")
+        example = _example(gt, lq, scale, colours)
+    except ValueError as error:
+        raise UserError(f"{source.name(*place)}: {error}; take it out of the validation set") from None
+    height, width = example.gt.shape[-2:]
+    _check_room(source.name(*place), height, width, scale)
+    return example

@@ -1,0 +1,58 @@
+"""Pictures side by side with captions, for people to look at."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from sr.images import bicubic
+
+STRIP_SIDE = 640  # pixels that a cell shows at most: cells travel between ranks and into TensorBoard
+HEAD, GAP = 16, 4
+Cells = list[np.ndarray]
+
+
+def captions(scale: int) -> tuple[str, str, str]:
+    """What `cells` puts side by side."""
+    return ("bicubic", "ours", "ground truth") if scale > 1 else ("input", "output", "target")
+
+
+def cells(lq: Tensor, output: Tensor, gt: Tensor) -> Cells:
+    """The input (enlarged by bicubic to the others' size), the output and the target, each uint8 [h, w, 3].
+
+    lq: [c, h, w]; output, gt: [C, h*scale, w*scale], all in 0..1. Large pictures show their centre only.
+    """
+    scale = gt.shape[-1] // lq.shape[-1]
+    top, left = (max(0, side - STRIP_SIDE // scale) // 2 for side in lq.shape[-2:])
+    enlarged = lq if scale == 1 else bicubic.resize(lq, size=(gt.shape[-2], gt.shape[-1]))
+    shown = []
+    for image in (enlarged, output, gt):
+        window = visible(image)[:, top * scale :, left * scale :][:, :STRIP_SIDE, :STRIP_SIDE]
+        shown.append((window.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+    return shown
+
+
+def visible(image: Tensor) -> Tensor:
+    """[c, h, w] -> [3, h, w]: grey is repeated; of other numbers of channels the first three, or black for those that
+    are not there."""
+    if image.shape[0] == 1:
+        return image.expand(3, -1, -1)
+    return torch.cat([image[:3], image.new_zeros(max(0, 3 - image.shape[0]), *image.shape[1:])])
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> np.ndarray:
+    """A contact sheet: rows of cells, uint8 [h, w, 3] of any size, under a caption for each column. uint8 [H, W, 3]."""
+    widths = [max(cell.shape[1] for cell in column) for column in zip(*rows, strict=True)]
+    heights = [max(cell.shape[0] for cell in row) for row in rows]
+    size = sum(widths) + GAP * (len(widths) - 1), HEAD + sum(heights) + GAP * (len(heights) - 1)
+    made = Image.new("RGB", size, "white")
+    lefts = [sum(widths[:n]) + GAP * n for n in range(len(widths))]
+    for left, caption in zip(lefts, captions, strict=True):
+        ImageDraw.Draw(made).text((left + 2, 2), caption, fill="black")
+    for n, row in enumerate(rows):
+        top = HEAD + sum(heights[:n]) + GAP * n
+        for left, cell in zip(lefts, row, strict=True):
+            made.paste(Image.fromarray(cell), (left, top))
+    return np.asarray(made)

@@ -1,0 +1,55 @@
+"""What an image is between its two files, and which files are images."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from sr.core.errors import UserError
+from sr.images.meta import Meta
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 500_000_000
+
+
+class ImageError(UserError):
+    """An image that cannot be read: `name` says which, `reason` why. The two arguments let it cross processes."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}; replace the file or take it out"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with all that its file had to say.
+
+    rgb: float32 [3, h, w] in 0..1 (a grey file has three equal channels). alpha: float32 [1, h, w] or None.
+    bits: per channel in the file. icc: the colour profile that the values refer to. meta: what it says about itself.
+    """
+
+    rgb: Tensor
+    alpha: Tensor | None = None
+    gray: bool = False
+    bits: Literal[8, 16] = 8
+    icc: bytes | None = None
+    meta: Meta = field(default_factory=Meta)
+
+    @property
+    def pixels(self) -> int:
+        return self.rgb.shape[-2] * self.rgb.shape[-1]
+
+
+def list_images(folder: str | Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Every image file under a folder, by suffix in any case, sorted; hidden files and folders are passed over."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, f) for f in files if f.lower().endswith(tuple(suffixes)) and not f.startswith(".")]
+    return sorted(found, key=lambda path: path.as_posix())

@@ -1,0 +1,1 @@
+"""Apply trained networks to images, folders and videos."""

@@ -1,0 +1,187 @@
+"""A trained generator as a file for other programs: ONNX, the published .pth layouts, safetensors."""
+
+import json
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from sr.core.atomic import replacing
+from sr.core.errors import UserError
+from sr.nets.io.load import Direction, Model, open_model
+from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors, to_old_esrgan
+from sr.nets.rrdbnet import RRDBNet
+from sr.nets.translation import Dropout, Translator
+
+TOLERANCE = 1e-4  # largest difference from PyTorch, of values in 0..1, with which an ONNX file gets its name
+OPSET = 17  # of 2022: every runtime in use has it, and no network here needs a newer one
+Layout = Literal["published", "old-esrgan"]
+
+
+class _Source(NamedTuple):
+    path: str
+    model: Model
+    layout: Layout
+    opset: int
+
+
+def export(
+    path: str,
+    target: Path,
+    *,
+    scale: int | None = None,
+    direction: Direction | None = None,
+    layout: Layout = "published",
+    opset: int = OPSET,
+) -> str:
+    """Write the generator in `path` as the ending of `target` says, whole or not at all; returns what to tell of it.
+
+    .onnx: float32 [batch, channels, height, width], all but channels open, which onnxruntime computes as PyTorch does
+    within TOLERANCE at two sizes. .pth: {"params_ema": weights}, and for translation the weights alone, as published.
+    .safetensors: weights and metadata. direction: which of the two generators of CycleGAN (a_to_b). scale: of a
+    published x3, whose file does not tell. layout: `old-esrgan` for the names of the first ESRGAN release.
+    Raises UserError where the file cannot be opened, or the network cannot be written so.
+    """
+    known: dict[str, Callable[[_Source, Path], str]] = {".onnx": _onnx, ".pth": _pth, ".safetensors": _safetensors}
+    write = known.get(target.suffix.lower())
+    if write is None:
+        raise UserError(f"{target}: cannot write '{target.suffix}'; end the name in one of {', '.join(known)}")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; give the name of a file")
+    if target.exists() and Path(path).exists() and target.samefile(path):
+        raise UserError(f"{target} is the model itself; give another name")
+    source = _Source(path, open_model(path, expect_scale=scale, direction=direction), layout, opset)
+    if layout == "old-esrgan" and (write is _onnx or not isinstance(source.model.net, RRDBNet)):
+        raise UserError(f"{target}: old-esrgan names the weights of an RRDBNet in .pth and .safetensors; leave it out")
+    return f"{target}: {source.model.name}, {write(source, target)}"
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _state(source: _Source) -> dict[str, Any]:
+    """The weights under the names by which other programs open them."""
+    net = source.model.net
+    if not hasattr(net, "scale"):  # spandrel runs it, and opens it by the names in its own file
+        return load_weights(source.path)[0]
+    return to_old_esrgan(net.state_dict()) if source.layout == "old-esrgan" else net.state_dict()
+
+
+def _pth(source: _Source, target: Path) -> str:
+    if isinstance(source.model.net, Translator):
+        state = {key: value.contiguous() for key, value in _state(source).items()}
+        with replacing(target, sync=True) as aside:
+            torch.save(state, aside)
+        return "its weights as pytorch-CycleGAN-and-pix2pix keeps them in latest_net_G.pth"
+    save_pth(target, _state(source))
+    return "its weights under params_ema"
+
+
+def _safetensors(source: _Source, target: Path) -> str:
+    metadata = load_weights(source.path)[1]
+    if metadata.get("architecture", "").startswith("{"):  # of a file with two directions it tells of one
+        part = json.loads(metadata["architecture"])
+        channels = {"num_in_ch": source.model.channels, "num_out_ch": source.model.out_channels}
+        part["kwargs"] |= {key: count for key, count in channels.items() if part["kwargs"].get(key, 3) != count}
+        metadata["architecture"] = json.dumps(part)
+    save_safetensors(target, _state(source), metadata)
+    return "its weights and metadata" if metadata else "its weights"
+
+
+# ---- ONNX ------------------------------------------------------------------------------------------------------------
+
+
+def _onnx(source: _Source, target: Path) -> str:
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{target}: {' and '.join(missing)} not installed here; run: pip install 'sr[export]'")
+    model = source.model
+    still = _without_dropout(model.net)
+    with replacing(target, sync=True) as aside:
+        _trace(model, aside, source.opset)
+        differences = [_difference(model, aside, size) for size in _sizes(model.multiple)]
+        worst = max(differences)
+        if not worst <= TOLERANCE:
+            raise UserError(
+                f"{target}: onnxruntime differs from PyTorch by {worst:.1e} ({TOLERANCE:.0e} is allowed), so nothing "
+                f"was written; {model.name} has no ONNX form with open sizes, export .safetensors"
+            )
+        multiple = 1 if _takes_any_size(model, aside) else model.multiple
+        _describe(model, aside, multiple)
+    sides = f"sides a multiple of {multiple}" if multiple > 1 else "sides of any length"
+    noise = "; its dropout is left out" if still else ""
+    return f"opset {source.opset}, {sides}, at most {worst:.1e} from PyTorch in onnxruntime{noise}"
+
+
+def _without_dropout(net: nn.Module) -> bool:
+    """A graph computes one answer: the noise of pix2pix has no place in it. True where there was any."""
+    found = [module for module in net.modules() if isinstance(module, Dropout) and module.as_paper and module.p > 0]
+    for module in found:
+        module.as_paper = False
+    return bool(found)
+
+
+def _trace(model: Model, path: Path, opset: int) -> None:
+    """By the TorchScript exporter, which torch 2.6 to 2.15 have alike and which needs no further package."""
+    height, width = _sizes(model.multiple)[0]
+    axes = {0: "batch", 2: "height", 3: "width"}
+    open_axes = {"image": axes, "output": {axis: f"output_{name}" if axis else name for axis, name in axes.items()}}
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["output"], "dynamic_axes": open_axes}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # about tracing, which is checked below by its outcome
+        try:
+            image = torch.zeros(1, model.channels, height, width)
+            torch.onnx.export(model.net, (image,), str(path), dynamo=False, opset_version=opset, **names)
+        except Exception as error:  # whatever a layer without an ONNX form raises
+            reason = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+            raise UserError(f"{model.name} has no ONNX form ({reason}); export .safetensors, or try --opset") from None
+
+
+def _sizes(multiple: int) -> list[tuple[int, int]]:
+    """(height, width) to compare at: of both kinds of rectangle, and none the other's transpose."""
+    side = -(-32 // multiple) * multiple
+    return [(side, side + multiple), (2 * side, side + 2 * multiple)]
+
+
+def _difference(model: Model, path: Path, size: tuple[int, int]) -> float:
+    """max |onnxruntime - PyTorch| over two images of noise; infinite where the file does not run or the shapes differ.
+
+    Both on the CPU in float32.
+    """
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4  # a size that does not fit is an answer here
+    images = torch.rand(2, model.channels, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.net(images)
+    try:
+        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        made = torch.from_numpy(session.run(None, {"image": images.numpy()})[0])
+    except Exception:  # onnxruntime has an exception class for every kind of failure
+        return float("inf")
+    return (made - expected).abs().max().item() if made.shape == expected.shape else float("inf")
+
+
+def _takes_any_size(model: Model, path: Path) -> bool:
+    """Whether sides that are no multiple work too: some networks pad by a traced amount, others branch on the size."""
+    side = _sizes(model.multiple)[0][0]
+    return model.multiple == 1 or all(
+        _difference(model, path, size) <= TOLERANCE
+        for size in ((side + 1, side + model.multiple - 1), (side, side + 1))
+    )
+
+
+def _describe(model: Model, path: Path, multiple: int) -> None:
+    """What a program that runs the file has to know, as its metadata."""
+    import onnx
+
+    graph = onnx.load(str(path))
+    told = {"model": model.name, "scale": model.scale, "multiple": multiple, "range": "0..1", "colours": model.colours}
+    for key, value in told.items():
+        graph.metadata_props.add(key=key, value=str(value))
+    onnx.save(graph, str(path))

@@ -1,0 +1,150 @@
+"""What is done, by content and settings: one line for each output, in `.sr/` of the output folder.
+
+Each process appends to a file of its own, so no two ever write one; when a run ends, rank 0 folds all of them into one.
+A line stands only for an output that was renamed before it; one that was cut off by a crash is passed over.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sr.core.atomic import replacing
+from sr.inference.folders.plan import Job
+
+FOLDER = ".sr"
+Setting = str | int | float | bool | None
+
+
+class Record(NamedTuple):
+    """bytes, mtime (ns), sha256: of the input. settings: digest. made: bytes of the output. at: seconds since 1970."""
+
+    target: str
+    source: str
+    bytes: int
+    mtime: int
+    sha256: str
+    settings: str
+    made: int
+    at: float
+
+
+class Stamp(NamedTuple):
+    """An input as it is now."""
+
+    bytes: int
+    mtime: int
+
+
+def stamp(job: Job) -> Stamp:
+    """Raises OSError."""
+    seen = job.source.stat()
+    return Stamp(job.size if job.member else seen.st_size, seen.st_mtime_ns)
+
+
+class Records:
+    """folder: the output folder; None remembers nothing. settings: for each kind of job, a digest of all that changes
+    its output."""
+
+    def __init__(self, folder: Path | None, settings: Mapping[str, str]) -> None:
+        self.folder, self.settings = folder, settings
+        self._own = folder / FOLDER / f"{time.time_ns():x}-{secrets.token_hex(3)}.jsonl" if folder else None
+        self._lock = threading.Lock()
+        self._known: dict[str, Record] = {}
+        self._read: dict[Path, int] = {}
+
+    def load(self) -> None:
+        for path in sorted(self.folder.joinpath(FOLDER).glob("*.jsonl")) if self.folder else ():
+            with contextlib.suppress(OSError):
+                data = path.read_bytes()
+                self._read[path] = len(data)
+                for line in data.split(b"\n"):
+                    self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            record = Record(**json.loads(line))
+            known = self._known.get(record.target)
+            if known is None or known.at <= record.at:
+                self._known[record.target] = record
+
+    def candidate(self, job: Job) -> Record | None:
+        """The record of this job's output, where that is still there as it was made, by these settings."""
+        record = self._known.get(self._key(job))
+        if record is None or record.settings != self.settings[job.kind]:
+            return None
+        with contextlib.suppress(OSError):
+            if job.target.stat().st_size == record.made:
+                return record
+        return None
+
+    def is_done(self, job: Job) -> bool:
+        """Whether the input is by size and time that of the record. (Another time alone: its content is compared.)"""
+        record = self.candidate(job)
+        with contextlib.suppress(OSError):
+            return record is not None and (record.bytes, record.mtime) == stamp(job)
+        return False
+
+    def add(self, job: Job, stamped: Stamp, sha256: str, made: int) -> None:
+        if self._own is not None:
+            settings = self.settings[job.kind]
+            record = Record(self._key(job), str(job.label), *stamped, sha256, settings, made, time.time())
+            self._own.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock, open(self._own, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record._asdict()) + "\n")
+
+    def fold(self) -> None:
+        """All files into one. What another run appended to meanwhile stays."""
+        if self.folder is None:
+            return
+        self.load()
+        files = {path: size for path, size in self._read.items() if path.exists()}
+        if len(files) <= 1:
+            return
+        with replacing(self.folder / FOLDER / f"{time.time_ns():x}-{secrets.token_hex(3)}.jsonl") as aside:
+            lines = (json.dumps(record._asdict()) + "\n" for record in self._known.values())
+            aside.write_text("".join(lines), encoding="utf-8")
+        for path, size in files.items():
+            with contextlib.suppress(OSError):
+                if path.stat().st_size == size:
+                    path.unlink()
+
+    def _key(self, job: Job) -> str:
+        return job.target.relative_to(self.folder).as_posix() if self.folder else ""
+
+
+def digest(settings: Mapping[str, Setting]) -> str:
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def fingerprint(net: nn.Module) -> str:
+    """A digest of a module's parameters and buffers. Costs one pass over them."""
+    made = hashlib.blake2b(type(net).__name__.encode(), digest_size=12)
+    for name, value in sorted(net.state_dict().items()):
+        made.update(f"{name} {list(value.shape)} {value.dtype}".encode())
+        if isinstance(value, Tensor):
+            made.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return made.hexdigest()
+
+
+def sweep(jobs: Sequence[Job], *, older: float = 600.0) -> None:
+    """Remove what a killed run was writing when it died: files beside the outputs, untouched for `older` seconds."""
+    names: dict[Path, set[str]] = {}
+    for job in jobs:
+        names.setdefault(job.target.parent, set()).add(job.target.name)
+    for folder, targets in names.items():
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".tmp") and entry.name[1:].rpartition(".tmp")[0].rpartition(".")[0] in targets:
+                    with contextlib.suppress(OSError):
+                        if time.time() - entry.stat().st_mtime > older:
+                            os.unlink(entry.path)

@@ -1,0 +1,1 @@
+"""Fast convolutions and dense blocks on a CPU."""

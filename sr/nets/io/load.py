@@ -1,0 +1,221 @@
+"""A trained generator from a file, whoever trained it."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr.config.registry import Factory, Table, find, model_of
+from sr.core.errors import UserError
+from sr.nets import GENERATORS
+from sr.nets.io.size_limit import as_large_as
+from sr.nets.io.state_dicts import State, load_weights, to_new_esrgan
+from sr.nets.resnet import ResNet
+from sr.nets.rrdbnet import RRDBNet
+from sr.nets.unet import UNet
+
+Direction = Literal["a_to_b", "b_to_a"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator ready to run.
+
+    net: float [B, channels, h, w] in 0..1 -> [B, out_channels, h * scale, w * scale], any h and w, in eval mode.
+    multiple: sides that are multiples of this need no padding inside the net. name: for people.
+    colours: what the channels are: "rgb" (also gray); "lab": L in, the a and b of CIE Lab out; "edges": edge maps in.
+    """
+
+    net: nn.Module
+    scale: int
+    multiple: int
+    name: str
+    channels: int = 3
+    out_channels: int = 3
+    colours: str = "rgb"
+
+
+def architecture(kind: str, kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata that `open_model` rebuilds a generator from: its row of the table, its constructor's arguments."""
+    return {"architecture": json.dumps({"type": kind, "kwargs": dict(kwargs)})}
+
+
+def open_model(path: str | Path, *, expect_scale: int | None = None, direction: Direction | None = None) -> Model:
+    """The generator in a file: ours by its metadata; a published RRDBNet, or a `latest_net_G.pth` of pix2pix or
+    CycleGAN, by its keys and shapes; anything else through spandrel.
+
+    direction: which one of a file that holds both (ours of CycleGAN; default a_to_b); without meaning for others.
+    Raises UserError where the file is not a model, or its scale is not `expect_scale`.
+    """
+    state, metadata = load_weights(path)
+    chosen = _one_way(state, direction or "a_to_b")
+    if metadata.get("architecture", "").startswith("{"):  # other programs write words there
+        model = _ours(path, chosen, metadata, back=chosen is not state and direction == "b_to_a")
+    else:
+        model = _published_rrdb(path, chosen, expect_scale) or _published_translator(chosen) or _foreign(path, chosen)
+    if expect_scale not in (None, model.scale):
+        raise UserError(f"{path} enlarges by {model.scale}, not {expect_scale}; give its scale or another model")
+    model.net.eval()
+    return model
+
+
+def _one_way(state: State, direction: Direction) -> State:
+    """The generator of one direction out of a state dict that holds both; any other state dict as it is."""
+    prefix = f"{direction}."
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)} or state
+
+
+def _ours(path: str | Path, state: State, metadata: Mapping[str, str], *, back: bool) -> Model:
+    """back: the metadata tell of the generator in the other direction, whose input is the output of this one."""
+    try:
+        part = json.loads(metadata["architecture"])
+        kind = str(part["type"])  # of our table only: a file never names code to import
+        factory = find(Table(GENERATORS), kind, plugins=False)
+        kwargs = part["kwargs"]
+        channels = kwargs.get("num_in_ch", 3), kwargs.get("num_out_ch", 3)
+        if back and channels[0] != channels[1]:
+            channels = channels[::-1]
+            kwargs = {**kwargs, "num_in_ch": channels[0], "num_out_ch": channels[1]}
+        net = None if kind == "spandrel" else _build(factory, kwargs, state)
+    except (UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: its weights and the architecture in its metadata do not go together ({_first_line(error)}); "
+            "copy it again, or open it with the version of sr that wrote it"
+        ) from None
+    if net is None:  # the file that it was built from may be gone; the weights tell the same
+        return _foreign(path, state)
+    return Model(net, net.scale, net.multiple, f"{kind} x{net.scale}", *channels, metadata.get("colours", "rgb"))
+
+
+def _published_rrdb(path: str | Path, state: State, expect_scale: int | None) -> Model | None:
+    """Real-ESRGAN's and ESRGAN's files, whose keys and shapes tell everything but x3 from x2; None for others."""
+    state = to_new_esrgan(state)
+    try:
+        kwargs = _rrdb_kwargs(state, expect_scale)
+        net = _build(RRDBNet, kwargs, state)
+    except (ValueError, KeyError):
+        return None
+    name = f"RRDBNet {kwargs['num_feat']}/{kwargs['num_block']} x{net.scale}"
+    return Model(net, net.scale, net.multiple, name, kwargs["num_in_ch"], kwargs["num_out_ch"])
+
+
+def _published_translator(state: State) -> Model | None:
+    """The generators of pytorch-CycleGAN-and-pix2pix; None for others."""
+    for kind in (UNet, ResNet):
+        try:
+            kwargs = kind.parameters_of(state)
+            net = _build(kind, kwargs, state)
+        except (ValueError, KeyError):
+            continue
+        name = f"{kind.__name__} {kwargs['num_feat']}/{kwargs.get('num_downs') or kwargs['num_block']}"
+        channels = kwargs["num_in_ch"], kwargs["num_out_ch"]
+        colours = "lab" if channels == (1, 2) else "rgb"  # their colouring model: lightness in, a and b out
+        return Model(net, net.scale, net.multiple, name, *channels, colours)
+    return None
+
+
+def _rrdb_kwargs(state: State, expect_scale: int | None) -> dict[str, Any]:
+    blocks = [int(match[1]) for key in state if (match := re.match(r"body\.(\d+)\.rdb1\.conv1\.weight", key))]
+    num_up = sum(bool(re.fullmatch(r"conv_up\d\.weight", key)) for key in state)
+    num_feat, num_in_ch = state["conv_first.weight"].shape[:2]
+    num_out_ch = state["conv_last.weight"].shape[0]
+    fold = next((fold for fold in (4, 2) if num_up == 2 and num_in_ch == num_out_ch * fold**2), 1)
+    return {
+        "scale": 3 if num_up == 1 and expect_scale == 3 else 2**num_up // fold,
+        "num_in_ch": num_in_ch // fold**2,
+        "num_out_ch": num_out_ch,
+        "num_feat": num_feat,
+        "num_block": max(blocks) + 1,
+        "num_grow_ch": state["body.0.rdb1.conv1.weight"].shape[0],
+        "unshuffle": fold > 1,
+    }
+
+
+def _build(kind: Factory, kwargs: Any, state: State) -> Any:
+    """The net with its weights; ValueError, before memory is taken for it, where they do not fit."""
+    checked = model_of(kind).model_validate(kwargs).model_dump(exclude_unset=True)
+    with torch.device("meta"), as_large_as(state):
+        misfits = _misfits(kind(**checked), state)
+    if misfits:
+        raise ValueError(_list(misfits))
+    net = kind(**checked)
+    net.load_state_dict({key: state[key] for key in net.state_dict()})
+    return net
+
+
+class _Spandrel(nn.Module):
+    """A spandrel model as a module; it pads to the sizes that it needs and clamps to 0..1 by itself."""
+
+    def __init__(self, descriptor: Any) -> None:
+        super().__init__()
+        self.model = descriptor.model
+        self._call = descriptor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._call(x)
+
+
+def _foreign(path: str | Path, state: State) -> Model:
+    import spandrel
+
+    try:
+        with as_large_as(state):
+            found = spandrel.ModelLoader().load_from_state_dict(state)
+    except Exception as error:  # spandrel guesses hyper-parameters from shapes; odd files break it in many ways
+        raise UserError(
+            f"{path} is no generator that sr or spandrel knows ({_first_line(error)}); give a super-resolution model"
+        ) from None
+    if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != found.output_channels:
+        raise UserError(f"{path} holds {found.architecture.name}, which is not image to image; give a generator")
+    name = f"{found.architecture.name} x{found.scale}"
+    channels = found.input_channels, found.output_channels
+    return Model(_Spandrel(found), found.scale, found.size_requirements.multiple_of, name, *channels)
+
+
+def load_into(net: nn.Module, path: str | Path, *, strict: bool = True) -> list[str]:
+    """Fill `net` from a file in any of the published layouts, to go on training it.
+
+    strict: everything must fit, else UserError. Otherwise what fits by name and shape is loaded and the rest is
+    returned, one phrase each; a file of which nothing fits is a UserError too.
+    """
+    state = to_new_esrgan(load_weights(path)[0])
+    misfits, own = _misfits(net, state), net.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and key not in misfits}
+    if misfits and (strict or not fitting):
+        raise UserError(f"{path} does not fit {type(net).__name__}: {_list(misfits)}; give the file's own options")
+    net.load_state_dict(fitting, strict=False)
+    return list(misfits.values())
+
+
+def _misfits(net: nn.Module, state: State) -> dict[str, str]:
+    """What keeps a state dict from loading: key -> phrase."""
+    own = net.state_dict()
+    found = {key: f"'{key}' is missing" for key in own.keys() - state.keys()}
+    found |= {key: f"'{key}' is unknown" for key in state.keys() - own.keys() if not _idle(key, state)}
+    for key in own.keys() & state.keys():
+        if own[key].shape != state[key].shape:
+            found[key] = f"'{key}' is {list(state[key].shape)}, not {list(own[key].shape)}"
+    return dict(sorted(found.items()))
+
+
+def _idle(key: str, state: State) -> bool:
+    """Whether it is a running statistic of an instance norm, which older torch kept and the published nets never used.
+
+    Known by having no weight beside it.
+    """
+    norm, _, name = key.rpartition(".")
+    return name in ("running_mean", "running_var", "num_batches_tracked") and f"{norm}.weight" not in state
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0]
+
+
+def _list(misfits: Mapping[str, str], most: int = 4) -> str:
+    more = f" and {len(misfits) - most} more" if len(misfits) > most else ""
+    return ", ".join(list(misfits.values())[:most]) + more

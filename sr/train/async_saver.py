@@ -1,0 +1,101 @@
+"""Saving beside the training: a snapshot now, the disk later, one at a time, and no failure lost."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from sr.core.errors import UserError
+from sr.distributed import comm
+from sr.train import checkpoint
+from sr.train.host_snapshot import Snapshot
+
+Tensors = Mapping[str, Tensor]
+NICE = 10  # a tenth of a core where everything else is busy: not 19, or a checkpoint might not be done by the next
+
+
+class Saver:
+    """Rank 0 copies what is to be saved and lets a thread write it; all ranks learn of a failure.
+
+    One file after the other in the order asked for, so no checkpoint tells of a model that is not there yet. After a
+    failure nothing more is written. export(weights, path, step): writes the weights that other programs open.
+    """
+
+    def __init__(self, root: Path, *, keep: int, export: Callable[[Tensors, Path, int], None]) -> None:
+        self._root, self._keep, self._export = root, keep, export
+        self._snapshots: dict[str, Snapshot] = {}
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def checkpoint(
+        self, state: Mapping[str, Any], tensors: Mapping[str, Tensors], *, spare: int | None, model: Path
+    ) -> None:
+        """Save `tensors` by group and `state`, and the weights of group "ema" as `model`. Collective."""
+        step = state["step"]
+
+        def write() -> None:
+            groups = {name: self._snapshots[name] for name in tensors}
+            checkpoint.write(self._root, step, state, groups, keep=self._keep, spare=spare)
+            self._write_model(model, step)
+
+        comm.on_main(lambda: self._start(tensors, write))
+
+    def model(self, weights: Tensors, path: Path, step: int) -> None:
+        """Save the weights of the generator for use. Collective."""
+        comm.on_main(lambda: self._start({"ema": weights}, lambda: self._write_model(path, step)))
+
+    def wait(self) -> None:
+        """Until all is on the disk. Raises what went wrong there, on all ranks. Collective."""
+        comm.on_main(self._finish)
+
+    def check(self) -> None:
+        """Raises what went wrong so far, on all ranks, without waiting. Collective."""
+        comm.on_main(self._report)
+
+    def close(self) -> None:
+        """Let the thread finish when the run ends by another error, and tell of its own, which nobody will raise."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            print(f"sr: {self._error}", file=sys.stderr, flush=True)
+
+    def _start(self, tensors: Mapping[str, Tensors], write: Callable[[], None]) -> None:
+        self._finish()
+        for name, group in tensors.items():
+            self._snapshots.setdefault(name, Snapshot()).take(group)
+        self._thread = threading.Thread(target=self._run, args=(write, list(tensors)), name="saver")  # no daemon: the
+        # interpreter, and whoever ends this process, waits until a checkpoint is whole
+        self._thread.start()
+
+    def _run(self, write: Callable[[], None], names: list[str]) -> None:
+        if sys.platform == "linux":  # where threads have priorities: on full cores the next step comes first
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
+        try:
+            for name in names:
+                self._snapshots[name].arrive()
+            write()
+        except Exception as error:  # raised in the main thread by `_report`
+            self._error = error
+
+    def _write_model(self, path: Path, step: int) -> None:
+        try:
+            self._export(self._snapshots["ema"].tensors, path, step)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: cannot be written ({error}); free space, run again") from None
+
+    def _finish(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._report()
+
+    def _report(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error

@@ -1,0 +1,149 @@
+"""The nets that one set of options describes: made, filled, tried, and saved for use."""
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sr.config.options import Cycle, Options, Part
+from sr.core.errors import UserError
+from sr.nets.io.load import architecture, load_into
+from sr.nets.io.size_limit import bounded
+from sr.nets.io.state_dicts import save_safetensors
+from sr.tasks.cyclegan import Discriminators, Generators
+
+PRIVATE: Any = {"data": {"source", "make"}, "validation": {"sets"}, "init": True}
+"""Options that no published model carries: where the data lie, and the keys to it."""
+
+
+class Nets:
+    """make: (part, table, **supplied) -> the built part."""
+
+    def __init__(self, options: Options, make: Callable[..., Any]) -> None:
+        self.options, self._make = options, make
+        self._cycle = options.task == "cyclegan"
+        part = options.generator
+        self.channels: tuple[int, int] = part.get("num_in_ch", 3), part.get("num_out_ch", 3)
+        self.conditional = bool(options.discriminator and options.discriminator.get("conditional"))
+
+    def make(self, player: str) -> nn.Module:
+        """The player's net; its initial weights depend on the seed and the player's name alone."""
+        torch.manual_seed(_seed_of(self.options.seed, player))
+        with bounded():
+            net = self._generator() if player == "generator" else self._discriminator()
+        init: Mapping[Any, str | dict[str, str]] = self.options.init
+        given = init.get(player, {})
+        for side, file in ({"": given} if isinstance(given, str) else given).items():
+            load_into(self._side(player, net, side) if side else net, file)
+        return net
+
+    def _side(self, player: str, net: nn.Module, side: str) -> nn.Module:
+        sides = dict(net.named_children()) if self._cycle else {}
+        if side not in sides:
+            known = f"one file, or one for each of {' and '.join(sides)}" if sides else "one file"
+            raise UserError(f"init.{player}: there is no '{side}' in the {player} of {self.options.task}; give {known}")
+        return sides[side]
+
+    def _generator(self) -> nn.Module:
+        part, scale = self.options.generator, self.options.scale
+        net: nn.Module = self._make(part, "generators", scale=scale)
+        if not self._cycle:
+            return net
+        return Generators(a_to_b=net, b_to_a=self._make(_turned(part), "generators", scale=scale))
+
+    def _discriminator(self) -> nn.Module:
+        part, (given, wanted) = self.options.discriminator, self.channels
+        if not self._cycle:
+            net: nn.Module = self._make(part, "discriminators", num_in_ch=self._seen)
+            return net
+        a, b = (self._make(part, "discriminators", num_in_ch=channels) for channels in (given, wanted))
+        return Discriminators(a=a, b=b)
+
+    def rehearse(self, player: str, net: nn.Module) -> None:
+        """One forward of shapes alone, so that sizes that do not fit are told before anything else is made. A net that
+        cannot do without numbers gets some: of RRDBNet 64/23 that takes seconds on a CPU."""
+        size, (given, wanted) = self.options.data.gt_size, self.channels
+        device, example = next(net.parameters()).device, self._example(player)
+        try:
+            output = _shapes(net, example, device)
+        except Exception:  # whatever fails without numbers may do with them
+            try:
+                output = _forward(copy.deepcopy(net), example, device)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise UserError(
+                    f"the {player} does not take images of {'x'.join(map(str, example[0][1:]))} "
+                    f"({str(error).splitlines()[0]}); change data.gt_size, or the part's own sizes"
+                ) from None
+        made = output["fake_b"] if isinstance(output, dict) else output
+        if player == "generator" and made.shape[1:] != (wanted, size, size):
+            shape, side = "x".join(map(str, made.shape[1:])), size // self.options.scale
+            raise UserError(
+                f"the generator makes {shape} of {given}x{side}x{side}; it has to make {wanted}x{size}x{size}"
+            )
+
+    def _example(self, player: str) -> tuple[Any, ...]:
+        """What a net is called with in training, images by their shapes."""
+        given, wanted = self.channels
+        side = self.options.data.gt_size
+
+        def two(channels: int, side: int = side) -> tuple[int, ...]:
+            return 2, channels, side, side
+
+        identity = (self.options.cycle or Cycle()).identity > 0
+        if player == "generator":
+            return (two(given), two(wanted), identity) if self._cycle else (two(given, side // self.options.scale),)
+        return (two(given), "a") if self._cycle else (two(self._seen),)
+
+    @property
+    def _seen(self) -> int:
+        """Channels before a discriminator of pairs."""
+        return self.channels[1] + (self.channels[0] if self.conditional else 0)
+
+    def export(self, weights: Mapping[str, Tensor], path: Path, step: int) -> None:
+        """Weights under the published names, with what is needed to build the net again in the metadata.
+
+        CycleGAN's file holds both generators, as `a_to_b.<name>` and `b_to_a.<name>`.
+        """
+        kwargs = {"scale": self.options.scale} | {k: v for k, v in self.options.generator.items() if k != "type"}
+        options = self.options.model_dump(mode="json", exclude=PRIVATE)
+        metadata = {"options": json.dumps(options), "step": str(step)}
+        metadata |= architecture(self.options.generator["type"], kwargs) | {"colours": self.colours}
+        save_safetensors(path, weights, metadata)
+
+    @property
+    def colours(self) -> str:
+        """What the channels of the images mean: `lab` where pictures are coloured in Lab, `edges` from edge maps."""
+        source = self.options.data.source
+        if source["type"] == "edges" and self.options.data.direction == "a_to_b":
+            return "edges"
+        return "lab" if source["type"] == "colorize" and source.get("space", "lab") == "lab" else "rgb"
+
+
+def _shapes(net: nn.Module, example: tuple[Any, ...], device: torch.device) -> Any:
+    """What comes out of a copy without numbers, without them."""
+    with FakeTensorMode() as mode:
+        tensors = {id(tensor): mode.from_tensor(tensor) for tensor in (*net.parameters(), *net.buffers())}
+        return _forward(copy.deepcopy(net, tensors), example, device)
+
+
+@torch.no_grad()
+def _forward(net: nn.Module, example: tuple[Any, ...], device: torch.device) -> Any:
+    return net(*(torch.zeros(x, device=device) if isinstance(x, tuple) else x for x in example))
+
+
+def _turned(part: Part) -> Part:
+    """The generator of the other direction: its channels the other way round."""
+    swapped = {new: part[old] for old, new in (("num_in_ch", "num_out_ch"), ("num_out_ch", "num_in_ch")) if old in part}
+    return {key: value for key, value in part.items() if key not in ("num_in_ch", "num_out_ch")} | swapped
+
+
+def _seed_of(seed: int, player: str) -> int:
+    return int(np.random.SeedSequence([seed, *player.encode()]).generate_state(1)[0])

@@ -1,0 +1,107 @@
+"""The validation that one set of options describes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+from torch import nn
+
+from sr.config.options import Options, Part, ValidationSet
+from sr.data.paths import image_paths
+from sr.data.source import Sample, Source
+from sr.data.unpaired import Unpaired
+from sr.evaluate.validate import Results, ValSet, evaluate, source_set, val_set
+from sr.inference.tiling import OVERLAP, TILE, tiled
+from sr.train.build_nets import Nets
+
+Way = Callable[[nn.Module], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Round:
+    """Some sets, what of the generator they go through, and how that is measured."""
+
+    sets: list[ValSet]
+    metrics: list[str]
+    way: Way = lambda net: net
+
+
+class Validation:
+    """Called with a generator on any rank, returns the same table on all. Collective."""
+
+    def __init__(self, options: Options, nets: Nets, source: Callable[[Part], Any]) -> None:
+        self.options, self._nets, self._source = options, nets, source
+        given = options.validation
+        usual = ("psnr_y", "ssim_y") if options.scale > 1 else ("l1", "psnr_rgb", "ssim_rgb", "sharpness")
+        self._metrics = list(dict.fromkeys([*usual, *(["chroma"] if nets.colours == "lab" else []), given.best]))
+        self.rounds = [each for name, one in given.sets.items() for each in self._rounds(name, one)]
+
+    def __call__(self, net: nn.Module, *, first: int | None = None) -> Results:
+        """first: only so many pictures of each set."""
+        results = [self._measure(net, each, first) for each in self.rounds]
+        return Results(
+            rows=[row for result in results for row in result.rows],
+            pictures={name: image for result in results for name, image in result.pictures.items()},
+            sheets={name: image for result in results for name, image in result.sheets.items()},
+            left_out={name: why for result in results for name, why in result.left_out.items()},
+        )
+
+    def _rounds(self, name: str, given: ValidationSet) -> list[Round]:
+        if self.options.task == "cyclegan":
+            return self._both_ways(name, given)
+        if given.hr is not None:
+            lr = image_paths(given.lr) if given.lr else None
+            return [Round([val_set(name, hr=image_paths(given.hr), lr=lr, scale=self.options.scale)], self._metrics)]
+        return [Round([self._all_of(self._source(given.source or {}), name, given)], self._metrics)]
+
+    def _all_of(self, source: Any, name: str, given: ValidationSet, direction: str | None = None) -> ValSet:
+        way, scale, colours = direction or self.options.data.direction, self.options.scale, self._nets.colours
+        return source_set(name, source, direction=way, size=given.size, scale=scale, colours=colours)
+
+    def _both_ways(self, name: str, given: ValidationSet) -> list[Round]:
+        """Pairs are measured in both directions. Of unpaired pictures the way there is shown, and the way there and
+        back measured against the picture itself."""
+        ways: dict[str, Way] = {way: attrgetter(way) for way in ("a_to_b", "b_to_a")}
+        source = self._source(given.source or {})
+        if not isinstance(source, Unpaired):
+            sets = {way: self._all_of(source, f"{name}/{way}", given, way) for way in ways}
+            return [Round([val], self._metrics, ways[way]) for way, val in sets.items()]
+        rounds = []
+        for side, there, back in (("a", "a_to_b", "b_to_a"), ("b", "b_to_a", "a_to_b")):
+            alone = _Itself(getattr(source, side), side)
+            rounds.append(Round([self._all_of(alone, f"{name}/{there}", given)], [], ways[there]))
+            cycle = partial(_there_and_back, there=there, back=back)
+            rounds.append(Round([self._all_of(alone, f"{name}/cycle_{side}", given)], self._metrics, cycle))
+        return rounds
+
+    def _measure(self, net: nn.Module, each: Round, first: int | None) -> Results:
+        """Where the size changes in tiles, so that a picture as large as life fits beside the training; else whole,
+        as norms over the picture have to see it."""
+        scale, run = self.options.scale, each.way(net)
+        sets = each.sets if first is None else [replace(val, items=val.items[:first]) for val in each.sets]
+        tiles: dict[str, Any] = {"tile": TILE if scale > 1 else 0, "overlap": OVERLAP, "multiple": _multiple(net)}
+        through = partial(tiled, run, scale=scale, device=next(net.parameters()).device, **tiles)
+        return evaluate(through, sets, scale=scale, metrics=each.metrics, pictures=self.options.validation.pictures)
+
+
+class _Itself:
+    """Pictures of one side of unpaired sets, each as its own target; where the side has pairs, their a or their b."""
+
+    def __init__(self, source: Source, side: str) -> None:
+        self._source, self._side, self.counts, self.name = source, side, source.counts, source.name
+
+    def read(self, shard: int, index: int) -> Sample:
+        gt, lq = self._source.read(shard, index)
+        picture = lq if self._side == "a" and lq is not None else gt
+        return Sample(gt=picture, lq=picture)
+
+
+def _multiple(net: nn.Module) -> int:
+    """What the sides of a picture have to be multiples of; of both generators of CycleGAN alike."""
+    return int(getattr(getattr(net, "a_to_b", net), "multiple", 1))
+
+
+def _there_and_back(net: Any, *, there: str, back: str) -> Callable[..., Any]:
+    return lambda images: getattr(net, back)(getattr(net, there)(images))

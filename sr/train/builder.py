@@ -1,0 +1,244 @@
+"""Options in, objects out: the only file that knows both."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import yaml
+from torch import nn
+
+from sr.config import registry
+from sr.config.options import Cycle, Options, Part, resolve
+from sr.config.registry import PartOf, Table
+from sr.config.yaml_source import read
+from sr.core.atomic import replacing
+from sr.core.errors import UserError
+from sr.data import SOURCES
+from sr.data.loader import Stream
+from sr.data.make_shards import make_shards
+from sr.data.mix import sides_of
+from sr.data.paths import image_paths
+from sr.degrade import STAGES
+from sr.degrade.on_device import Assemble
+from sr.degrade.pipeline import Degradation
+from sr.distributed import comm
+from sr.distributed.backends import Launch, accelerator, read_launch
+from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS, LOGITS_ALONE
+from sr.losses.weight_schedules import WEIGHTS, NonNegative
+from sr.nets import DISCRIMINATORS, GENERATORS
+from sr.nets.compiled import compile_net
+from sr.nets.cpu.winograd import hasten
+from sr.tasks import TASKS
+from sr.tasks.task import Adversary, Fidelity, Weight
+from sr.train.build_nets import Nets
+from sr.train.build_validation import Validation
+from sr.train.ema import EMA
+from sr.train.model_optimizer import Player, choose_precision
+from sr.train.optimizers import OPTIMIZERS
+from sr.train.schedules import SCHEDULES, Schedule, Warmup
+from sr.train.trainer import Engine, Plan
+
+WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
+PLUS: dict[str, tuple[Any, Any]] = {"plus": (list[Annotated[Any, PartOf("gan_terms")]], [])}
+TABLES: Mapping[str, Table] = {
+    "generators": Table(GENERATORS, supplied=("scale",)),
+    "discriminators": Table(DISCRIMINATORS, shared={"conditional": (bool, False)}, supplied=("num_in_ch",)),
+    "losses": Table(FIDELITY, shared=WEIGHT),
+    "gan": Table(ADVERSARIAL, shared=WEIGHT | PLUS),
+    "gan_terms": Table(GAN_TERMS, shared=WEIGHT),
+    "weights": Table(WEIGHTS),
+    "degrade": Table(STAGES),
+    "sources": Table(SOURCES, supplied=("channels",)),
+    "optimizers": Table(OPTIMIZERS),
+    "schedules": Table(SCHEDULES, shared={"warmup_steps": (int, 0)}, supplied=("total_steps",)),
+}
+
+
+def load(file: str | Path, sets: Iterable[str] = (), *, plugins: bool = True) -> Options:
+    """Read, override and check an options file."""
+    return resolve(read(file, sets), TABLES, plugins=plugins)
+
+
+class Build:
+    """Makes the objects that one set of options describes."""
+
+    def __init__(self, options: Options, *, plugins: bool = True) -> None:
+        self.options, self._plugins = options, plugins
+        self.nets = Nets(options, self._make)
+
+    def _make(self, part: Part | None, table: str, *args: Any, **supplied: Any) -> Any:
+        assert part is not None
+        return registry.make(part, table, TABLES, *args, plugins=self._plugins, **supplied)
+
+    def degradation(self, gt_size: int | None) -> Degradation:
+        stages = [self._make(part, "degrade") for part in self.options.degrade]
+        return Degradation(stages, scale=self.options.scale, gt_size=gt_size, seed=self.options.seed)
+
+    def schedule(self) -> Schedule:
+        part, steps = self.options.schedule, self.options.train.total_steps
+        schedule: Schedule = self._make(part, "schedules", total_steps=steps)
+        return Warmup(schedule, part.get("warmup_steps", 0))
+
+    def fidelity(self, device: torch.device, average: EMA | None = None) -> Fidelity:
+        layout = torch.channels_last if self.options.train.channels_last else torch.preserve_format
+        terms = {
+            name: (self.weight(part), hasten(self._make(part, "losses"), device).to(device, memory_format=layout))
+            for name, part in self.options.losses.fidelity.items()
+        }
+        return Fidelity(terms, average)
+
+    def adversary(self) -> Adversary | None:
+        part = self.options.losses.gan
+        if part is None:
+            return None
+        plus = [(self.weight(extra), self._make(extra, "gan_terms")) for extra in part.get("plus", [])]
+        return Adversary(self._make(part, "gan"), self.weight(part), plus)
+
+    def _compile(self, player: str, net: nn.Module, launch: Launch) -> None:
+        """As `train.compile` asks; a critic only where its logits are all that the GAN loss looks at."""
+        gan = self.options.losses.gan or {}
+        if not self.options.train.compile:
+            return
+        if launch.backend != "ddp":
+            raise UserError(f"train.compile cannot look through {launch}; remove it, or launch with --multi_gpu")
+        if player == "generator" or (gan["type"] in LOGITS_ALONE and not gan.get("plus")):
+            compile_net(net)
+
+    def weight(self, part: Part) -> Weight:
+        given = part.get("weight", 1.0)
+        made: Weight = self._make(given if isinstance(given, dict) else {"type": "constant", "value": given}, "weights")
+        return made
+
+    def source(self) -> Any:
+        """The source of samples; makes its shards first where the options say so. Collective."""
+        make = self.options.data.make
+        if make is not None:
+            out = Path(self.options.data.source["path"])
+            write = partial(make_shards, size=make.size, step=make.step, format=make.format, per_shard=make.per_shard)
+            scale = self.options.scale if make.lq else None
+            comm.on_main(lambda: write(image_paths(make.photos), out, lq=make.lq, scale=scale, strict=True))
+        source = comm.agree(lambda: self._source(self.options.data.source))
+        counts = [list(part.counts) for parts in sides_of(source) for part, _ in parts]
+        if len(set(comm.gather(hashlib.sha256(repr(counts).encode()).digest()))) > 1:  # the order would not be one
+            raise UserError("data.source: the processes see different samples; give all of them the same shards")
+        return source
+
+    def _source(self, part: Part) -> Any:
+        """A source whose pictures have the channels that the generator asks for; of sets a and b in this order."""
+        given, wanted = self.nets.channels
+        turned = self.options.data.direction == "b_to_a"
+        return self._make(part, "sources", channels=(wanted, given) if turned else (given, wanted))
+
+    def stream(self, source: Any) -> Stream:
+        options, data = self.options, self.options.data
+        return Stream(
+            source,
+            seed=options.seed,
+            scale=options.scale,
+            gt_size=data.gt_size,
+            crop_size=options.crop_size,
+            batch_size=data.batch_size,
+            accumulate=options.train.accumulate,
+            workers=data.workers,
+            flip=data.flip,
+            rotate=data.rotate,
+            direction=data.direction,
+            load_size=data.load_size,
+            rank=comm.rank(),
+            world=comm.world(),
+        )
+
+    def validation(self) -> Validation:
+        return Validation(self.options, self.nets, self._source)
+
+    def engine(self) -> Engine:
+        """Everything a run needs, on this process's device."""
+        options, train = self.options, self.options.train
+        launch = read_launch()
+        comm.meet(train.timeout)
+        accelerate = accelerator(launch, timeout=timedelta(seconds=train.timeout))
+        device = accelerate.device
+        precision = choose_precision(train.precision, device)
+        validation = comm.agree(self.validation)
+        kind = TASKS[options.task]
+        players: dict[str, Player] = {}
+        for name, optimizer in options.optimizer.items():
+            net = comm.agree(partial(self.nets.make, name)).to(device)
+            self.nets.rehearse(name, net)
+            if train.channels_last:
+                net = net.to(memory_format=torch.channels_last)
+            self._compile(name, hasten(net, device), launch)
+            players[name] = Player(
+                name=name,
+                net=net,
+                optimizer=self._make(optimizer, "optimizers", net.parameters()),
+                schedule=self.schedule(),
+                accelerator=accelerate,
+                launch=launch,
+                precision=precision,
+                clip_norm=train.clip_norm,
+                accumulate=train.accumulate,
+                keep=name != "generator",
+            )
+        ema = EMA(players["generator"].backend, decay=train.ema_decay)
+        with comm.first_on_each_node():  # a perceptual loss may download its weights
+            parts: dict[str, Any] = {"fidelity": self.fidelity(device, ema)}
+        parts["fidelity"].watch(players["generator"].raw)
+        gan, degradation = self.adversary(), self.degradation(options.data.gt_size)
+        if gan is not None:
+            parts |= {"gan": gan}
+            cycle = (options.cycle or Cycle()).model_dump()
+            parts |= cycle if options.task == "cyclegan" else {"conditional": self.nets.conditional}
+        stream = self.stream(self.source())
+        return Engine(
+            task=kind(**{name: player.module for name, player in players.items()}, **parts),
+            players=players,
+            ema=ema,
+            batches=stream.batches,
+            prepare=Assemble(degradation, device=device, channels_last=train.channels_last),
+            evaluate=validation if validation.rounds else None,
+            export=self.nets.export,
+            record=self.record,
+            plan=self.plan(precision),
+        )
+
+    def plan(self, precision: str) -> Plan:
+        options, train, filled = self.options, self.options.train, self.filled()
+        return Plan(
+            folder=options.folder,
+            total_steps=train.total_steps,
+            batch_size=options.data.batch_size,
+            seed=options.seed,
+            accumulate=train.accumulate,
+            precision=precision,
+            check_ranks_every=train.check_ranks_every,
+            log_every=options.log.every,
+            validate_every=options.validation.every,
+            save_every=options.save.every,
+            keep=options.save.keep,
+            fallback=options.save.fallback,
+            log_samples=options.log.samples,
+            best=options.validation.best,
+            max_bad=options.data.max_bad,
+            identity={key: filled.get(key) for key in ("task", "scale", "generator", "discriminator")},
+        )
+
+    def filled(self) -> dict[str, Any]:
+        """The options with every default spelled out, also those of the parts."""
+        values = self.options.model_dump(mode="json", exclude_none=True)
+        if self.options.task == "cyclegan":
+            values["cycle"] = (self.options.cycle or Cycle()).model_dump()
+        registry.fill(Options, values, TABLES, plugins=self._plugins)
+        return values
+
+    def record(self) -> None:
+        with replacing(self.options.folder / "options.yml") as aside:
+            aside.write_text(self.resolved())
+
+    def resolved(self) -> str:
+        """`filled` as YAML that can be run again."""
+        return yaml.safe_dump(self.filled(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,115 @@
+"""A player: one module, one optimizer, one schedule, spread over the processes in one way.
+
+Mixed precision is ours (autocast in the engine, a gradient scaler here), because a discriminator used as a fixed
+critic is called past the wrapper that accelerate would autocast, and because accelerate's scaler refuses fp16 on a
+CPU, where it has to be tested.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sr.core.errors import UserError
+from sr.distributed import comm
+from sr.distributed.backends import Launch, spread
+from sr.nets.cpu import winograd
+from sr.train.schedules import Schedule
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_precision(asked: str, device: torch.device) -> str:
+    """`auto` is bf16 where the hardware of every rank multiplies it faster than fp32, else fp32. Collective."""
+    if asked != "auto":
+        return asked
+    found = comm.gather(_fastest(device))
+    if len(set(found)) > 1:
+        raise UserError(f"train.precision: auto is {sorted(set(found))} on different ranks; set it to one of them")
+    return found[0]
+
+
+def _fastest(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    # Where fp32 saves three quarters of its multiplications, only AMX is faster.
+    return "bf16" if amx() or (bf16() and not winograd.available()) else "fp32"
+
+
+class Player:
+    """Updates one module. `module` is what the task calls; `raw` is the net itself; `backend` how it is spread.
+
+    keep: see `sr.distributed.backends.spread`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        accelerator: Accelerator,
+        launch: Launch,
+        precision: str = "fp32",
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        keep: bool = False,
+    ) -> None:
+        self.name, self.optimizer, self.schedule = name, optimizer, schedule
+        self.accelerator, self.clip_norm = accelerator, clip_norm
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=precision == "fp16")
+        self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.backend = spread(
+            name,
+            net,
+            optimizer,
+            launch=launch,
+            accelerator=accelerator,
+            precision=precision,
+            limit=clip_norm,
+            accumulate=accumulate,
+            keep=keep,
+        )
+        self.raw, self.module = net, self.backend.module
+
+    def quiet(self, last: bool) -> AbstractContextManager[None]:
+        """No gradient exchange inside an accumulation window; must enclose the forward too."""
+        return self.backend.quiet(last)
+
+    def update(self, loss: Tensor, *, step: int, last: bool, measure: bool = False) -> Tensor | None:
+        """Backward; at the end of the window also clip and step. Returns the gradient norm if clipping or `measure`."""
+        self.backend.backward(self.scaler.scale(loss), last=last)
+        if not last:
+            return None
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = self.schedule(base, step)
+        return self.backend.step(self.scaler, limit=self.clip_norm, measure=measure)
+
+    @property
+    def rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything to continue from, by the names of the parameters: `model/<name>`, `<moment>/<name>`. Collective.
+
+        The same whatever the backend and the number of processes; complete on rank 0.
+        """
+        state = self.backend.state()
+        if self.scaler.is_enabled():
+            scaler = self.scaler.state_dict()
+            state["scaler/scale"] = torch.tensor(float(scaler["scale"]), dtype=torch.float64)
+            state["scaler/tracker"] = torch.tensor(int(scaler["_growth_tracker"]))
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`, given all of it on every rank. Raises ValueError naming what does not fit."""
+        self.backend.load({key: value for key, value in state.items() if not key.startswith("scaler/")})
+        if self.scaler.is_enabled() and "scaler/scale" in state:
+            scaler = self.scaler.state_dict()
+            scaler |= {"scale": float(state["scaler/scale"]), "_growth_tracker": int(state["scaler/tracker"])}
+            self.scaler.load_state_dict(scaler)

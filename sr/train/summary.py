@@ -1,0 +1,41 @@
+"""Looking at options without training: counted, and what their degradation does to real images."""
+
+import os
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from sr.config.options import Options
+from sr.core.errors import UserError
+from sr.data.paths import image_paths
+from sr.images import Picture, read_picture, write_picture
+from sr.tasks import TASKS
+from sr.train.builder import Build
+
+
+def summary(options: Options, *, plugins: bool = True) -> str:
+    """Parameter counts and the batch arithmetic, built without memory for weights."""
+    build, lines = Build(options.model_copy(update={"init": {}}), plugins=plugins), []
+    build.degradation(options.data.gt_size), build.schedule(), build.adversary()  # what only their constructors know
+    with torch.device("meta"):
+        for name in TASKS[options.task].players:
+            count = sum(p.numel() for p in build.nets.make(name).parameters())
+            lines.append(f"{name:14s}{count / 1e6:.3f} M parameters")
+    world, train, size = int(os.environ.get("WORLD_SIZE", "1")), options.train, options.data.batch_size
+    if size % (world * train.accumulate):
+        raise UserError(f"data.batch_size {size} does not split over {world} processes x accumulate {train.accumulate}")
+    micro = size // (world * train.accumulate)
+    lines.append(f"batch         {size} = {world} process(es) x accumulate {train.accumulate} x {micro} samples")
+    lines.append(f"run           {train.total_steps} steps = {train.total_steps * size} samples")
+    return "\n".join(lines)
+
+
+def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool = True) -> list[Path]:
+    """Write what the network will see of whole images; each is degraded by the draws of its place in the list."""
+    degradation, written = Build(options, plugins=plugins).degradation(None), []
+    for position, path in enumerate(tqdm(image_paths(inputs), unit="image", disable=None)):
+        lq = degradation(read_picture(path).rgb[None], [position]).lq[0]
+        written.append(output / f"{position:06d}_{path.stem}_lq.png")
+        write_picture(written[-1], Picture(lq))
+    return written

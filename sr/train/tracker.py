@@ -1,0 +1,128 @@
+"""What a run writes down: TensorBoard, one JSON line per entry, and the meter that sums losses on the device."""
+
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sr.core.errors import UserError
+from sr.distributed import comm
+
+
+class NotFinite(UserError):
+    """A loss became nan or inf."""
+
+    exit_code = 3
+
+
+class Meter:
+    """Sums of named scalars since the last reading, and the first step at which each was not finite.
+
+    Everything stays on the device: the one sync is in `read`, which every rank calls together.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._first_bad: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor], *, step: int, checked: bool = True) -> None:
+        """checked=False: what may be infinite in a healthy run, such as a norm under a loss scaler, counts as 0."""
+        for name, value in values.items():
+            value = value.detach().float()
+            if not checked:
+                value = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
+            bad = torch.where(torch.isfinite(value), torch.inf, float(step))
+            if name in self._sums:
+                self._sums[name] += value
+                torch.minimum(self._first_bad[name], bad, out=self._first_bad[name])
+            else:
+                self._sums[name], self._first_bad[name] = value.clone(), bad
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """Means over the steps and ranks since the last reading. Raises NotFinite alike on every rank."""
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        rows = torch.stack([torch.stack([self._sums[n], self._first_bad[n]]) for n in names]).tolist()
+        mine = {n: (total / self._counts[n], bad) for n, (total, bad) in zip(names, rows, strict=True)}
+        self._sums, self._first_bad, self._counts = {}, {}, {}
+        ranks = comm.gather(mine)
+        bad = min((row[n][1], rank, n) for rank, row in enumerate(ranks) for n in row)
+        if bad[0] < float("inf"):
+            raise NotFinite(
+                f"{bad[2]} was not finite at step {int(bad[0])} on rank {bad[1]}; nothing was saved since: lower the "
+                "learning rate, set train.clip_norm or train.precision: fp32, and run the same command again"
+            )
+        return {n: sum(row[n][0] for row in ranks) / len(ranks) for n in names}
+
+
+class Tracker:
+    """Rank 0 writes, the others keep silent. Entries after `resume_step` of an earlier attempt are cut off."""
+
+    def __init__(self, folder: Path, *, resume_step: int) -> None:
+        self._log, self._samples = folder / "log.jsonl", folder / "samples.jsonl"
+        self._writer: Any = None
+        if comm.is_main():
+            from torch.utils.tensorboard import SummaryWriter  # heavy, and only rank 0 writes
+
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in (self._log, self._samples):
+                _cut(file, resume_step)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+            self._hook, threading.excepthook = threading.excepthook, _told_once
+
+    def scalars(self, values: Mapping[str, float], *, step: int) -> None:
+        if self._writer is None:
+            return
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        with self._log.open("a") as file:
+            file.write(json.dumps({"step": step, **{name: round(value, 7) for name, value in values.items()}}) + "\n")
+
+    def samples(self, used: Sequence[tuple[int, list[int]]]) -> None:
+        """used: this rank's (step, global sample positions), a row for each micro-batch. Collective."""
+        ranks = comm.gather(used)
+        if comm.is_main():
+            with self._samples.open("a") as file:
+                for rows in zip(*ranks, strict=True):  # the same micro-batch on every rank
+                    file.write(json.dumps({"step": rows[0][0], "ranks": [positions for _, positions in rows]}) + "\n")
+
+    def picture(self, name: str, image: np.ndarray[Any, Any], *, step: int) -> None:
+        """image: uint8 [h, w, 3]."""
+        if self._writer is not None:
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            threading.excepthook = self._hook
+
+
+def _told_once(args: Any) -> None:
+    """Of a full disk TensorBoard's thread tells the next one that writes, who raises it: once is enough."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
+def _cut(file: Path, step: int) -> None:
+    if file.exists():
+        kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+        aside = file.with_suffix(".tmp")
+        aside.write_text("".join(line + "\n" for line in kept))
+        os.replace(aside, file)
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; infinite for a line cut short by a crash."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

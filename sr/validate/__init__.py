@@ -1,6 +1,0 @@
-"""Validation: pictures through the network, compared with what they should be, shared over the ranks."""
-
-from sr.validate.measure import Results, Row, evaluate
-from sr.validate.sets import Example, Item, ValSet, output_set, source_set, val_set
-
-__all__ = ["Example", "Item", "Results", "Row", "ValSet", "evaluate", "output_set", "source_set", "val_set"]

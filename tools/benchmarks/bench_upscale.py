@@ -1,0 +1,224 @@
+"""Upscaling a folder with an RRDBNet x4: ours against the way of Real-ESRGAN's own program.
+
+The reference is rebuilt from what `RealESRGANer` is documented to do, on basicsr's RRDBNet with the same weights: a
+margin of 10 pixels mirrored to the right and below, tiles with 10 pixels around them cut off again, the whole picture
+and the whole output on the device, fp16 on CUDA (its default) and fp32 on a CPU. Weights are random, with dense blocks
+that have a say in the output, whose mean and spread are those of a picture; --weights takes a published file.
+
+Folder: files in, files out. Picture: one in memory, which shows the deviation before it is rounded to 8 bits; there
+the reference is fp32 on CUDA as well, so that the deviation is from fp32. Pictures are compared without the 16 pixels
+at the right and below that the mirrored margin changes. File: a result as a PNG, by OpenCV as there, with its size.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench_harness import Arm, Row, compare
+
+ARMS = {
+    "ours, default": {"precision": "auto"},
+    "ours, fp32": {"precision": "fp32"},
+    "ours, mixed": {"precision": "mixed"},  # what the default is where bf16 is fast
+    "ours, bf16": {"precision": "bf16"},
+    "ours, fp16": {"precision": "fp16"},
+}
+WORK = ["folder", "picture", "file"]
+DTYPES = {"ours, mixed": "bf16", "ours, bf16": "bf16", "ours, fp16": "fp16"}  # for the share of the peak
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num-feat", type=int, default=64)
+    parser.add_argument("--num-block", type=int, default=23)
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="of an RRDBNet x4 in place of random ones")
+    parser.add_argument("--size", type=int, nargs=2, default=(200, 320), metavar=("H", "W"), help="of a picture")
+    parser.add_argument("--pictures", type=int, default=1, help="in the folder (%(default)s)")
+    parser.add_argument("--tile", type=int, help="of both (theirs: whole; ours: what fits the model)")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["ours, default"], help="beside the reference")
+    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK)
+
+
+def run(args: argparse.Namespace) -> list[Row]:
+    from sr.core.allocator import keep_memory
+    from sr.images import list_images, read_rgb, write_rgb
+    from sr.inference.receptive_field import probe
+
+    if args.device.type == "cpu":  # as the program does; both sides gain
+        keep_memory()
+    ours, theirs = _models(args)
+    height, width = args.size
+    operations = args.pictures * height * width * _operations(theirs)
+    shared = {"operations": operations, "items": args.pictures}
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "in")
+        folder.mkdir()
+        for number in range(args.pictures):
+            image = probe(max(args.size) + number, 3)[0, :, :height, :width]
+            write_rgb(folder / f"{number}.png", (image.permute(1, 2, 0) * 255).round().byte().numpy())
+        files = list_images(folder)
+        if "folder" in args.work:
+            out = Path(scratch, "out")
+            half = args.device.type == "cuda"
+            arms = [Arm("Real-ESRGAN's way", lambda: _their_folder(theirs, files, out, args, half), **shared)]
+            arms += [Arm(n, lambda r=r: r(folder, out), dtype=d, **shared) for n, d, r in _folders(ours, args)]
+            rows += compare(f"folder of {args.pictures}", arms, rounds=args.pairs, device=args.device, memory=False)
+        if "picture" in args.work:
+            pixels = read_rgb(files[0])
+            shared["operations"], shared["items"] = operations / args.pictures, 1
+            reference = "Real-ESRGAN's way, fp32"
+            arms = [Arm(reference, lambda: _inner(_theirs(theirs, pixels, args, half=False)), **shared)]
+            arms += [Arm(n, lambda r=r: _inner(r(pixels)), dtype=d, **shared) for n, d, r in _pictures(ours, args)]
+            rows += compare("picture", arms, rounds=args.pairs, device=args.device, memory=args.memory)
+        if "file" in args.work:
+            rows += _file(Path(scratch), args)
+    return rows
+
+
+def _file(scratch: Path, args: argparse.Namespace) -> list[Row]:
+    import cv2
+
+    from sr.images import write_rgb
+    from sr.inference.receptive_field import probe
+
+    height, width = (4 * side for side in args.size)
+    made = (probe(max(height, width), 3)[0, :, :height, :width].permute(1, 2, 0) * 255).round().byte().numpy()
+    files = scratch / "theirs.png", scratch / "ours.png"
+
+    def theirs() -> None:
+        cv2.imwrite(str(files[0]), cv2.cvtColor(made, cv2.COLOR_RGB2BGR))
+
+    def ours() -> None:
+        write_rgb(files[1], made)
+
+    arms = [Arm("Real-ESRGAN's way", theirs), Arm("ours", ours)]
+    for arm, file in zip(arms, files, strict=True):
+        arm.run()
+        arm.note = f"{file.stat().st_size / 1000:.0f} kB"
+    return compare("file", arms, rounds=args.pairs, device=args.device, memory=False)
+
+
+def _models(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Ours and basicsr's, of the same weights."""
+    import torch
+
+    from sr.inference.receptive_field import probe
+    from sr.nets.io.basicsr import basicsr
+    from sr.nets.io.load import Model, open_model
+    from sr.nets.rrdbnet import RRDBNet
+
+    if args.weights:
+        ours = open_model(args.weights, expect_scale=4)
+    else:
+        torch.manual_seed(0)
+        net = RRDBNet(scale=4, num_feat=args.num_feat, num_block=args.num_block).eval()
+        with torch.no_grad():
+            net.conv_last.weight.mul_(0.23 / net(probe(48, 3)).std())
+            net.conv_last.bias.add_(0.5 - net(probe(48, 3)).mean())
+        ours = Model(net, 4, 1, "RRDBNet x4")
+    state = ours.net.state_dict()
+    sizes = {"num_feat": state["conv_first.weight"].shape[0], "num_grow_ch": state["body.0.rdb1.conv1.weight"].shape[0]}
+    count = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("body."))
+    theirs = basicsr("archs.rrdbnet_arch").RRDBNet(3, 3, scale=4, num_block=count, **sizes).eval()
+    theirs.load_state_dict(state)
+    return ours, theirs.to(args.device)
+
+
+def _operations(net: Any) -> float:
+    """Floating point operations per input pixel."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 3, 16, 16, device=next(net.parameters()).device))
+    return counter.get_total_flops() / 16**2
+
+
+# ---- the reference ---------------------------------------------------------------------------------------------------
+
+
+def _theirs(net: Any, pixels: Any, args: argparse.Namespace, *, half: bool) -> Any:
+    """uint8 [h, w, 3] -> float [3, 4h, 4w] in 0..1 on the host."""
+    import torch
+    import torch.nn.functional as F
+
+    net, kind = (net.half(), torch.float16) if half else (net.float(), torch.float32)
+    image = torch.from_numpy(pixels.astype("float32") / 255).permute(2, 0, 1)[None].to(args.device, kind)
+    image = F.pad(image, (0, 10, 0, 10), mode="reflect")
+    with torch.no_grad():
+        made = _their_tiles(net, image, args.tile) if args.tile else net(image)
+    return made[0, :, :-40, :-40].float().cpu().clamp(0, 1)
+
+
+def _their_tiles(net: Any, image: Any, tile: int) -> Any:
+    height, width = image.shape[-2:]
+    whole = image.new_zeros(1, 3, 4 * height, 4 * width)
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            above, before = max(top - 10, 0), max(left - 10, 0)
+            made = net(image[..., above : bottom + 10, before : right + 10])
+            rows = slice(4 * (top - above), 4 * (bottom - above))
+            columns = slice(4 * (left - before), 4 * (right - before))
+            whole[..., 4 * top : 4 * bottom, 4 * left : 4 * right] = made[..., rows, columns]
+    return whole
+
+
+def _their_folder(net: Any, files: list[Path], out: Path, args: argparse.Namespace, half: bool) -> Any:
+    """One file after the other: read, enlarged, written."""
+    import cv2
+
+    out.mkdir(exist_ok=True)
+    for file in files:
+        pixels = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+        made = (_theirs(net, pixels, args, half=half).permute(1, 2, 0) * 255).round().byte().numpy()
+        cv2.imwrite(str(out / file.name), cv2.cvtColor(made, cv2.COLOR_RGB2BGR))
+    return _written(out)
+
+
+def _written(out: Path) -> Any:
+    import torch
+
+    from sr.images import list_images, read_rgb
+
+    pictures = [torch.tensor(read_rgb(file)).permute(2, 0, 1).float() / 255 for file in list_images(out)]
+    return torch.cat([_inner(picture).flatten() for picture in pictures])
+
+
+def _inner(picture: Any) -> Any:
+    """Without what a mirrored margin changes at the right and below."""
+    return picture[:, :-64, :-64]
+
+
+# ---- ours ------------------------------------------------------------------------------------------------------------
+
+
+def _folders(model: Any, args: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
+    """Name, type of numbers, and what does the work, of each arm. As the program does it: probes and all."""
+    from sr.inference.upscale import upscale
+
+    for name in args.arms:
+
+        def work(folder: Path, out: Path, how: Any = ARMS[name]) -> Any:
+            report = upscale([folder], out, model, again=True, tile=args.tile, device=args.device, **how)
+            assert len(report.written) == args.pictures, report.failed
+            return _written(out)
+
+        yield name, DTYPES.get(name, "fp32"), work
+
+
+def _pictures(model: Any, args: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
+    """With all that is found out about a model found out before."""
+    import torch
+
+    from sr.inference.predictor import Inference
+
+    for name in args.arms:
+        inference = Inference(model, tile=args.tile, device=args.device, **ARMS[name])  # type: ignore[arg-type]
+
+        def work(pixels: Any, inference: Any = inference) -> Any:
+            return inference([torch.from_numpy(pixels.astype("float32") / 255).permute(2, 0, 1)])[0]
+
+        yield name, DTYPES.get(name, "fp32"), work

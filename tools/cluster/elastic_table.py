@@ -1,0 +1,88 @@
+"""Save on so many processes, continue on so many others, and compare with a run that was never stopped: every pair.
+
+    ACCELERATE_USE_CPU=true python tools/cluster/elastic_table.py options/quickstart.yml --steps 20 \\
+        --way 1 "python" --way 2 "accelerate launch --multi_gpu --num_processes 2"
+
+A way is a name and a launch line. Each starts a run and stops it half way; each continues a copy of every such run.
+Prints a table: whether every sample position was used once and in its turn, and the largest differences of weights,
+averages and moments to the run that the first way did alone, and how far the second half moved the weights. Exit
+code 1 where a position was used twice or not at all, or a difference of weights exceeds --tolerance.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+from sr.train import checkpoint
+
+
+def train(args: argparse.Namespace, launch: str, folder: Path, steps: int) -> None:
+    # A schedule that knows the end would tell a run that stops half way from one that does not.
+    given = [*args.set, f"name={folder.name}", f"out={folder.parent}", f"train.total_steps={steps}"]
+    given += ["log.samples=true", "schedule={type: constant}"]
+    command = [*shlex.split(launch), "-m", "sr", "train", args.options, *(f"--set={one}" for one in given)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{shlex.join(command)}\nended with code {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def in_turn(folder: Path) -> bool:
+    """Whether the run used every global position once, in order."""
+    rows = [json.loads(line)["ranks"] for line in (folder / "samples.jsonl").read_text().splitlines()]
+    used = [position for ranks in rows for positions in ranks for position in positions]
+    return used == list(range(len(used)))
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    found = checkpoint.load_newest(folder / "checkpoints")
+    assert found is not None
+    return {f"{group}/{key}": value for group, values in found.tensors.items() for key, value in values.items()}
+
+
+def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, float]:
+    """(of weights and averages, of moments)."""
+    apart = {key: (one[key].double() - other[key].double()).abs().max().item() for key in one if one[key].numel()}
+    weights = {key for key in apart if key.startswith("ema/") or key.split("/")[1] == "model"}
+    return max(apart[key] for key in weights), max((apart[key] for key in apart.keys() - weights), default=0.0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("options")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--way", nargs=2, action="append", required=True, metavar=("NAME", "LAUNCH"))
+    parser.add_argument("--tolerance", type=float, default=1e-4)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    ways, half, wrong = dict(args.way), args.steps // 2, False
+    with tempfile.TemporaryDirectory() as out:
+        whole = Path(out, "whole")
+        train(args, next(iter(ways.values())), whole, args.steps)
+        end = tensors(whole)
+        print("| saved on | resumed on | every position once | weights differ by | moments differ by |")
+        print("|---|---|---|---|---|", flush=True)
+        for first, launch in ways.items():
+            train(args, launch, Path(out, "half"), half)
+            moved = difference(end, tensors(Path(out, "half")))[0]
+            for second, relaunch in ways.items():
+                folder = Path(out, "resumed")
+                shutil.copytree(Path(out, "half"), folder)
+                train(args, relaunch, folder, args.steps)
+                once, (weights, moments) = in_turn(folder), difference(end, tensors(folder))
+                wrong |= not once or weights > args.tolerance
+                print(f"| {first} | {second} | {'yes' if once else 'NO'} | {weights:.1e} | {moments:.1e} |", flush=True)
+                shutil.rmtree(folder)
+            shutil.rmtree(Path(out, "half"))
+    print(f"\nFrom step {half} to {args.steps} the weights moved by up to {moved:.1e}.")
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

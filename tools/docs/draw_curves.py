@@ -1,0 +1,56 @@
+"""Draw tags of a run's log as curves, one picture.
+
+python tools/docs/draw_curves.py runs/rrdb_small_x4/log.jsonl --tag val/Set5/psnr_y --tag g/pixel --out curves.png
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+Rows = list[dict[str, float]]
+
+
+def read(log: Path) -> Rows:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def draw_curve(log: Rows, title: str, tags: tuple[str, ...], size: tuple[int, int]) -> Image.Image:
+    """Sum of the tags over the steps as a line, with its range in words."""
+    points = [(row["step"], sum(row[tag] for tag in tags)) for row in log if all(tag in row for tag in tags)]
+    steps, values = zip(*points, strict=True)
+    low, high = min(values), max(max(values), min(values) + 1e-9)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    across, down = (size[0] - 16) / max(1, steps[-1] - steps[0]), (size[1] - 32) / (high - low)
+    line = [(8 + across * (step - steps[0]), 24 + down * (high - value)) for step, value in points]
+    pen.rectangle((4, 20, size[0] - 4, size[1] - 4), outline="#bbb")
+    pen.line(line, fill="#c33", width=2)
+    words = (
+        f"{title}: {values[0]:.4g} -> {values[-1]:.4g}, steps {steps[0]} to {steps[-1]}, axis {low:.4g} to {high:.4g}"
+    )
+    pen.text((6, 4), words, fill="black")
+    return canvas
+
+
+def below(pictures: list[Image.Image]) -> Image.Image:
+    """The pictures one below the other."""
+    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (0, sum(p.height for p in pictures[:number])))
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--tag", action="append", required=True)
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    rows = read(args.log)
+    below([draw_curve(rows, tag, (tag,), (640, 240)) for tag in args.tag]).save(args.out)
+
+
+if __name__ == "__main__":
+    main()

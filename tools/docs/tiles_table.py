@@ -1,0 +1,95 @@
+"""Tiled against whole, for every net of the table and for models in files: how far it looks, and what tiles change.
+
+    python tools/docs/tiles_table.py
+    python tools/docs/tiles_table.py RealESRGAN_x4plus.pth net_g_best.safetensors --side 192
+
+Nets of the table are small and have random weights, spread so that all layers count and a picture comes out. Prints a
+table of Markdown; changes are the largest of any sample, in 8-bit steps. `cut` is what tiles without overlap do.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sr.inference.predictor import Inference
+from sr.inference.receptive_field import probe
+from sr.inference.tiling import tiled
+from sr.nets import GENERATORS
+from sr.nets.io.load import Model, open_model
+
+SMALL = {"num_feat": 8}
+NETS: dict[str, dict[str, Any]] = {
+    "rrdbnet": {**SMALL, "scale": 4, "num_block": 2, "num_grow_ch": 8},
+    "rrdbnet x2": {**SMALL, "scale": 2, "num_block": 2, "num_grow_ch": 8},
+    "rrdbnet x1": {**SMALL, "scale": 1, "num_block": 2, "num_grow_ch": 8},
+    "srresnet": {**SMALL, "scale": 3, "num_block": 3},
+    "edsr": {**SMALL, "scale": 2, "num_block": 4},
+    "rcan": {**SMALL, "scale": 2, "num_group": 1, "num_block": 2, "squeeze_factor": 4},
+    "compact": {**SMALL, "scale": 4, "num_conv": 4},
+    "unet": {**SMALL, "scale": 1, "num_downs": 3, "dropout": False},
+    "unet_128": {**SMALL, "scale": 1, "dropout": False},
+    "unet_256": {**SMALL, "scale": 1, "dropout": False},
+    "resnet": {**SMALL, "scale": 1, "num_block": 1},
+    "resnet_6blocks": {**SMALL, "scale": 1},
+    "resnet_9blocks": {**SMALL, "scale": 1},
+    "basicsr.SwinIR": {
+        "scale": 2,
+        "embed_dim": 12,
+        "depths": [2],
+        "num_heads": [2],
+        "window_size": 4,
+        "upsampler": "pixelshuffledirect",
+    },
+    "basicsr.EDSR": {"scale": 2, "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2},
+}
+
+
+def model_of(name: str) -> Model:
+    """A net of NETS with random weights, the same at every call."""
+    torch.manual_seed(0)
+    kwargs, kind = NETS[name], name.split()[0]
+    made = GENERATORS["basicsr.*"](kind.split(".")[1]) if "." in kind else GENERATORS[kind]
+    net = made(**kwargs).eval()
+    if kwargs["scale"] > 1:
+        for parameter in net.parameters():
+            if parameter.ndim == 4:
+                nn.init.kaiming_normal_(parameter, nonlinearity="leaky_relu")
+        last = [module for module in net.modules() if isinstance(module, nn.Conv2d)][-1]
+        with torch.no_grad():
+            last.weight.mul_(0.23 / net(probe(64, 3)).std())
+    return Model(net, kwargs["scale"], net.multiple, name)
+
+
+def row(model: Model, *, side: int, tile: int) -> list[str]:
+    """Of the table, for a picture `side` high and half as wide."""
+    image = probe(side, model.channels)[0, :, :, : side // 2]
+    with torch.no_grad():
+        whole = model.net(image[None])[0].clamp(0, 1)
+    run = Inference(model, tile=tile, say=lambda sentence: None)
+    cut = tiled(model.net, image[None], scale=model.scale, tile=tile, overlap=0, multiple=model.multiple)[0].clamp(0, 1)
+    changes = [((made - whole).abs().max() * 255).item() for made in (run([image])[0], cut)]
+    reach = run.reach.pixels
+    seen = [str(reach), str(run.overlap(tile))] if reach is not None else ["all", "taken whole"]
+    if reach is None:
+        changes[0] = ((Inference(model)([image])[0] - whole).abs().max() * 255).item()
+    return [model.name, *seen, *(f"{change:.4f}" if change < 1 else f"{change:.0f}" for change in changes)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", help="models; left out: every net of the table")
+    parser.add_argument("--side", type=int, default=288, help="height of the picture (%(default)s)")
+    parser.add_argument("--tile", type=int, default=96)
+    args = parser.parse_args(argv)
+    lines = [["net", "looks (pixels)", "overlap", "tiled", "cut"], ["---"] * 5]
+    models = map(open_model, args.files) if args.files else map(model_of, NETS)
+    lines += [row(model, side=args.side, tile=args.tile) for model in models]
+    print("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
