@@ -17,27 +17,27 @@ from sr.distributed import comm
 from sr.distributed.backends import accelerator, deepspeed, read_launch
 from sr.nets.spectral import SpectralConv2d
 from sr.train import replica_check
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 from sr.train.checkpoint import Checkpoint
 from sr.train.checkpoint import load as load_checkpoint
-from sr.train.model_optimizer import Player
-from sr.train.trainer import Engine
+from sr.train.model_optimizer import ModelOptimizer
+from sr.train.trainer import Trainer
 from tests.test_engine import assert_same
 
 KINDS = {"ddp": "DDP", "zero1": "Zero12", "zero2": "Zero12", "zero3": "Zero3", "fsdp2": "FSDP2"}
 
 
-def made(job: dict[str, Any]) -> Engine:
-    return Build(load(job["options"], job.get("sets", ()))).engine()
+def made(job: dict[str, Any]) -> Trainer:
+    return Builder(load(job["options"], job.get("sets", ()))).trainer()
 
 
-def held(engine: Engine, name: str) -> dict[str, torch.Tensor]:
+def held(engine: Trainer, name: str) -> dict[str, torch.Tensor]:
     if name == "task":
         return engine.task.state()
     return engine.ema.state() if name == "ema" else engine.players[name].state()
 
 
-def check_loaded(engine: Engine, found: Checkpoint) -> None:
+def check_loaded(engine: Trainer, found: Checkpoint) -> None:
     """What the players and the average hold is what the checkpoint holds, to the last bit."""
     engine.resume()
     for name, tensors in found.tensors.items():
@@ -83,13 +83,13 @@ def spectral(job: dict[str, Any]) -> None:
     layers = SpectralConv2d(3, 9, 3, padding=1), nn.LeakyReLU(), SpectralConv2d(9, 3, 3, padding=1, bias=True)
     net = nn.Sequential(*layers)
     adam, shared = torch.optim.Adam(net.parameters(), 1e-2), {"accelerator": accelerate, "launch": launch}
-    player = Player(
+    player = ModelOptimizer(
         name="net", net=net, optimizer=adam, schedule=lambda base, step: base, clip_norm=0.1, accumulate=2, **shared
     )
     for number in range(6):
         x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(2 * number + comm.rank())).requires_grad_()
         last = number % 2 == 1
-        with player.quiet(last):
+        with player.no_sync(last):
             loss = (player.module(x) - x).square().mean() / 2
             torch.autograd.grad(loss, x, retain_graph=True)
             player.update(loss, step=number // 2, last=last)
@@ -107,7 +107,7 @@ def main() -> None:
     for job in json.loads(Path(sys.argv[1]).read_text()):
         JOBS[job["do"]](job)
         comm.barrier()
-    comm.part()
+    comm.shutdown()
 
 
 if __name__ == "__main__":

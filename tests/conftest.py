@@ -1,4 +1,4 @@
-"""Shared ground: small pictures, a small recipe, and the program as a user starts it."""
+"""Shared ground: small images, a small recipe, and the program as a user starts it."""
 
 import copy
 import os
@@ -36,7 +36,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def write_photos(folder: Path) -> Path:
-    """Six smooth random pictures of 48 x 56."""
+    """Six smooth random images of 48 x 56."""
     folder.mkdir()
     for number in range(6):
         coarse = np.random.default_rng(number).integers(0, 256, (6, 7, 3), dtype=np.uint8)

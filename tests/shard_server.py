@@ -96,7 +96,7 @@ def server(tmp_path, monkeypatch):
 
 
 def publish(folder, shards=3, samples=2, size=8, *, indexed=True):
-    """Tars t-0.tar, t-1.tar ... whose pictures are filled with 0, 1, ... and, if indexed, their index.json."""
+    """Tars t-0.tar, t-1.tar ... whose images are filled with 0, 1, ... and, if indexed, their index.json."""
     names = [f"t-{number}.tar" for number in range(shards)]
     for number, name in enumerate(names):
         members = {f"{s}.png": png(number * samples + s, size) for s in range(samples)}

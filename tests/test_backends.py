@@ -27,7 +27,7 @@ from sr.distributed.backends.fsdp import chosen
 from sr.distributed.backends.launch_config import accelerator
 from sr.distributed.backends.sharded import check_player
 from sr.train import replica_check
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 from sr.train.checkpoint import Checkpoint
 from sr.train.checkpoint import load as load_checkpoint
 from tests.backend_jobs import check_loaded
@@ -48,7 +48,7 @@ SINGLE = "single"
 STARTS = {"zero3": SINGLE, "ddp": "zero3", "zero2": "ddp", "fsdp2": "zero2", "zero1": "fsdp2", SINGLE: "zero1"}
 """backend -> the one whose checkpoint it continues; launched in this order."""
 
-PENALTY = "losses.gan.plus=[{type: r1, weight: 1, every: 1}, {type: feature_matching, weight: 1}]"
+PENALTY = "losses.gan.regularizers=[{type: r1, weight: 1, every: 1}, {type: feature_matching, weight: 1}]"
 PATCHES = {"type": "patchgan", "num_feat": 8, "num_layers": 1, "norm": "spectral"}
 TASKS: dict[str, dict[str, Any]] = {  # spectral norm in every discriminator
     "psnr": {"task": "psnr", "discriminator": None, "losses": {"pixel": {"type": "l1"}}},
@@ -76,11 +76,11 @@ SETS = (
 
 def options(folder: Path, photos: Path, name: str, task: str) -> str:
     values = yaml.safe_load(yaml.safe_dump(TINY)) | {"name": name, "out": str(folder / "runs")} | TASKS[task]
-    pictures = {"type": "folder", "gt": str(photos)}
+    images = {"type": "folder", "gt": str(photos)}
     values["data"]["source"] = {
         "pix2pix": {"type": "side_by_side", "path": str(photos)},
-        "cyclegan": {"type": "unpaired", "a": pictures, "b": pictures},
-    }.get(task, pictures)
+        "cyclegan": {"type": "unpaired", "a": images, "b": images},
+    }.get(task, images)
     if values["discriminator"] is None:
         values = {key: value for key, value in values.items() if key != "discriminator"}
         values["optimizer"].pop("discriminator")
@@ -133,7 +133,7 @@ def single(folder: Path, photos: Path, what: str, start: str | None) -> None:
     for task in TASKS:
         name = f"{SINGLE}.{what}.{task}"
         given = [one for one in SETS if task != "psnr" or not ("gan" in one or "discriminator" in one)]
-        engine = Build(load(options(folder, photos, name, task), given)).engine()
+        engine = Builder(load(options(folder, photos, name, task), given)).trainer()
         if start:
             point = folder / "runs" / f"{start}.{task}" / "checkpoints" / "step_00000002"
             shutil.copytree(point, engine.plan.folder / "checkpoints" / point.name)

@@ -41,7 +41,7 @@ def test_what_training_leaves_opens_in_spandrel(recipe: Callable[..., Path], tmp
 def test_upscale_lists_what_failed_and_exits_1(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (photos / "photo_2.png").write_bytes(b"no picture")
+    (photos / "photo_2.png").write_bytes(b"no image")
     assert main(["upscale", str(photos), "-o", str(tmp_path / "out"), "-m", "bicubic", "--scale", "2"]) == 1
     said = capsys.readouterr()
     assert "photo_2.png" in said.err
@@ -88,7 +88,7 @@ def test_a_mistake_is_one_sentence(
     from tests.conftest import ROOT
 
     args = [str(ROOT / a) if a.startswith("options/") else a for a in args]
-    (tmp_path / "picture.png").write_bytes(b"")
+    (tmp_path / "image.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     assert main(args) == 2
     error = capsys.readouterr().err

@@ -14,7 +14,7 @@ from sr.data import index
 from sr.data.colorize import Colorize
 from sr.data.crops import Crops
 from sr.data.remote import cache, download
-from sr.data.sampling_order import Order
+from sr.data.sampling_order import SamplingOrder
 from tests.test_data_sources import shown
 from tests.test_data_stream import SETTINGS
 
@@ -97,7 +97,7 @@ def test_the_coming_shards_are_fetched_ahead(server, at):
     while sum(server.gets().values()) < 33 and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.1)
-    order = Order(photos.counts, seed=SETTINGS["seed"])
+    order = SamplingOrder(photos.counts, seed=SETTINGS["seed"])
     coming = [names[shard] for shard in order.coming(0, 0)]
     assert len(coming) == 32
     assert server.gets() == {"index.json": 1} | dict.fromkeys(coming, 1)

@@ -13,14 +13,14 @@ from sr.core.errors import UserError
 from sr.data import SOURCES, Edges, FolderSource, Mix
 from sr.data.crops import Crops
 from sr.data.derived import read_resized
-from sr.data.loader import Stream
+from sr.data.loader import Loader
 from sr.data.mix import parts_of
 from sr.data.source import resized
 from sr.images import read_rgb, write_rgb
 from sr.images.color import lab_codes
 
 TABLES = {"sources": Table(SOURCES, supplied=("channels",))}
-SETTINGS = {"seed": 3, "scale": 1, "gt_size": 16, "crop_size": 16, "flip": True, "rotate": True}
+SETTINGS = {"seed": 3, "scale": 1, "gt_size": 16, "degrade_size": 16, "flip": True, "rotate": True}
 SPECKLED = np.random.default_rng(0).integers(0, 256, (23, 31), dtype=np.uint8)
 
 
@@ -117,7 +117,7 @@ def test_derived_pairs_of_a_mix_and_of_bad_files(photos, tmp_path):
     mix = Mix(sources=[FolderSource(gt=str(photos)), FolderSource(gt=f"{tmp_path}/more")], weights=[3.0, 1.0])
     source = Edges(of=lambda **_: mix)
     assert [share for _, share in parts_of(source)] == [0.75, 0.25]
-    raw = next(Stream(source, batch_size=8, **SETTINGS).batches())
+    raw = next(Loader(source, batch_size=8, **SETTINGS).batches())
     assert raw.bad == [f"{photos}/photo_2.png: not an image in a known format (replaced by {photos}/photo_3.png)"]
     assert raw.groups[0].lq.shape == (8, 1, 16, 16)
 

@@ -17,7 +17,7 @@ from sr.data.make_shards import make_shards
 from sr.images import ImageError, read_rgb, write_rgb
 from tests.test_data_sources import make_tar
 
-SETTINGS = {"seed": 1, "scale": 4, "gt_size": 64, "crop_size": 80, "flip": True, "rotate": True}
+SETTINGS = {"seed": 1, "scale": 4, "gt_size": 64, "degrade_size": 80, "flip": True, "rotate": True}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_hostile_members_are_refused_by_name(photo):
             pytest.fail(f"{number}: {decode(content, channels=3, name='the name').shape}")
 
 
-def test_damaged_bytes_give_a_picture_or_an_image_error(photo):
+def test_damaged_bytes_give_an_image_or_an_image_error(photo):
     draw = np.random.default_rng(0)
     for format in ("npy", "zst", "jpg", "png"):
         whole = np.frombuffer(encode(photo[:64, :64], format), np.uint8)

@@ -6,7 +6,7 @@ import pytest
 
 from sr.core.errors import UserError
 from sr.data.mix import Mix, Route, parts_of, pattern
-from sr.data.sampling_order import Order
+from sr.data.sampling_order import SamplingOrder
 
 
 class Source:
@@ -17,7 +17,7 @@ class Source:
 @pytest.mark.parametrize("counts", [[1], [5], [3, 0, 5, 1], [2] * 40, [0, 0, 4], [7, 9, 2, 4, 1, 8]])
 @pytest.mark.parametrize("window", [1, 3, 16])
 def test_every_sample_once_an_epoch(counts, window):
-    order = Order(counts, seed=3, window=window)
+    order = SamplingOrder(counts, seed=3, window=window)
     every = {(shard, index) for shard, count in enumerate(counts) for index in range(count)}
     for epoch in range(3):
         places = [order(epoch * order.length + offset) for offset in range(order.length)]
@@ -27,26 +27,26 @@ def test_every_sample_once_an_epoch(counts, window):
 
 def test_it_is_a_function_of_seed_part_and_position_alone():
     counts = [7, 9, 2, 4, 1, 8]
-    walked = [Order(counts, seed=3, window=2)(p) for p in range(100)]
-    order = Order(counts, seed=3, window=2)
+    walked = [SamplingOrder(counts, seed=3, window=2)(p) for p in range(100)]
+    order = SamplingOrder(counts, seed=3, window=2)
     assert [order(p) for p in np.random.default_rng(0).permutation(100)] == [
         walked[p] for p in np.random.default_rng(0).permutation(100)
     ]
-    assert walked != [Order(counts, seed=4, window=2)(p) for p in range(100)]
-    assert walked != [Order(counts, seed=3, part=1, window=2)(p) for p in range(100)]
+    assert walked != [SamplingOrder(counts, seed=4, window=2)(p) for p in range(100)]
+    assert walked != [SamplingOrder(counts, seed=3, part=1, window=2)(p) for p in range(100)]
     first, second = walked[:31], walked[31:62]
     assert [place[1:] for place in first] != [place[1:] for place in second]
 
 
 def test_only_a_window_of_shards_is_read_from_at_a_time():
-    order = Order([10] * 64, seed=0, window=4)
+    order = SamplingOrder([10] * 64, seed=0, window=4)
     for start in range(0, 640, 40):
         assert len({order(start + offset).shard for offset in range(40)}) == 4
 
 
 def test_seeking_into_500_million_samples_is_immediate():
     started = time.process_time()
-    order = Order([10_000] * 50_000, seed=1)
+    order = SamplingOrder([10_000] * 50_000, seed=1)
     order(400_000_000)
     seek = time.process_time() - started
     started = time.process_time()
@@ -74,7 +74,7 @@ def test_a_mix_gives_each_source_its_share_in_its_own_order():
     addresses = [route(p) for p in range(400)]
     assert Counter(address.part for address in addresses) == {0: 300, 1: 100}
     for part, (source, _) in enumerate(parts):
-        order = Order(source.counts, seed=9, part=part)
+        order = SamplingOrder(source.counts, seed=9, part=part)
         own = [(address.shard, address.sample) for address in addresses if address.part == part]
         assert own == [order(p)[1:] for p in range(len(own))]
     assert route(217) == addresses[217] == Route(parts, seed=9)(217)

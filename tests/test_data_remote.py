@@ -10,10 +10,10 @@ import pytest
 
 from sr.core.errors import UserError
 from sr.data import ShardSource, index
-from sr.data.loader import Stream
+from sr.data.loader import Loader
 from sr.data.make_shards import make_shards
 from sr.images import write_rgb
-from tests.test_data_sources import make_tar, picture, png, shown
+from tests.test_data_sources import image, make_tar, png, shown
 from tests.test_data_stream import SETTINGS, flat, same
 
 pytest_plugins = ["tests.shard_server"]
@@ -108,7 +108,7 @@ def test_an_index_made_before_there_were_checksums_serves(server, at):
 
 
 def test_sr_shard_writes_the_checksums(tmp_path):
-    write_rgb(tmp_path / "in.png", picture(3, 64))
+    write_rgb(tmp_path / "in.png", image(3, 64))
     make_shards([tmp_path / "in.png"], tmp_path / "out", size=32, step=32, progress=False)
     [entry] = index.read_folder_index(tmp_path / "out").values()
     tar = tmp_path / "out" / "shard-000000.tar"
@@ -119,9 +119,9 @@ def test_sr_shard_writes_the_checksums(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_stream_is_that_of_local_shards(server, at, workers):
     server.publish(shards=20, samples=3, size=24)
-    local = Stream(ShardSource(path=str(server.folder)), batch_size=8, **SETTINGS)
+    local = Loader(ShardSource(path=str(server.folder)), batch_size=8, **SETTINGS)
     server.faults = {f"t-{n}.tar": ["drop"] for n in range(0, 20, 3)}
-    away = Stream(at(""), batch_size=8, workers=workers, **SETTINGS)
+    away = Loader(at(""), batch_size=8, workers=workers, **SETTINGS)
     for ours, theirs in islice(zip(away.batches(24), local.batches(24), strict=True), 12):
         ours, theirs = flat(ours), flat(theirs)
         assert ours.keys() == theirs.keys()

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from sr.data import crops, slots
-from sr.data.loader import Stream
+from sr.data.loader import Loader
 from sr.data.slots import SLOTS, Received, Slots
 from tests.test_data_stream import SETTINGS, flat, same, sources
 
 NUMBER = 5 * SLOTS
 
 
-def stream(workers: int) -> Stream:
-    return Stream(sources(), batch_size=4, workers=workers, **SETTINGS)
+def stream(workers: int) -> Loader:
+    return Loader(sources(), batch_size=4, workers=workers, **SETTINGS)
 
 
 @pytest.fixture(scope="module")

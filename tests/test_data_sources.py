@@ -15,12 +15,12 @@ from sr.data.paths import image_paths
 from sr.images import ImageError, encode_rgb, write_rgb
 
 
-def picture(number, size=8):
+def image(number, size=8):
     return np.full((size, size, 3), number, np.uint8)
 
 
 def png(number, size=8):
-    return encode_rgb(picture(number, size), "png")
+    return encode_rgb(image(number, size), "png")
 
 
 def make_tar(path, members, **options):
@@ -56,7 +56,7 @@ def test_tars_of_webdataset_gnu_tar_and_pax_are_read(tmp_path):
     webdataset = pytest.importorskip("webdataset")
     with webdataset.TarWriter(str(tmp_path / "1.tar")) as writer:
         for number in range(3):
-            writer.write({"__key__": f"k{number}", "png": picture(number), "json": {"n": number}})
+            writer.write({"__key__": f"k{number}", "png": image(number), "json": {"n": number}})
     long = "ü" * 30 + "/" + "n" * 150 + "/" + "m" * 120
     make_tar(tmp_path / "2.tar", {f"{long}.png": png(10)}, format=tarfile.GNU_FORMAT)
     make_tar(tmp_path / "3.tar", {f"{long}.png": png(11)}, format=tarfile.PAX_FORMAT)
@@ -74,7 +74,7 @@ def test_tars_of_webdataset_gnu_tar_and_pax_are_read(tmp_path):
 
 def write_rgb_in(path, number):
     path.parent.mkdir(exist_ok=True)
-    write_rgb(path, picture(number))
+    write_rgb(path, image(number))
 
 
 def test_folder_list_glob_and_braces_name_the_same_shards(tmp_path):

@@ -13,16 +13,16 @@ import torch
 
 from sr.core.errors import UserError
 from sr.data.crops import Crops
-from sr.data.loader import Stream
+from sr.data.loader import Loader
 from sr.data.mix import Mix
 from sr.data.source import Sample
 from sr.images import ImageError
 
-SETTINGS = {"seed": 1, "scale": 4, "gt_size": 16, "crop_size": 20, "flip": True, "rotate": True}
+SETTINGS = {"seed": 1, "scale": 4, "gt_size": 16, "degrade_size": 20, "flip": True, "rotate": True}
 
 
 class Noise:
-    """Pictures whose every pixel tells where it comes from; those of the indexes in `bad` cannot be read."""
+    """Images whose every pixel tells where it comes from; those of the indexes in `bad` cannot be read."""
 
     def __init__(self, counts, *, paired=False, bad=(), side=(40, 52)):
         self.counts, self.paired, self.bad, self.side = counts, paired, set(bad), side
@@ -59,7 +59,7 @@ def same(a, b):
 def reference():
     """What every position must give: batch after batch of one process without workers."""
     rows = {}
-    for raw in islice(Stream(sources(), batch_size=8, **SETTINGS).batches(), 8):
+    for raw in islice(Loader(sources(), batch_size=8, **SETTINGS).batches(), 8):
         rows |= flat(raw)
     assert sorted(rows) == list(range(64))
     return rows
@@ -68,7 +68,7 @@ def reference():
 @pytest.mark.parametrize(("world", "accumulate", "workers"), [(1, 1, 2), (2, 1, 0), (2, 2, 2), (4, 2, 0), (1, 8, 0)])
 def test_the_global_batches_are_the_same(reference, world, accumulate, workers):
     for rank in range(world):
-        stream = Stream(
+        stream = Loader(
             sources(), batch_size=8, world=world, rank=rank, accumulate=accumulate, workers=workers, **SETTINGS
         )
         size = 8 // world // accumulate
@@ -80,7 +80,7 @@ def test_the_global_batches_are_the_same(reference, world, accumulate, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_starts_anywhere(reference, workers):
-    raw = next(Stream(sources(), batch_size=4, workers=workers, **SETTINGS).batches(consumed=40))
+    raw = next(Loader(sources(), batch_size=4, workers=workers, **SETTINGS).batches(consumed=40))
     assert sorted(flat(raw)) == [40, 41, 42, 43]
     assert all(same(row, reference[position]) for position, row in flat(raw).items())
 
@@ -89,13 +89,13 @@ def test_it_draws_nothing_from_the_global_generators():
     torch.manual_seed(5)
     np.random.seed(5)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    list(islice(Stream(sources(), batch_size=8, workers=1, **SETTINGS).batches(), 2))
+    list(islice(Loader(sources(), batch_size=8, workers=1, **SETTINGS).batches(), 2))
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
 
 
 def test_groups_hold_their_rows_shapes_and_kinds():
-    raw = next(Stream(sources(), batch_size=8, **SETTINGS).batches())
+    raw = next(Loader(sources(), batch_size=8, **SETTINGS).batches())
     plain, paired = sorted(raw.groups, key=lambda group: group.lq is not None)
     assert sorted(plain.rows + paired.rows) == list(range(8))
     assert plain.rows == plain.positions
@@ -117,8 +117,8 @@ class Planes(Noise):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_keeps_the_layout_that_it_was_decoded_to(workers):
     loaded = {}
-    for kind in (Noise, Planes):  # the same pictures
-        batches = Stream(kind([9]), batch_size=8, workers=workers, **SETTINGS).batches()
+    for kind in (Noise, Planes):  # the same images
+        batches = Loader(kind([9]), batch_size=8, workers=workers, **SETTINGS).batches()
         loaded[kind] = next(batches).groups[0].gt
         batches.close()
     assert loaded[Noise].is_contiguous(memory_format=torch.channels_last)
@@ -175,7 +175,7 @@ def test_a_bad_sample_gives_way_to_its_next_neighbour_and_is_reported():
     unharmed = [position for position in range(5) if not crops.crop(position).bad]
     assert len(unharmed) == 3
     assert all(same(crops.crop(p)[:2], clean.crop(p)[:2]) for p in unharmed)
-    batches = Stream(source, batch_size=5, workers=1, **SETTINGS).batches()
+    batches = Loader(source, batch_size=5, workers=1, **SETTINGS).batches()
     assert sorted(next(batches).bad) == sorted(reports)
 
 
@@ -183,7 +183,7 @@ def test_a_bad_sample_gives_way_to_its_next_neighbour_and_is_reported():
 def test_nothing_but_bad_samples_ends_the_run_with_one_sentence(workers):
     source = Noise([40], bad=[(0, index) for index in range(40)])
     with pytest.raises(UserError, match=r"^none of 16 samples from 0.tar: \d+ \(torn\) to .* can be used; mend"):
-        next(Stream(source, batch_size=2, workers=workers, **SETTINGS).batches())
+        next(Loader(source, batch_size=2, workers=workers, **SETTINGS).batches())
 
 
 def test_pairs_of_another_scale_are_bad_and_remainders_are_not():
@@ -205,17 +205,17 @@ def test_pairs_of_another_scale_are_bad_and_remainders_are_not():
 )
 def test_a_batch_that_does_not_divide_names_those_that_do(batch_size, world, accumulate, hint):
     with pytest.raises(UserError, match=hint):
-        Stream(sources(), batch_size=batch_size, world=world, accumulate=accumulate, **SETTINGS)
+        Loader(sources(), batch_size=batch_size, world=world, accumulate=accumulate, **SETTINGS)
 
 
 def test_a_source_without_images_is_refused():
     with pytest.raises(UserError, match="holds no images"):
-        Stream(Noise([0]), batch_size=1, **SETTINGS)
+        Loader(Noise([0]), batch_size=1, **SETTINGS)
 
 
 def test_workers_outlive_the_signals_that_ask_the_trainer_to_save():
     before = set(multiprocessing.active_children())
-    batches = Stream(Noise([9]), batch_size=2, workers=2, **SETTINGS).batches()
+    batches = Loader(Noise([9]), batch_size=2, workers=2, **SETTINGS).batches()
     next(batches), next(batches)  # one of each, so that both have started
     workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
@@ -237,4 +237,4 @@ class Deadly(Noise):
 
 def test_a_killed_worker_is_named():
     with pytest.raises(UserError, match=r"worker \(pid.*memory"):
-        next(Stream(Deadly([3]), batch_size=1, workers=1, **SETTINGS).batches())
+        next(Loader(Deadly([3]), batch_size=1, workers=1, **SETTINGS).batches())

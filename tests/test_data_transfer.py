@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from sr.core.errors import UserError
 from sr.data import ShardSource, index
-from sr.data.loader import Stream
+from sr.data.loader import Loader
 from sr.data.remote import download, transport
 from tests.test_data_sources import make_tar, png, shown
 from tests.test_data_stream import SETTINGS
@@ -138,7 +138,7 @@ def test_a_hopeless_shard_ends_a_run_with_workers_too(server, at):
     server.publish()
     server.faults["t-1.tar"] = [404] * 99
     with pytest.raises(UserError, match=r"^http.*/t-1\.tar: HTTP 404: Not Found; correct"):
-        list(islice(Stream(at(""), batch_size=2, workers=2, **SETTINGS).batches(), 9))
+        list(islice(Loader(at(""), batch_size=2, workers=2, **SETTINGS).batches(), 9))
 
 
 def test_pipes_that_fail_are_told_and_their_words_are_kept_secret(tmp_path, monkeypatch, server):

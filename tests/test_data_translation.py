@@ -1,4 +1,4 @@
-"""Pairs of two pictures and sets without pairs: read, resized, cropped, ordered, and put into shards."""
+"""Pairs of two images and sets without pairs: read, resized, cropped, ordered, and put into shards."""
 
 import json
 import pickle
@@ -16,14 +16,14 @@ from sr.config.registry import Table
 from sr.core.errors import UserError
 from sr.data import SOURCES, FolderSource, Mix, ShardSource, Unpaired
 from sr.data.crops import Crops
-from sr.data.loader import Stream
+from sr.data.loader import Loader
 from sr.data.make_shards import make_shards
 from sr.data.mix import sides_of
 from sr.data.source import Sample, oriented, resized
 from sr.images import ImageError, write_rgb
 
 TABLES = {"sources": Table(SOURCES, supplied=("channels",))}
-SETTINGS = {"seed": 3, "scale": 1, "gt_size": 16, "crop_size": 16, "flip": True, "rotate": True}
+SETTINGS = {"seed": 3, "scale": 1, "gt_size": 16, "degrade_size": 16, "flip": True, "rotate": True}
 
 
 def made(part, channels=(3, 3)):
@@ -52,7 +52,7 @@ def write_rgb_in(path, pixels):
 
 
 class Tagged:
-    """Plain pictures of one value: 10 * shard + index + first; pairs have the lq 100 above."""
+    """Plain images of one value: 10 * shard + index + first; pairs have the lq 100 above."""
 
     def __init__(self, counts, *, first=0, paired=False, bad=(), side=20):
         self.counts, self.first, self.paired, self.bad, self.side = counts, first, paired, set(bad), side
@@ -187,7 +187,7 @@ def test_halves_that_differ_and_torn_files_are_replaced_and_counted(facades):
     write_rgb(facades / "1.png", smooth(9, 40, 71))
     whole = (facades / "4.png").read_bytes()
     (facades / "4.png").write_bytes(whole[: len(whole) // 2])
-    batches = Stream(made({"type": "side_by_side", "path": str(facades)}), batch_size=6, **SETTINGS).batches()
+    batches = Loader(made({"type": "side_by_side", "path": str(facades)}), batch_size=6, **SETTINGS).batches()
     bad = sorted(next(batches).bad)
     assert len(bad) == 2
     assert bad[0] == f"{facades}/1.png: 71x40 does not part into two equal halves (replaced by {facades}/2.png)"
@@ -213,9 +213,9 @@ def test_each_side_has_its_own_order_and_its_own_epoch():
     crops = Crops(unpaired(Tagged([3, 2], first=100), Tagged([4, 3])), **SETTINGS)
     pairs = [crops.crop(position) for position in range(70)]
     a, b = values(pair.lq for pair in pairs), values(pair.gt for pair in pairs)
-    for side, pictures in ((a, [100, 101, 102, 110, 111]), (b, [0, 1, 2, 3, 10, 11, 12])):
-        epochs = [side[start : start + len(pictures)] for start in range(0, 70, len(pictures))]
-        assert all(sorted(epoch) == pictures for epoch in epochs)
+    for side, images in ((a, [100, 101, 102, 110, 111]), (b, [0, 1, 2, 3, 10, 11, 12])):
+        epochs = [side[start : start + len(images)] for start in range(0, 70, len(images))]
+        assert all(sorted(epoch) == images for epoch in epochs)
         assert len({tuple(epoch) for epoch in epochs}) > len(epochs) // 2
     assert len(set(zip(a, b, strict=True))) > 25  # of 35: who meets whom changes
 
@@ -243,9 +243,9 @@ def test_of_pairs_each_side_takes_its_own_and_direction_turns_nothing():
         assert sorted(values(pair.gt for pair in pairs)) == sorted([0, 1, 2, 3] * 2)
 
 
-def test_sides_may_be_mixes_and_crop_size_is_for_degradations_only():
+def test_sides_may_be_mixes_and_degrade_size_is_for_degradations_only():
     a = Mix(sources=[Tagged([2]), Tagged([3], first=50)], weights=[3.0, 1.0])
-    crops = Crops(unpaired(a, Tagged([5], first=200)), **SETTINGS | {"crop_size": 20})
+    crops = Crops(unpaired(a, Tagged([5], first=200)), **SETTINGS | {"degrade_size": 20})
     pairs = [crops.crop(position) for position in range(40)]
     assert all(pair.lq.shape == pair.gt.shape == (3, 16, 16) for pair in pairs)
     assert sum(value >= 50 for value in values(pair.lq for pair in pairs)) == 10
@@ -253,7 +253,7 @@ def test_sides_may_be_mixes_and_crop_size_is_for_degradations_only():
 
 def test_bad_samples_of_either_side_give_way_and_are_counted():
     source = unpaired(Tagged([5], first=100, bad=[(0, 3)]), Tagged([3], bad=[(0, 2)]))
-    raw = next(Stream(source, batch_size=15, **SETTINGS).batches())
+    raw = next(Loader(source, batch_size=15, **SETTINGS).batches())
     assert sorted(raw.bad) == ["0/0: 2: torn (replaced by 0/0: 0)"] * 5 + ["100/0: 3: torn (replaced by 100/0: 4)"] * 3
     assert [group.rows for group in raw.groups] == [list(range(15))]
     with pytest.raises(UserError, match=r"none of 2 samples from 0/0: \d \(torn\).*mend"):
@@ -288,7 +288,7 @@ def test_workers_ranks_and_restarts_change_nothing(facades, kind):
 
     def rows(count, consumed=0, **places):
         source = made(part({"type": "side_by_side", "path": str(facades)}), channels)
-        batches = Stream(source, batch_size=4, load_size=20, **SETTINGS, **places).batches(consumed)
+        batches = Loader(source, batch_size=4, load_size=20, **SETTINGS, **places).batches(consumed)
         groups = [group for raw in islice(batches, count) for group in raw.groups]
         return {p: (lq, gt) for g in groups for p, lq, gt in zip(g.positions, g.lq, g.gt, strict=True)}
 

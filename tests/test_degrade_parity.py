@@ -1,4 +1,4 @@
-"""The same parameters give the same pictures as the reference implementation."""
+"""The same parameters give the same images as the reference implementation."""
 
 import numpy as np
 import pytest
@@ -116,9 +116,9 @@ def test_noise(photo, gray, monkeypatch):
 
 @pytest.mark.parametrize(("levels", "photons"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128), (256, 256)])
 def test_photons_are_the_levels_rounded_up_to_a_power_of_two(levels, photons):
-    picture = torch.arange(300).remainder(levels).float()[None, None]
+    image = torch.arange(300).remainder(levels).float()[None, None]
     plain = torch.zeros(1, 90, 90)
-    assert noise._photons([picture, plain]).tolist() == [photons, 1]
+    assert noise._photons([image, plain]).tolist() == [photons, 1]
 
 
 @pytest.mark.parametrize("photons", [1, 8, 256])

@@ -69,29 +69,29 @@ def test_sharpening_reaches_lq_and_target_but_not_gt(gt):
 
 
 def test_cropping_first_changes_nothing_beyond_the_halo():
-    """The kernels reach 25 + 25 (sharpening) + 10 pixels: further inside, a window gives what the whole picture does.
+    """The kernels reach 25 + 25 (sharpening) + 10 pixels: further inside, a window gives what the whole image does.
 
     (A level at a rounding border may fall on either side.)
     """
     parts = [{"type": "sharpen"}, {"type": "blur", "sigma": [1.5, 3]}, {"type": "downscale", "mode": "area"}]
-    picture = torch.from_numpy(data.astronaut()[:300, 100:412].copy()).permute(2, 0, 1)[None] / 255
+    image = torch.from_numpy(data.astronaut()[:300, 100:412].copy()).permute(2, 0, 1)[None] / 255
     degradation = built(parts, gt_size=None)
     for position in range(4):
-        whole = degradation(picture, [position]).lq
-        window = degradation(picture[..., 40:280, 60:300], [position]).lq
+        whole = degradation(image, [position]).lq
+        window = degradation(image[..., 40:280, 60:300], [position]).lq
         inside = (whole[..., 25:55, 30:60] - window[..., 15:45, 15:45]).abs() * 255
         assert inside.max() < 1.01
         assert (inside > 0.5).float().mean() < 0.005
         assert (whole[..., 10:70, 15:75] - window).abs().max() > 1 / 255  # the border is mirrored, which shows
 
 
-def test_a_whole_picture_of_any_size_stays_whole():
+def test_a_whole_image_of_any_size_stays_whole():
     pair = built(SECOND_ORDER, gt_size=None)(torch.rand(1, 3, 45, 63), [0])
     assert pair.gt.shape == (1, 3, 44, 60)
     assert pair.lq.shape == (1, 3, 11, 15)
 
 
-def test_a_tiny_picture_survives():
+def test_a_tiny_image_survives():
     for position in range(8):
         assert built(SECOND_ORDER, gt_size=None)(torch.rand(1, 3, 9, 8), [position]).lq.shape == (1, 3, 2, 2)
 

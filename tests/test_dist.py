@@ -21,7 +21,7 @@ from sr import cli
 from sr.core.errors import UserError
 from sr.distributed import comm, rendezvous, watchdog
 from sr.distributed.backends.ddp import DDP
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 
 TIMEOUT = 4.0
 HOST = socket.gethostname()
@@ -65,7 +65,7 @@ def stuck_with_the_gil() -> None:
 def fails_alone() -> None:
     step(1)
     if comm.rank() == 2:
-        raise UserError("photo.png: is no picture; remove it")
+        raise UserError("photo.png: is no image; remove it")
     step(2)
 
 
@@ -78,7 +78,7 @@ def breaks_alone() -> None:
 
 def reads_alone() -> None:
     os.chdir(Path(os.environ["FOLDER"], f"rank{comm.rank()}"))
-    Build(load("tiny.yml")).source()
+    Builder(load("tiny.yml")).source()
 
 
 def fails_alike() -> None:
@@ -122,7 +122,7 @@ def main(name: str) -> int:
     td.init_process_group("gloo", timeout=timedelta(seconds=timeout))
     comm.resumes(lambda: "step 0")
     globals()[name]()
-    comm.part()
+    comm.shutdown()
     td.destroy_process_group()
     return 0
 
@@ -250,7 +250,7 @@ def test_a_mistake_on_one_rank_is_told_by_all_and_ends_them_alike(ranks: Callabl
     run = ranks("fails_alone", only=range(3), WORLD_SIZE="3")
     assert [run.end(rank) for rank in (2, 1, 0)] == [2, 2, 2]
     for rank in (0, 1):
-        told = f"at step 2, rank 2 on {HOST} (127.0.0.1) ended: photo.png: is no picture; remove it"
+        told = f"at step 2, rank 2 on {HOST} (127.0.0.1) ended: photo.png: is no image; remove it"
         assert told in run.said(rank)
         assert "start the same command again" not in run.said(rank)
 
@@ -261,7 +261,7 @@ def test_a_defect_on_one_rank_ends_the_other_with_its_code(ranks: Callable[..., 
     assert f"at step 2, rank 1 on {HOST} (127.0.0.1) ended: ZeroDivisionError('a defect')" in run.said(0)
 
 
-def test_pictures_that_one_rank_cannot_see_end_all_with_one_sentence(
+def test_images_that_one_rank_cannot_see_end_all_with_one_sentence(
     ranks: Callable[..., Ranks], recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     file = recipe(data__source={"type": "folder", "gt": "photos"})

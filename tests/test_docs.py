@@ -1,7 +1,7 @@
 """The documents say what is so: their commands run or at least parse, their files, links, keys and tests exist.
 
 Each command in a ```sh block is read by the verb's own parser, and its options and `--set` are resolved; those of
-RUN are run too, scaled down, in the order of their document, on small pictures in the place of PHOTOS, TEST and so on.
+RUN are run too, scaled down, in the order of their document, on small images in the place of PHOTOS, TEST and so on.
 Commands of other programs are checked for the files they name.
 """
 
@@ -106,7 +106,7 @@ def test_every_complaint_has_an_answer() -> None:
 
 # ---- run -------------------------------------------------------------------------------------------------------------
 
-SMALL = ["data.gt_size=32", "data.crop_size=32", "data.batch_size=2", "data.workers=0", "train.total_steps=2"]
+SMALL = ["data.gt_size=32", "data.degrade_size=32", "data.batch_size=2", "data.workers=0", "train.total_steps=2"]
 SMALL += ["validation.every=2", "save.every=2", "log.every=1", "generator.num_feat=4", "generator.num_block=1"]
 SMALL += ["generator.num_grow_ch=2", "discriminator.num_feat=4", "schedule={type: constant}"]
 MADE = {"480": "40", "400": "40", "240": "20", "200": "20"}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sr.data.batch import Raw
+from sr.data.batch import RawBatch
 from sr.train import checkpoint
-from sr.train.trainer import Engine
+from sr.train.trainer import Trainer
 from tests.conftest import ROOT
 from tests.test_engine import assert_same, engine, state
 
@@ -89,8 +89,8 @@ def test_four_then_two_then_one_then_four_processes_are_one_run(recipe: Recipe, 
         assert found["elastic"].state["consumed"] == found["whole"].state["consumed"] == 4 * (2 * leg + 4)
         for name, tensors in found["whole"].tensors.items():
             ours = found["elastic"].tensors[name]
-            moments = {key: value for key, value in tensors.items() if not key.startswith("exp_avg_sq")}
-            assert_same(moments, {key: ours[key] for key in moments}, tolerance=2e-5)
+            optimizer_state = {key: value for key, value in tensors.items() if not key.startswith("exp_avg_sq")}
+            assert_same(optimizer_state, {key: ours[key] for key in optimizer_state}, tolerance=2e-5)
 
 
 def test_accumulation_may_change_and_a_crash_repeats_no_sample(recipe: Recipe, tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ class Crash:
     class Happened(Exception):
         pass
 
-    def __init__(self, run: Engine, *, at: int) -> None:
+    def __init__(self, run: Trainer, *, at: int) -> None:
         self.run, self.at, self.step = run, at, run.train_step
 
-    def __call__(self, batches: Iterator[Raw]) -> None:
+    def __call__(self, batches: Iterator[RawBatch]) -> None:
         if self.run.step == self.at:
             raise self.Happened
         self.step(batches)

@@ -18,21 +18,21 @@ from torch._subclasses.fake_tensor import FakeTensor
 from sr.core.errors import UserError
 from sr.losses.adversarial.vanilla import Vanilla
 from sr.tasks.sr_gan import SRGAN
-from sr.tasks.task import Adversary, Fidelity, frozen
+from sr.tasks.task import GANLoss, ReconstructionLosses, frozen
 from sr.train import checkpoint
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 from sr.train.tracker import NotFinite
-from sr.train.trainer import Engine
+from sr.train.trainer import Trainer
 from tests.conftest import ROOT, sr
 
 Recipe = Callable[..., Path]
 
 
-def engine(file: Path, *sets: str) -> Engine:
-    return Build(load(file, sets)).engine()
+def engine(file: Path, *sets: str) -> Trainer:
+    return Builder(load(file, sets)).trainer()
 
 
-def state(engine: Engine) -> dict[str, Tensor]:
+def state(engine: Trainer) -> dict[str, Tensor]:
     players = {f"{name}/{key}": value for name, p in engine.players.items() for key, value in p.state().items()}
     return players | {f"ema/{key}": value for key, value in engine.ema.state().items()}
 
@@ -74,9 +74,9 @@ def test_accumulation_equals_the_whole_batch(recipe: Recipe) -> None:
     one.run()
     two = engine(recipe(name="two", **psnr), "train.total_steps=1", "train.accumulate=2")
     two.run()
-    moments = {k: v for k, v in state(one).items() if "/exp_avg/" in k}  # after one step: the gradient itself
-    assert moments
-    assert_same(moments, {k: v for k, v in state(two).items() if k in moments}, tolerance=1e-6)
+    optimizer_state = {k: v for k, v in state(one).items() if "/exp_avg/" in k}  # after one step: the gradient itself
+    assert optimizer_state
+    assert_same(optimizer_state, {k: v for k, v in state(two).items() if k in optimizer_state}, tolerance=1e-6)
 
 
 def test_kill_9_and_the_same_command_again(recipe: Recipe, tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_bad_samples_are_counted_and_too_many_end_the_run(recipe: Recipe, photos
     broken = photos / "photo_3.png"
     broken.write_bytes(broken.read_bytes()[:200])
     file = recipe()
-    with pytest.raises(UserError, match=r"more than data.max_bad 0.01 allows"):
+    with pytest.raises(UserError, match=r"more than data.max_bad_fraction 0.01 allows"):
         engine(file, "train.total_steps=8").run()
-    run = engine(recipe(name="lenient"), "data.max_bad=0.5")
+    run = engine(recipe(name="lenient"), "data.max_bad_fraction=0.5")
     run.run()
     assert run.bad >= 1
 
@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_is_refused(recipe: Recipe, tmp_path: Path) -> None
 
 
 def test_best_is_kept_and_old_checkpoints_go(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
-    file = recipe(validation={"every": 1, "sets": {"own": {"hr": str(photos)}}, "pictures": 1})
+    file = recipe(validation={"every": 1, "sets": {"own": {"hr": str(photos)}}, "images": 1})
     run = engine(file, "train.total_steps=6", "save.every=1", "save.keep=2")
     run.run()
     kept = checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")
@@ -277,7 +277,7 @@ class Counted(nn.Upsample):
     def forward(self, x: Tensor) -> Tensor:
         Counted.seen += not isinstance(x, FakeTensor)
         if self.needs and bool(x.mean() > 2):
-            raise AssertionError("no picture")
+            raise AssertionError("no image")
         return super().forward(x * self.weight)
 
 
@@ -290,7 +290,7 @@ def test_sizes_are_tried_without_numbers_where_that_can_be(
     assert Counted.seen == needs
 
 
-def test_grey_pictures_are_trained_on_as_they_are(recipe: Recipe) -> None:
+def test_grey_images_are_trained_on_as_they_are(recipe: Recipe) -> None:
     grey = {"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_in_ch": 1, "num_out_ch": 1}
     run = engine(recipe(generator=grey, degrade=[{"type": "blur"}, {"type": "jpeg"}, {"type": "downscale"}]))
     run.run()
@@ -298,17 +298,17 @@ def test_grey_pictures_are_trained_on_as_they_are(recipe: Recipe) -> None:
 
 
 def _gan(generator: nn.Module, discriminator: nn.Module) -> SRGAN:
-    gan = Adversary(Vanilla(), lambda step: 1.0)
-    return SRGAN(generator=generator, discriminator=discriminator, fidelity=Fidelity({}), gan=gan)
+    gan = GANLoss(Vanilla(), lambda step: 1.0)
+    return SRGAN(generator=generator, discriminator=discriminator, reconstruction=ReconstructionLosses({}), gan=gan)
 
 
 def test_the_gan_term_reaches_the_generator_and_only_it() -> None:
-    from sr.data.batch import Pair
+    from sr.data.batch import Batch
     from sr.nets.unet_sn import UNetDiscriminatorSN
 
     generator, discriminator = nn.Conv2d(3, 3, 1), UNetDiscriminatorSN(num_feat=8)
     images = torch.rand(2, 3, 32, 32)
-    phases = _gan(generator, discriminator).step(Pair(lq=images, gt=images, target=images), 0)
+    phases = _gan(generator, discriminator).step(Batch(lq=images, gt=images, target=images), 0)
     sum(next(phases).losses.values()).backward()  # type: ignore[union-attr]
     assert generator.weight.grad is not None
     assert generator.weight.grad.abs().sum() > 0

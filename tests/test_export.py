@@ -98,7 +98,7 @@ def test_onnx_of_translators(tmp_path, capsys, kind, kwargs):
     assert ("its dropout is left out" in told) == (kind == "unet")
     image = torch.rand(2, kwargs.get("num_in_ch", 3), 64, 192)
     assert torch.equal(run(file, image), run(file, image))
-    export._without_dropout(net)  # what remains of test time: norms by the picture itself
+    export._without_dropout(net)  # what remains of test time: norms by the image itself
     torch.testing.assert_close(run(file, image), expected(net, image), atol=1e-4, rtol=0)
 
 
@@ -203,7 +203,7 @@ def test_a_direction_of_other_channels_keeps_its_own(tmp_path):
         (["-o", "net.pt2"], "cannot write '.pt2'; end the name in one of .onnx, .pth, .safetensors"),
         (["-o", "m.safetensors"], "is the model itself"),
         (["-o", "net.onnx", "--layout", "old-esrgan"], "leave it out"),
-        (["-o", "net.pth", "--scale", "2"], "enlarges by 4, not 2"),
+        (["-o", "net.pth", "--scale", "2"], "upscales by 4, not 2"),
         (["-o", "folder.pth"], "is a folder"),
     ],
 )

@@ -23,9 +23,9 @@ from sr.config.yaml_source import read
 from sr.core.errors import UserError
 from sr.data import index
 from sr.data.shards import ShardSource
-from sr.images import read_picture, read_rgb, size_of
+from sr.images import read_image, read_rgb, size_of
 from sr.train import checkpoint
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 from tests.conftest import ROOT
 from tests.test_checkpoint import GROUP, put
 
@@ -81,7 +81,7 @@ def test_any_value_in_any_place_of_a_recipe(file: Path, place: int, value: Any) 
         broken.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
         options = answered(lambda: load(broken, plugins=False))
         if options is not None:  # what is accepted can be written down and run again
-            broken.write_text(Build(options).resolved(), encoding="utf-8")
+            broken.write_text(Builder(options).resolved(), encoding="utf-8")
             assert load(broken).folder == options.folder
 
 
@@ -99,11 +99,11 @@ def test_any_override(assignment: str) -> None:
     answered(lambda: load(RECIPES[0], [assignment], plugins=False))
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------------------------
 
 
 @cache
-def picture(format: str) -> bytes:
+def image(format: str) -> bytes:
     file = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, format)
@@ -122,9 +122,9 @@ def edited(data: bytes, changes: list[tuple[int, bytes, int]]) -> bytes:
 
 @few
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "QOI", "PPM"]), edits)
-def test_any_edit_of_a_picture(format: str, changes: list[tuple[int, bytes, int]]) -> None:
-    data = edited(picture(format), changes)
-    size, pixels, whole = (answered(lambda way=way: way(data, name="p")) for way in (size_of, read_rgb, read_picture))
+def test_any_edit_of_an_image(format: str, changes: list[tuple[int, bytes, int]]) -> None:
+    data = edited(image(format), changes)
+    size, pixels, whole = (answered(lambda way=way: way(data, name="p")) for way in (size_of, read_rgb, read_image))
     if pixels is not None:
         assert pixels.dtype == np.uint8
         assert pixels.shape == (*size, 3)
@@ -144,8 +144,8 @@ def test_every_image_of_a_tar_is_a_sample_or_the_tar_is_refused(members: list[tu
         with tarfile.open(tar, "w") as archive:
             for name, suffix in members:
                 info = tarfile.TarInfo(name + suffix)
-                info.size = len(picture("PNG"))
-                archive.addfile(info, io.BytesIO(picture("PNG")))
+                info.size = len(image("PNG"))
+                archive.addfile(info, io.BytesIO(image("PNG")))
         source = answered(lambda: ShardSource(path=str(tar)))
         with tarfile.open(tar) as archive:  # names as they came out: a slash at the end, say, is lost
             stored = [index.MEMBER.fullmatch(name) for name in archive.getnames()]
@@ -163,8 +163,8 @@ def test_any_edit_of_a_tar_is_told_or_changes_nothing_but_pixels(changes: list[t
     with tarfile.open(fileobj=file, mode="w") as archive:
         for number in range(4):
             info = tarfile.TarInfo(f"{number}.png")
-            info.size = len(picture("PNG"))
-            archive.addfile(info, io.BytesIO(picture("PNG")))
+            info.size = len(image("PNG"))
+            archive.addfile(info, io.BytesIO(image("PNG")))
     with TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as said:
         tar = Path(folder, "x.tar")
         tar.write_bytes(edited(file.getvalue(), changes))
@@ -182,8 +182,8 @@ def test_any_json_as_an_index(content: Any, beside: bool) -> None:
         tar = Path(folder, "x.tar")
         with tarfile.open(tar, "w") as archive:
             info = tarfile.TarInfo("a.png")
-            info.size = len(picture("PNG"))
-            archive.addfile(info, io.BytesIO(picture("PNG")))
+            info.size = len(image("PNG"))
+            archive.addfile(info, io.BytesIO(image("PNG")))
         name = "x.index.json" if beside else "index.json"
         Path(folder, name).write_text(json.dumps({"version": 1, "shards": content, "samples": content, "bytes": 10240}))
         source = answered(lambda: ShardSource(path=folder))

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from sr.config import registry
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.losses import ADVERSARIAL, GAN_TERMS
 from sr.losses.pixel import L1
 from sr.nets import DISCRIMINATORS
 from sr.tasks import TASKS
-from sr.tasks.task import Adversary, Fidelity
+from sr.tasks.task import GANLoss, ReconstructionLosses
 from sr.train.builder import TABLES
 
 NETS = {
@@ -61,20 +61,24 @@ def discriminator_of(net: str, channels: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("conditional", [False, True], ids=["plain", "conditional"])
-@pytest.mark.parametrize(("net", "loss", "plus"), PAIRS, ids=[f"{n}-{g}-{'+'.join(p)}" for n, g, p in PAIRS])
-def test_one_step(net, loss, plus, conditional):
+@pytest.mark.parametrize(("net", "loss", "regularizers"), PAIRS, ids=[f"{n}-{g}-{'+'.join(p)}" for n, g, p in PAIRS])
+def test_one_step(net, loss, regularizers, conditional):
     torch.manual_seed(0)
     generator = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
     discriminator = discriminator_of(net, 6 if conditional else 3)
     discriminator.zero_grad()
-    extras = [(one, make("gan_terms", {"type": term})) for term in plus]
-    adversary = Adversary(make("gan", BASES.get(loss, {"type": loss})), one, extras)
-    fidelity = Fidelity({"pixel": (one, L1())})
+    extras = [(one, make("gan_terms", {"type": term})) for term in regularizers]
+    gan_loss = GANLoss(make("gan", BASES.get(loss, {"type": loss})), one, extras)
+    reconstruction = ReconstructionLosses({"pixel": (one, L1())})
     task = TASKS["sr_gan"](
-        generator=generator, discriminator=discriminator, fidelity=fidelity, gan=adversary, conditional=conditional
+        generator=generator,
+        discriminator=discriminator,
+        reconstruction=reconstruction,
+        gan=gan_loss,
+        conditional=conditional,
     )
     lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 32, 32)
-    for phase in task.step(Pair(lq=lq, gt=gt, target=gt), step=0):
+    for phase in task.step(Batch(lq=lq, gt=gt, target=gt), step=0):
         assert all(value.dtype == torch.float32 and value.isfinite() for value in phase.losses.values())
         sum(value for name, value in phase.losses.items() if name != "pixel").backward()
         if phase.player == "generator":

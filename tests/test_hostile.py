@@ -22,7 +22,7 @@ from sr.config.yaml_source import MAX_BYTES, read
 from sr.core.errors import UserError
 from sr.data import index
 from sr.data.shards import ShardSource
-from sr.images import ImageError, read_picture, read_rgb, size_of
+from sr.images import ImageError, read_image, read_rgb, size_of
 from sr.inference.folders import tars
 from sr.nets.io.load import architecture, open_model
 from sr.nets.io.size_limit import bounded
@@ -97,7 +97,7 @@ def test_no_plugins_shuts_out_types_everywhere(recipe: Recipe) -> None:
         {"generator": {"type": "json.loads"}},
         {"discriminator": {"type": "json.loads"}},
         {"losses__gan": {"type": "json.loads"}},
-        {"losses__gan__plus": [{"type": "json.loads"}]},
+        {"losses__gan__regularizers": [{"type": "json.loads"}]},
         {"losses__pixel__weight": {"type": "json.loads"}},
         {"degrade": [{"type": "one_of", "choices": [[{"type": "json.loads"}]]}]},
         {"data__source": {"type": "mix", "sources": [{"type": "json.loads"}], "weights": [1]}},
@@ -131,7 +131,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def bomb(format: str) -> bytes:
-    """A picture of 60000 x 60000 in a few bytes (WebP: 16383 x 16383, its largest), as far as its header goes."""
+    """An image of 60000 x 60000 in a few bytes (WebP: 16383 x 16383, its largest), as far as its header goes."""
     side = 60_000
     if format == "PNG":
         head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
@@ -157,7 +157,7 @@ def bomb(format: str) -> bytes:
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "QOI"])
 def test_a_bomb_is_told_by_its_header(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
-    for way in (read_rgb, read_picture):
+    for way in (read_rgb, read_image):
         with pytest.raises(ImageError, match=r"60000x60000 pixels are more than the \d+ allowed"):
             way(bomb(format), name="bomb")
 
@@ -165,16 +165,16 @@ def test_a_bomb_is_told_by_its_header(format: str, monkeypatch: pytest.MonkeyPat
 def test_webp_cannot_be_larger_than_its_format_and_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     Image.new("RGB", (64, 32)).save(file, "WEBP")
-    assert read_picture(file.getvalue(), max_pixels=64 * 32).rgb.shape == (3, 32, 64)
+    assert read_image(file.getvalue(), max_pixels=64 * 32).rgb.shape == (3, 32, 64)
     with pytest.raises(ImageError, match="64x32 pixels are more than the 2047 allowed"):
-        read_picture(file.getvalue(), max_pixels=64 * 32 - 1)
+        read_image(file.getvalue(), max_pixels=64 * 32 - 1)
 
 
-def test_a_picture_is_never_given_to_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_never_given_to_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow hands EPS to Ghostscript, whatever the file's name."""
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(harm) run\n%%EOF\n"
-    for way in (read_rgb, read_picture, size_of):
+    for way in (read_rgb, read_image, size_of):
         with pytest.raises(ImageError, match="not an image in a known format"):
             way(eps, name="a.png")
 

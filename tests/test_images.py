@@ -11,16 +11,16 @@ from PIL import Image
 
 from sr.core.errors import UserError
 from sr.images import (
+    ImageData,
     ImageError,
-    Picture,
     encode_rgb,
     list_images,
-    read_picture,
+    read_image,
     read_pixels,
     read_rgb,
     size_of,
     with_channels,
-    write_picture,
+    write_image,
     write_rgb,
 )
 
@@ -92,7 +92,7 @@ def test_any_file_is_read_with_as_many_channels_as_asked_for(stored, channels):
 
 
 def test_16_bits_are_rounded_before_they_become_grey(tmp_path):
-    write_picture(tmp_path / "deep.png", Picture(torch.from_numpy(DEEP.transpose(2, 0, 1) / 65535.0).float(), bits=16))
+    write_image(tmp_path / "deep.png", ImageData(torch.from_numpy(DEEP.transpose(2, 0, 1) / 65535.0).float(), bits=16))
     expected = np.asarray(Image.fromarray(ROUNDED).convert("L"))
     assert np.array_equal(read_pixels(tmp_path / "deep.png", channels=1)[..., 0], expected)
 
@@ -147,12 +147,12 @@ def test_16_bits_are_written_read_and_rounded_not_cut(tmp_path, suffix, channels
     rgb = torch.from_numpy(DEEP.transpose(2, 0, 1).astype(np.float32) / 65535)
     gray, alpha = channels <= 2, rgb[1:2] if channels in (2, 4) else None
     rgb = rgb[:1].repeat(3, 1, 1) if gray else rgb
-    picture = Picture(rgb, alpha, gray=gray, bits=16, icc=b"profile")
-    write_picture(path, picture)
-    back = read_picture(path)
+    image = ImageData(rgb, alpha, gray=gray, bits=16, icc=b"profile")
+    write_image(path, image)
+    back = read_image(path)
     assert (back.bits, back.gray) == (16, gray)
     assert back.icc == b"profile" or (suffix, channels) == ("tif", 2)  # which tifffile reads, and no profile of it
-    assert torch.equal(back.rgb, picture.rgb)
+    assert torch.equal(back.rgb, image.rgb)
     assert (back.alpha is None) == (alpha is None)
     assert alpha is None or torch.equal(back.alpha, alpha)
     assert np.array_equal(read_rgb(path), ROUNDED[..., :1].repeat(3, 2) if gray else ROUNDED)
@@ -170,22 +170,22 @@ def test_16_bit_tiff_by_others(byteorder, compression):
 def test_16_bit_png_by_others_and_ours_in_another_reader(tmp_path):
     cv2 = pytest.importorskip("cv2")
     assert np.array_equal(read_rgb(cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes()), ROUNDED)
-    write_picture(tmp_path / "a.png", Picture(torch.from_numpy(DEEP.transpose(2, 0, 1) / 65535.0).float(), bits=16))
+    write_image(tmp_path / "a.png", ImageData(torch.from_numpy(DEEP.transpose(2, 0, 1) / 65535.0).float(), bits=16))
     assert np.array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., ::-1], DEEP)
 
 
-def test_8_bit_picture_keeps_gray_alpha_and_profile(tmp_path):
+def test_8_bit_image_keeps_gray_alpha_and_profile(tmp_path):
     values = torch.from_numpy(RGB.transpose(2, 0, 1).astype(np.float32) / 255)
     gray = values[:1].repeat(3, 1, 1)
-    write_picture(tmp_path / "a.png", Picture(gray, values[1:2], gray=True, icc=b"profile"))
-    back = read_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png", ImageData(gray, values[1:2], gray=True, icc=b"profile"))
+    back = read_image(tmp_path / "a.png")
     assert back.gray
     assert back.bits == 8
     assert back.icc == b"profile"
     assert torch.equal(back.rgb, gray)
     assert torch.equal(back.alpha, values[1:2])
-    write_picture(tmp_path / "a.jpg", Picture(gray, values[1:2], gray=True, bits=16))
-    back = read_picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg", ImageData(gray, values[1:2], gray=True, bits=16))
+    back = read_image(tmp_path / "a.jpg")
     assert back.gray
     assert back.alpha is None
     assert back.bits == 8

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from sr.core.errors import UserError
-from sr.images import ImageError, Meta, Picture, read_picture, write_picture
+from sr.images import ImageData, ImageError, Meta, read_image, write_image
 from tests.test_images import RGB, saved
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'
@@ -37,15 +37,15 @@ def test_metadata_goes_where_the_format_can_hold_it(tmp_path, suffix, bits):
     source = saved(
         Image.fromarray(RGB), format="JPEG", exif=tagged(), dpi=(300, 300), xmp=XMP, icc_profile=b"icc", comment=b"said"
     )
-    given = read_picture(source)
+    given = read_image(source)
     assert given.rgb.shape == (3, 17, 12), "turned once"
-    write_picture(tmp_path / f"a.{suffix}", Picture(given.rgb, bits=bits, icc=given.icc, meta=given.meta))
+    write_image(tmp_path / f"a.{suffix}", ImageData(given.rgb, bits=bits, icc=given.icc, meta=given.meta))
     main, camera, place, image = told(tmp_path / f"a.{suffix}")
     assert image.size == (12, 17)
     assert main.get(0x0112, 1) == 1, "the turn is in the pixels now"
     assert b"tiff:Orientation" not in (given.meta.xmp or b"")
     assert (main[0x010F], main[0x010E]) == ("Maker", "A description")
-    back = read_picture(tmp_path / f"a.{suffix}")
+    back = read_image(tmp_path / f"a.{suffix}")
     assert back.rgb.shape == (3, 17, 12), "and is not made again"
     assert back.icc == b"icc"
     assert back.meta.dpi == pytest.approx((300, 300), abs=0.1)
@@ -62,32 +62,32 @@ def test_text_of_a_png(tmp_path, bits):
     info = PngInfo()
     info.add_text("Title", "plain")
     info.add_itxt("Author", "Zoë 東京")
-    given = read_picture(saved(Image.fromarray(RGB), format="PNG", pnginfo=info))
-    write_picture(tmp_path / "a.png", Picture(given.rgb, bits=bits, meta=given.meta))
-    assert dict(read_picture(tmp_path / "a.png").meta.text) == {"Title": "plain", "Author": "Zoë 東京"}
+    given = read_image(saved(Image.fromarray(RGB), format="PNG", pnginfo=info))
+    write_image(tmp_path / "a.png", ImageData(given.rgb, bits=bits, meta=given.meta))
+    assert dict(read_image(tmp_path / "a.png").meta.text) == {"Title": "plain", "Author": "Zoë 東京"}
 
 
-def test_damaged_and_oversized_metadata_cost_no_picture(tmp_path):
+def test_damaged_and_oversized_metadata_cost_no_image(tmp_path):
     for tables in (b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40, b"\1" * 50):
-        given = read_picture(saved(Image.fromarray(RGB), format="PNG", exif=tables))
-        assert torch.equal(given.rgb, read_picture(saved(Image.fromarray(RGB), format="PNG")).rgb)
+        given = read_image(saved(Image.fromarray(RGB), format="PNG", exif=tables))
+        assert torch.equal(given.rgb, read_image(saved(Image.fromarray(RGB), format="PNG")).rgb)
     large = Meta(exif=b"Exif\0\0" + b"\1" * 90_000, xmp=b"x" * 90_000, text=(("Comment", "y" * 90_000), ("é中", "z")))
     for suffix in ("jpg", "png", "webp", "tif", "bmp"):
         for bits in (8, 16):
-            write_picture(tmp_path / f"a.{suffix}", Picture(given.rgb, bits=bits, meta=large))
-            assert read_picture(tmp_path / f"a.{suffix}").rgb.shape == given.rgb.shape
+            write_image(tmp_path / f"a.{suffix}", ImageData(given.rgb, bits=bits, meta=large))
+            assert read_image(tmp_path / f"a.{suffix}").rgb.shape == given.rgb.shape
 
 
 def test_inks_become_colours_by_their_profile():
     plain = Image.fromarray(RGB).convert("CMYK")
-    naive = read_picture(saved(plain, format="TIFF"))
+    naive = read_image(saved(plain, format="TIFF"))
     assert torch.equal((naive.rgb * 255).round(), torch.from_numpy(np.asarray(plain.convert("RGB"))).permute(2, 0, 1))
-    broken = read_picture(saved(plain, format="TIFF", icc_profile=b"no profile"))
+    broken = read_image(saved(plain, format="TIFF", icc_profile=b"no profile"))
     assert torch.equal(broken.rgb, naive.rgb)
     assert broken.icc is None, "what told of inks says nothing of colours"
     # No CMYK profile comes with Pillow: one of RGB does not fit and is passed over, which is the rule too.
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert torch.equal(read_picture(saved(plain, format="TIFF", icc_profile=srgb)).rgb, naive.rgb)
+    assert torch.equal(read_image(saved(plain, format="TIFF", icc_profile=srgb)).rgb, naive.rgb)
 
 
 def test_a_profile_of_inks_is_used(monkeypatch):
@@ -99,7 +99,7 @@ def test_a_profile_of_inks_is_used(monkeypatch):
 
     monkeypatch.setattr(ImageCms, "ImageCmsProfile", lambda file: file.read())
     monkeypatch.setattr(ImageCms, "profileToProfile", converted)
-    made = read_picture(saved(plain, format="TIFF", icc_profile=b"of inks"))
+    made = read_image(saved(plain, format="TIFF", icc_profile=b"of inks"))
     assert seen == [("CMYK", b"of inks", "RGB")]
     assert (made.rgb[:, 0, 0] * 255).round().tolist() == [1, 2, 3]
 
@@ -109,26 +109,26 @@ def test_an_animation_is_refused_or_its_first_frame_is_taken(format):
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
     data = saved(frames[0], format=format, save_all=True, append_images=frames[1:])
     with pytest.raises(ImageError, match=r"holds 2 (frames|pages); .* --first-frame"):
-        read_picture(data, first_frame=False)
-    first = read_picture(data, first_frame=True)
+        read_image(data, first_frame=False)
+    first = read_image(data, first_frame=True)
     assert np.abs(first.rgb.permute(1, 2, 0).numpy() * 255 - RGB).mean() < 60, "the other is 127 away"
     still = saved(frames[0], format=format)
-    assert read_picture(still, first_frame=False).rgb.shape == first.rgb.shape
+    assert read_image(still, first_frame=False).rgb.shape == first.rgb.shape
 
 
 def test_a_photograph_with_a_preview_is_still():
     data = saved(Image.fromarray(RGB), format="MPO", save_all=True, append_images=[Image.fromarray(RGB[:6, :8])])
-    assert read_picture(data, first_frame=False).rgb.shape == (3, 12, 17)
+    assert read_image(data, first_frame=False).rgb.shape == (3, 12, 17)
 
 
 @pytest.mark.parametrize(
     ("suffix", "held"), [("png", True), ("webp", True), ("tif", True), ("jpg", False), ("bmp", False)]
 )
-def test_alpha_is_held_or_the_picture_is_laid_on_white(tmp_path, suffix, held):
+def test_alpha_is_held_or_the_image_is_laid_on_white(tmp_path, suffix, held):
     clear = torch.zeros(1, 16, 16)
     clear[..., 8:] = 1
-    write_picture(tmp_path / f"a.{suffix}", Picture(torch.zeros(3, 16, 16), clear), quality=100)
-    back = read_picture(tmp_path / f"a.{suffix}")
+    write_image(tmp_path / f"a.{suffix}", ImageData(torch.zeros(3, 16, 16), clear), quality=100)
+    back = read_image(tmp_path / f"a.{suffix}")
     assert (back.alpha is not None) == held
     assert back.rgb[..., 12:].max() < 0.02
     assert held or back.rgb[..., :4].min() > 0.98
@@ -136,15 +136,15 @@ def test_alpha_is_held_or_the_picture_is_laid_on_white(tmp_path, suffix, held):
 
 def test_sides_that_a_format_cannot_hold(tmp_path):
     with pytest.raises(UserError, match=r"16384 pixels are more than the 16383 that webp holds .* --format png"):
-        write_picture(tmp_path / "a.webp", Picture(torch.zeros(3, 1, 16_384)))
+        write_image(tmp_path / "a.webp", ImageData(torch.zeros(3, 1, 16_384)))
     assert not list(tmp_path.iterdir())
 
 
 def test_the_bound_on_pixels_is_the_users():
     data = saved(Image.fromarray(RGB), format="PNG")
-    assert read_picture(data, max_pixels=204).rgb.shape == (3, 12, 17)
+    assert read_image(data, max_pixels=204).rgb.shape == (3, 12, 17)
     with pytest.raises(ImageError, match="17x12 pixels are more than the 203 allowed"):
-        read_picture(data, max_pixels=203)
+        read_image(data, max_pixels=203)
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
@@ -155,7 +155,7 @@ def test_deep_grey_with_alpha_by_others(interlaced):
     parts = [(b"IHDR", struct.pack(">IIBBBBB", *values.shape[1::-1], 16, 4, 0, 0, interlaced))]
     parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     framed = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
-    made = read_picture(b"\x89PNG\r\n\x1a\n" + framed)
+    made = read_image(b"\x89PNG\r\n\x1a\n" + framed)
     assert (made.bits, made.gray) == (16, True)
     assert np.array_equal((made.rgb[0].double() * 65535).round().numpy(), values[..., 0])
     assert np.array_equal((made.alpha[0].double() * 65535).round().numpy(), values[..., 1])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr.inference.predictor import Inference
+from sr.inference.predictor import Predictor
 from sr.inference.receptive_field import probe
 from sr.nets.io.load import Model
 
@@ -33,19 +33,19 @@ HOST = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 
 def test_the_tile_shrinks_until_it_fits(error, tile):
     said: list[str] = []
     net = Small(100 * 100, error)
-    run = Inference(Model(net, 2, 1, "small"), tile=tile, overlap=8, say=said.append)
+    run = Predictor(Model(net, 2, 1, "small"), tile=tile, overlap=8, say=said.append)
     image = probe(300, 3)[0, :, :, :170]
     for _ in range(2):
         (made,) = run([image])
         torch.testing.assert_close(made, image.repeat_interleave(2, 1).repeat_interleave(2, 2), atol=1e-6, rtol=0)
-    assert 0 < len(said) <= 2, "said when it happened, and not again for the next picture"
+    assert 0 < len(said) <= 2, "said when it happened, and not again for the next image"
     assert "going on with tiles of" in said[0]
 
 
 def test_a_batch_shrinks_before_the_tile():
     said: list[str] = []
     net = Small(3 * 40 * 40, CUDA)
-    run = Inference(Model(net, 2, 1, "small"), tile=40, overlap=8, say=said.append)
+    run = Predictor(Model(net, 2, 1, "small"), tile=40, overlap=8, say=said.append)
     run._together = 8 * 40 * 40  # as on a GPU
     image = probe(136, 3)[0]
     run([image, image])
@@ -56,7 +56,7 @@ def test_a_batch_shrinks_before_the_tile():
 
 
 def test_memory_for_nothing():
-    run = Inference(Model(Small(10, CUDA), 2, 1, "small"), say=lambda sentence: None)
+    run = Predictor(Model(Small(10, CUDA), 2, 1, "small"), say=lambda sentence: None)
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         run([probe(64, 3)[0]])
 
@@ -64,7 +64,7 @@ def test_memory_for_nothing():
 @pytest.mark.parametrize("error", [RuntimeError("shapes cannot be multiplied"), ValueError("odd")])
 def test_other_errors_are_none_of_memory(error):
     said: list[str] = []
-    run = Inference(Model(Small(10, error), 2, 1, "small"), say=said.append)
+    run = Predictor(Model(Small(10, error), 2, 1, "small"), say=said.append)
     with pytest.raises(type(error), match=str(error)):
         run([probe(64, 3)[0]])
     assert not said
@@ -72,6 +72,6 @@ def test_other_errors_are_none_of_memory(error):
 
 def test_the_net_never_sees_more_than_a_tile():
     net = Small(10**9, CUDA)
-    (made,) = Inference(Model(net, 2, 1, "small"), tile=64, overlap=8)([probe(300, 3)[0]])
+    (made,) = Predictor(Model(net, 2, 1, "small"), tile=64, overlap=8)([probe(300, 3)[0]])
     assert net.largest <= 64 * 64
     assert made.shape[-2:] == (600, 600)

@@ -1,4 +1,4 @@
-"""CIE L*a*b*: scikit-image's numbers, in tensors and arrays, and the codes that pictures travel as."""
+"""CIE L*a*b*: scikit-image's numbers, in tensors and arrays, and the codes that images travel as."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_codes_hold_all_of_srgb_to_half_a_step(pixels):
     assert np.abs((codes[..., 1:] / 127.5 - 1) * 110 - lab[..., 1:]).max() <= 110 / 255 + 1e-3
 
 
-def test_what_a_model_of_colouring_takes_and_makes_becomes_the_picture_again():
+def test_what_a_model_of_colouring_takes_and_makes_becomes_the_image_again():
     rgb = planes(PIXELS)
     lab = rgb_to_lab(rgb)
     assert torch.equal(lightness(rgb), lab[:1] / 100)

@@ -27,8 +27,10 @@ def test_two_processes_train_as_one(recipe: Recipe, photos: Path, tmp_path: Path
     assert one.returncode == 0, one.stderr
     ends = [checkpoint.load(tmp_path / "runs" / name / "checkpoints" / "step_00000004") for name in ("one", "two")]
     for name, tensors in ends[0].tensors.items():
-        moments = {key: value for key, value in tensors.items() if not key.startswith("exp_avg_sq")}
-        assert_same(moments, {k: v for k, v in ends[1].tensors[name].items() if k in moments}, tolerance=2e-5)
+        optimizer_state = {key: value for key, value in tensors.items() if not key.startswith("exp_avg_sq")}
+        assert_same(
+            optimizer_state, {k: v for k, v in ends[1].tensors[name].items() if k in optimizer_state}, tolerance=2e-5
+        )
     logs = [(tmp_path / "runs" / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
     scores = [[v for line in log for k, v in json.loads(line).items() if k.startswith("val/")] for log in logs]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)

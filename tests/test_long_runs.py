@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from long_run import Look, family, looked, mean
+from long_run import VideoInfo, family, looked, mean
 
 from sr import cli
 from sr.train import checkpoint
@@ -77,17 +77,17 @@ def full(file: Path) -> None:
 def test_a_full_disk_while_logging_is_one_sentence_and_costs_no_checkpoint(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
-    from sr.train.trainer import Engine
+    from sr.train.trainer import Trainer
 
-    folder, step = tmp_path / "runs" / "tiny", Engine.train_step
+    folder, step = tmp_path / "runs" / "tiny", Trainer.train_step
 
-    def and_then_full(self: Engine, batches: Any) -> None:
+    def and_then_full(self: Trainer, batches: Any) -> None:
         step(self, batches)
         if self.step == 5:
             self.saver.wait()
             full(next(folder.glob(what)))
 
-    monkeypatch.setattr(Engine, "train_step", and_then_full)
+    monkeypatch.setattr(Trainer, "train_step", and_then_full)
     sets = ["save.every=2", "log.every=1", "log.samples=true", "train.total_steps=400"]
     code = cli.main(["train", str(recipe()), *(f"--set={one}" for one in sets)])
     said = capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_a_full_disk_while_logging_is_one_sentence_and_costs_no_checkpoint(
 
 
 def test_strips_that_cannot_be_written_cost_nothing(recipe: Recipe, photos: Path, tmp_path: Path, capsys) -> None:
-    file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos / "photo_0.png")}}, "pictures": 1})
+    file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos / "photo_0.png")}}, "images": 1})
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     (tmp_path / "runs" / "tiny" / "strips").write_text("a file where a folder has to be")
     assert cli.main(["train", str(file)]) == 2
@@ -126,7 +126,7 @@ def test_the_watcher_sees_processes_files_and_memory(tmp_path: Path) -> None:
     assert more.processes == here.processes + 1
     assert more.files >= here.files + 5 + 3
     assert more.trainer > 10
-    assert mean([Look(1, 2, 3, 4, 5), Look(3, 4, 5, 6, 7)]) == (2, 3, 4, 5, 6)
+    assert mean([VideoInfo(1, 2, 3, 4, 5), VideoInfo(3, 4, 5, 6, 7)]) == (2, 3, 4, 5, 6)
     assert looked(1 << 30) is None
 
 

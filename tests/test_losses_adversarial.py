@@ -17,7 +17,7 @@ from sr.losses.adversarial.vanilla import Vanilla
 from sr.losses.adversarial.wgan import WGAN, WGANGP
 from sr.nets.io.basicsr import basicsr
 from sr.nets.patchgan import PatchGAN
-from sr.tasks.task import Adversary, Critic
+from sr.tasks.task import Critic, GANLoss
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 
@@ -182,8 +182,8 @@ def test_penalties_teach_the_critic_alone_and_in_float32(name, images):
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_lazy_penalties_keep_their_mean_weight(every, images):
-    critic, adversary = TwoMaps(), Adversary(Hinge(), lambda step: 1.0, [(lambda step: 10.0, R1(every=every))])
-    terms = [adversary.discriminator(critic, **images, step=step) for step in range(4)]
+    critic, gan_loss = TwoMaps(), GANLoss(Hinge(), lambda step: 1.0, [(lambda step: 10.0, R1(every=every))])
+    terms = [gan_loss.discriminator(critic, **images, step=step) for step in range(4)]
     wanted = R1().discriminator(critic, **images)["r1"]
     assert ["r1" in found for found in terms] == [step % every == 0 for step in range(4)]
     assert torch.allclose(sum(found.get("r1", torch.tensor(0.0)) for found in terms), 4 * 10 * wanted)

@@ -9,14 +9,14 @@ from sr.config.json_schema import schema
 from sr.config.options import Options
 from sr.config.yaml_source import read
 from sr.core.errors import UserError
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.losses import distill
 from sr.losses.distill import Distill
 from sr.nets.io.load import Model, architecture
 from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.rrdbnet import RRDBNet
 from sr.tasks.psnr import PSNR
-from sr.train.builder import TABLES, Build, load
+from sr.train.builder import TABLES, Builder, load
 
 SMALL = {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}
 
@@ -33,7 +33,7 @@ def teacher(tmp_path):
 def batch():
     torch.manual_seed(2)
     lq, gt = torch.rand(2, 3, 16, 20), torch.rand(2, 3, 32, 40)
-    return Pair(lq, gt, gt)
+    return Batch(lq, gt, gt)
 
 
 def student(**changes):
@@ -85,7 +85,7 @@ def test_a_teacher_that_runs_in_inference_mode_as_spandrels_do(teacher, monkeypa
 @pytest.mark.parametrize(
     ("features", "changes", "message"),
     [
-        ({}, {"scale": 4}, r"teacher\.safetensors enlarges by 2, the generator by 4; give a teacher of its scale"),
+        ({}, {"scale": 4}, r"teacher\.safetensors upscales by 2, the generator by 4; give a teacher of its scale"),
         ({"conv_frst": "conv_first"}, {}, "the generator has no module 'conv_frst'; it has conv_first, body"),
         ({"conv_first": "conv_first"}, {"num_feat": 4}, r"'conv_first' gives \[1, 4, .* and the teacher's .*\[1, 8, "),
     ],
@@ -105,11 +105,11 @@ def test_a_loss_without_a_type_has_the_type_of_its_name(teacher, tmp_path, recip
     file = recipe(losses__distill={"teacher": str(tmp_path / "teacher.safetensors"), "weight": 0.5}, losses__l1={})
     assert not list(jsonschema.Draft202012Validator(schema(Options, TABLES)).iter_errors(read(file).values))
     options = load(file)
-    assert options.losses.fidelity["distill"]["type"] == "distill"
-    assert options.losses.fidelity["l1"] == {"type": "l1"}
+    assert options.losses.reconstruction["distill"]["type"] == "distill"
+    assert options.losses.reconstruction["l1"] == {"type": "l1"}
     net: nn.Module = student()
-    fidelity = Build(options).fidelity(torch.device("cpu"))
-    (phase,) = PSNR(generator=net, fidelity=fidelity).step(batch, 0)
+    reconstruction = Builder(options).reconstruction(torch.device("cpu"))
+    (phase,) = PSNR(generator=net, reconstruction=reconstruction).step(batch, 0)
     assert torch.allclose(phase.losses["distill"], 0.5 * (net(batch.lq) - teacher(batch.lq)).abs().mean())
     with pytest.raises(UserError, match=r"losses\.pxel: give a mapping with a 'type'"):
         load(recipe(losses__pxel={"weight": 1}))

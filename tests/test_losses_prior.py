@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.losses.colour import Colour
 from sr.losses.edges import Edge, Gradient
 from sr.losses.frequency import FFT, FocalFrequency
@@ -145,14 +145,14 @@ def test_ldl_equals_basicsr() -> None:
     average = (target + 0.08 * torch.randn(target.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
     weight = basicsr("losses.loss_util").get_refined_artifact_map(target, output, average, 7)
     wanted = F.l1_loss(weight * output, weight * target)
-    got = LDL().compare(output, batch=Pair(target, target, target), average=lambda lq: average)
+    got = LDL().compare(output, batch=Batch(target, target, target), average=lambda lq: average)
     assert 0 < (weight == 0).float().mean() < 1
     assert torch.allclose(got, wanted, atol=0, rtol=1e-5)
 
 
 def test_ldl_spares_what_the_moving_average_gets_no_better() -> None:
     output, target = images()
-    batch = Pair(lq=torch.zeros(2, 3, 10, 10), gt=torch.zeros_like(target), target=target)
+    batch = Batch(lq=torch.zeros(2, 3, 10, 10), gt=torch.zeros_like(target), target=target)
     assert LDL().compare(output, batch=batch, average=lambda lq: 1 - target) < LDL().compare(
         output, batch=batch, average=lambda lq: target
     )

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from sr.core.errors import UserError
-from sr.data.batch import Pair
-from sr.train.builder import Build, load
+from sr.data.batch import Batch
+from sr.train.builder import Builder, load
 
 Recipe = Callable[..., Path]
 
 
 def gan_weight(file: Path, written: str) -> list[float]:
     """The GAN term's weight at steps 0 to 6."""
-    adversary = Build(load(file, [f"losses.gan.weight={written}"])).adversary()
-    return [adversary.weight(step) for step in range(7)]
+    gan_loss = Builder(load(file, [f"losses.gan.weight={written}"])).gan_loss()
+    return [gan_loss.weight(step) for step in range(7)]
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_wrong_weights_are_told_before_training(recipe: Recipe, written: str, wo
 
 def test_a_term_of_weight_zero_is_left_out_and_not_computed(recipe: Recipe) -> None:
     weight = "losses.pixel.weight={type: ramp, to: 0.5, start: 2}"
-    fidelity = Build(load(recipe(), [weight])).fidelity(torch.device("cpu"))
-    batch = Pair(*torch.rand(3, 1, 3, 8, 8).unbind())
-    assert fidelity(batch.gt, batch, step=1) == {}
+    reconstruction = Builder(load(recipe(), [weight])).reconstruction(torch.device("cpu"))
+    batch = Batch(*torch.rand(3, 1, 3, 8, 8).unbind())
+    assert reconstruction(batch.gt, batch, step=1) == {}
     wanted = 0.5 * (batch.gt - batch.target).abs().mean()
-    assert torch.allclose(fidelity(batch.gt, batch, step=2)["pixel"], wanted)
+    assert torch.allclose(reconstruction(batch.gt, batch, step=2)["pixel"], wanted)

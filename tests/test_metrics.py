@@ -26,8 +26,8 @@ niqe = importlib.import_module("sr.evaluate.metrics.niqe")  # the name in the pa
 WITH_FILES = "lpips", "dists", "niqe"
 
 
-def picture(seed: int, height: int = 61, width: int = 47) -> torch.Tensor:
-    """A smooth picture with noise, 8-bit values in 0..1."""
+def image(seed: int, height: int = 61, width: int = 47) -> torch.Tensor:
+    """A smooth image with noise, 8-bit values in 0..1."""
     draws = torch.Generator().manual_seed(seed)
     ramp = torch.linspace(0, 1, width).expand(3, height, width)
     return ((ramp + 0.1 * torch.randn(3, height, width, generator=draws)).clamp(0, 1) * 255).round() / 255
@@ -50,7 +50,7 @@ def test_equal_to_basicsr(border, y, kind):
     from sr.nets.io.basicsr import basicsr
 
     reference = basicsr("metrics.psnr_ssim")
-    output, target = picture(1), picture(2)
+    output, target = image(1), image(2)
     if kind == "photograph":
         target = photograph("chelsea")
         output = bicubic.resize(bicubic.resize(target, scale=0.25), size=(300, 451)).clamp(0, 1)
@@ -75,7 +75,7 @@ def test_values_are_rounded_and_clipped_first():
 
 
 def test_border_is_left_out():
-    output, target = picture(3), picture(3)
+    output, target = image(3), image(3)
     output[:, :4] = 0
     output[:, :, -4:] = 0
     assert psnr(output, target, border=4) == math.inf
@@ -85,8 +85,8 @@ def test_border_is_left_out():
 
 @pytest.mark.parametrize("name", [name for name in METRICS if name not in WITH_FILES])
 def test_table(name):
-    target = picture(4)
-    worse, nearer = picture(5) ** 2, target.clone()
+    target = image(4)
+    worse, nearer = image(5) ** 2, target.clone()
     nearer[0, :, 20:] *= 0.95
     measure = METRICS[name].measure
     assert measure(target, target, border=4) == pytest.approx(METRICS[name].perfect)
@@ -106,7 +106,7 @@ def test_l1_and_chroma_by_hand():
 
 
 def test_sharpness_is_one_for_equal_detail_and_falls_with_blur():
-    target = picture(6)
+    target = image(6)
     blurred = functional.avg_pool2d(target, 3, stride=1, padding=1)
     sharpness = METRICS["sharpness"].measure
     assert sharpness(target.flip(2), target, border=0) == pytest.approx(1, abs=1e-6)
@@ -116,7 +116,7 @@ def test_sharpness_is_one_for_equal_detail_and_falls_with_blur():
 
 
 @pytest.mark.parametrize("name", ["psnr_y", "chroma", "lpips", "dists"])
-def test_metrics_of_colour_refuse_other_pictures(name):
+def test_metrics_of_colour_refuse_other_images(name):
     with pytest.raises(UserError, match="for RGB, not for 4 channels"):
         METRICS[name].measure(torch.zeros(4, 40, 40), torch.zeros(4, 40, 40), border=0)
 
@@ -146,7 +146,7 @@ def as_weights(tmp_path, monkeypatch, file: str, net: torch.nn.Module) -> None:
 
 
 def check_distance(name: str) -> None:
-    measure, target = METRICS[name].measure, picture(7)
+    measure, target = METRICS[name].measure, image(7)
     assert measure(target, target, border=0) == pytest.approx(0, abs=1e-6)
     noisy = (target + 0.2 * torch.rand(target.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
     blotched = target.clone()
@@ -161,7 +161,7 @@ def test_lpips_with_weights_at_hand(tmp_path, monkeypatch):
     torch.manual_seed(0)
     as_weights(tmp_path, monkeypatch, "alexnet-owt-7be5be79.pth", alexnet())
     assert METRICS["lpips"].missing() is None
-    small = picture(7)[:, :30]
+    small = image(7)[:, :30]
     assert math.isnan(METRICS["lpips"].measure(small, small, border=0)), "AlexNet leaves nothing of it"
     check_distance("lpips")
 
@@ -205,7 +205,7 @@ def test_niqe_equal_to_basicsr(monkeypatch, name, border):
 
 
 @needs_basicsr
-def test_niqe_prefers_natural_pictures_and_needs_room_and_structure():
+def test_niqe_prefers_natural_images_and_needs_room_and_structure():
     measure, photo = METRICS["niqe"].measure, photograph("chelsea")
     noisy = (photo + 0.2 * torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     assert measure(photo, photo, border=0) < 4 < measure(noisy, photo, border=0)

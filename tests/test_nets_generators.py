@@ -161,7 +161,7 @@ def test_parameters_of_basicsr_are_checked_by_its_signature() -> None:
     [
         ("basicsr.SwinIR", SWINIR | {"upscale": 2}, "upscale 2 is not the scale of these options, 4"),
         ("basicsr.SwinIR", SWINIR | {"embed_dim": "wide"}, "cannot be built"),
-        ("basicsr.TOFlow", {}, "does not enlarge"),
+        ("basicsr.TOFlow", {}, "does not upscale"),
     ],
 )
 def test_what_basicsr_cannot_build_is_said_in_one_sentence(kind: str, kwargs: dict[str, Any], word: str) -> None:

@@ -90,7 +90,7 @@ def test_what_is_no_model_is_said_in_one_sentence(tmp_path):
             open_model(file)
         assert "\n" not in str(error.value)
     save_pth(tmp_path / "x4.pth", state)
-    with pytest.raises(UserError, match="enlarges by 4, not 2"):
+    with pytest.raises(UserError, match="upscales by 4, not 2"):
         open_model(tmp_path / "x4.pth", expect_scale=2)
 
 

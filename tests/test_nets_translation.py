@@ -317,7 +317,7 @@ def test_what_cannot_be_built_is_said_in_a_sentence() -> None:
     assert "unet_256 takes no 'num_downs'. It takes num_in_ch=3" in problem.message
     assert registry.check({"type": "resnet_9blocks", "norm": "batch", "dropout": True}, "generators", TABLES) == []
     for kind in ("unet_256", "resnet_6blocks"):
-        with pytest.raises(UserError, match="does not enlarge, but scale is 4; set scale: 1"):
+        with pytest.raises(UserError, match="does not upscale, but scale is 4; set scale: 1"):
             made(kind, scale=4, num_feat=1)
 
 
@@ -326,7 +326,7 @@ def test_what_cannot_be_built_is_said_in_a_sentence() -> None:
 
 @every_net
 def test_paper_at_test_time_is_what_the_published_test_does(name: str) -> None:
-    """Dropout and batch norm as in training, yet each picture by itself and nothing of the net changes."""
+    """Dropout and batch norm as in training, yet each image by itself and nothing of the net changes."""
     table, dropout = NETS[name]
     state, net, x = random_state(table), like(name), torch.rand(1, 3, 128, 128)
     net.load_state_dict(state)

@@ -93,7 +93,7 @@ def test_tiles_of_6_equal_torch_in_both_directions(shape: tuple[int, ...], instr
 
 
 @needs_library
-def test_tiles_of_6_are_for_large_pictures_without_gradients() -> None:
+def test_tiles_of_6_are_for_large_images_without_gradients() -> None:
     x, weight = drawn(1, 16, 66, 64), drawn(16, 16, 3, 3)
     assert [winograd.side(each) for each in (x, x[..., :20, :20])] == [6, 4]
     made = [winograd.conv(x, weight, side=each) for each in (4, 6)]
@@ -184,21 +184,21 @@ def test_only_convolutions_of_its_kind_are_hastened() -> None:
     other += [{"padding_mode": "reflect"}, {"kernel_size": 1}]
     make: dict[str, Any] = {"kernel_size": 3, "padding": 1}
     net = nn.Sequential(nn.Conv2d(4, 4, **make), *(nn.Conv2d(4, 4, **make | each) for each in other))
-    winograd.hasten(net, CPU)
+    winograd.use_fast_conv(net, CPU)
     assert [type(conv) for conv in net] == [winograd.Conv2d] + [nn.Conv2d] * len(other)
 
 
 def test_other_devices_are_left_alone_and_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1)
     monkeypatch.setattr(winograd, "_library", None)
-    assert type(winograd.hasten(conv, torch.device("cuda"))) is nn.Conv2d
+    assert type(winograd.use_fast_conv(conv, torch.device("cuda"))) is nn.Conv2d
     with pytest.warns(UserWarning, match="without a C compiler.*install one"):
-        winograd.hasten(conv, CPU)
+        winograd.use_fast_conv(conv, CPU)
 
 
 def test_a_net_stays_the_same_net() -> None:
     net = RRDBNet(scale=2, num_feat=16, num_block=1, num_grow_ch=16)
-    fast, x = winograd.hasten(copy.deepcopy(net), CPU), drawn(1, 3, 60, 60)
+    fast, x = winograd.use_fast_conv(copy.deepcopy(net), CPU), drawn(1, 3, 60, 60)
     fast.load_state_dict(net.state_dict())
     assert off(fast(x), net.double()(x.double())) < CLOSE
 
@@ -221,7 +221,7 @@ def blocks() -> tuple[ResidualDenseBlock, nn.Module]:
         assert isinstance(conv, nn.Conv2d)
         nn.init.normal_(conv.weight, std=0.1)
         nn.init.normal_(conv.bias)  # type: ignore[arg-type]
-    return plain, winograd.hasten(copy.deepcopy(plain).to(memory_format=LAST), CPU)
+    return plain, winograd.use_fast_conv(copy.deepcopy(plain).to(memory_format=LAST), CPU)
 
 
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:

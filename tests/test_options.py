@@ -13,7 +13,7 @@ from sr.config.json_schema import schema as schema_of
 from sr.config.options import Options
 from sr.config.yaml_source import read
 from sr.core.errors import UserError
-from sr.train.builder import TABLES, Build, load
+from sr.train.builder import TABLES, Builder, load
 from sr.train.summary import summary
 from tests.conftest import ROOT, TINY, sr
 
@@ -62,7 +62,7 @@ def test_all_mistakes_at_once_with_line_key_and_fix(tmp_path: Path) -> None:
         ({"discriminator": None}, "discriminator", "needs"),
         ({"data__make": {"photos": "x"}}, "data.make", "type: shards"),
         ({"data__gt_size": 33}, "data.gt_size", "no multiple of scale 2"),
-        ({"data__crop_size": 16}, "data.crop_size", "smaller than gt_size"),
+        ({"data__degrade_size": 16}, "data.degrade_size", "smaller than gt_size"),
         ({"train__accumulate": 3}, "data.batch_size", "multiple"),
         ({"optimizer__discriminator": None}, "optimizer", "add optimizer.discriminator"),
     ],
@@ -96,7 +96,7 @@ CYCLE = {**PLAIN, "task": "cyclegan"}
         ({**CYCLE, "data__direction": "b_to_a"}, "data.direction", "both directions"),
         (CYCLE, "data.source", "two sets"),
         ({**CYCLE, "losses__pixel": None}, "losses", "cycle term"),
-        ({**CYCLE, "losses__gan__plus": [{"type": "feature_matching"}]}, "losses.gan.plus", "pairs"),
+        ({**CYCLE, "losses__gan__regularizers": [{"type": "feature_matching"}]}, "losses.gan.regularizers", "pairs"),
         ({**CYCLE, "degrade": [{"type": "downscale"}]}, "degrade", "remove it"),
         ({**CYCLE, "losses__ldl": {"weight": 1.0}}, "losses.ldl", "another term"),
         ({**CYCLE, "generator__num_out_ch": 1}, "cycle.identity", "set it to 0"),
@@ -157,15 +157,15 @@ def test_exponents_are_numbers(tmp_path: Path) -> None:
 def test_resolved_options_run_again(recipe: Recipe, tmp_path: Path) -> None:
     options = load(recipe())
     again = tmp_path / "again.yml"
-    again.write_text(Build(options).resolved())
+    again.write_text(Builder(options).resolved())
     assert "num_grow_ch: 4" in again.read_text()
     assert "sinc_prob: 0.1" in again.read_text()  # a default of a part, spelled out
-    assert Build(load(again)).resolved() == again.read_text()
+    assert Builder(load(again)).resolved() == again.read_text()
 
 
 def test_plugins_are_used_and_can_be_shut_out(recipe: Recipe) -> None:
     file = recipe(losses__pixel={"type": "torch.nn.L1Loss"})
-    assert load(file).losses.fidelity["pixel"]["type"] == "torch.nn.L1Loss"
+    assert load(file).losses.reconstruction["pixel"]["type"] == "torch.nn.L1Loss"
     with pytest.raises(UserError, match="--no-plugins"):
         load(file, plugins=False)
     assert "cannot import 'no.such.Loss'" in problems(file, "losses.pixel.type=no.such.Loss")[0]

@@ -1,4 +1,4 @@
-"""Half precision where the pictures stay the same, and fp32 where they would not."""
+"""Half precision where the images stay the same, and fp32 where they would not."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sr.inference import precision
 from sr.inference.precision import WITHIN, Choice, choose, exact, halved, mixed
-from sr.inference.predictor import Inference
+from sr.inference.predictor import Predictor
 from sr.inference.receptive_field import probe
 from sr.nets.cpu import winograd
 from sr.nets.edsr import EDSR
@@ -128,9 +128,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("reason", FAULTS)
 @pytest.mark.parametrize("asked", ["bf16", "fp16"])
-def test_half_precision_that_breaks_pictures_is_given_up(reason, asked):
+def test_half_precision_that_breaks_images_is_given_up(reason, asked):
     said: list[str] = []
-    run = Inference(Model(Odd(FAULTS[reason]), 1, 1, "odd"), precision=asked, say=said.append)
+    run = Predictor(Model(Odd(FAULTS[reason]), 1, 1, "odd"), precision=asked, say=said.append)
     image = probe(40, 3)[0]
     for _ in range(2):
         torch.testing.assert_close(run([image])[0], image, atol=1e-6, rtol=0)
@@ -140,10 +140,10 @@ def test_half_precision_that_breaks_pictures_is_given_up(reason, asked):
 
 
 def test_one_that_overflows_later_is_given_up_then():
-    """At what the first picture has not: everything above 0.99."""
+    """At what the first image has not: everything above 0.99."""
     said: list[str] = []
     net = Odd(lambda x: torch.where(x > 1.5, torch.inf, x))
-    run = Inference(Model(net, 1, 1, "odd"), precision="bf16", say=said.append)
+    run = Predictor(Model(net, 1, 1, "odd"), precision="bf16", say=said.append)
     dark, bright = probe(40, 3)[0], torch.full((3, 40, 40), 2.0)
     run([dark])
     assert torch.equal(run([bright])[0], torch.ones(3, 40, 40))
@@ -154,7 +154,7 @@ def test_one_that_overflows_later_is_given_up_then():
 
 def test_what_was_asked_for_is_said_with_its_price():
     said: list[str] = []
-    run = Inference(Model(rrdb(), 2, 1, "rrdb"), precision="bf16", say=said.append)
+    run = Predictor(Model(rrdb(), 2, 1, "rrdb"), precision="bf16", say=said.append)
     run([probe(40, 3)[0]])
     assert len(said) == 1
     assert said[0].startswith("bf16 differs from fp32 by up to ")

@@ -8,7 +8,7 @@ import torch
 from tiles_table import NETS, model_of
 from torch import Tensor, nn
 
-from sr.inference.predictor import Inference
+from sr.inference.predictor import Predictor
 from sr.inference.receptive_field import BOUND, measured_reach, probe
 from sr.nets import GENERATORS
 from sr.nets.io.load import Model
@@ -20,7 +20,7 @@ def test_every_net_is_here():
 
 
 def difference(model: Model, image: Tensor, **how: Any) -> float:
-    made = Inference(model, **how)([image])[0]
+    made = Predictor(model, **how)([image])[0]
     with torch.no_grad():
         whole = model.net(image[None])[0].clamp(0, 1)
     assert made.shape == whole.shape
@@ -37,8 +37,8 @@ def test_tiled_equals_whole(name, tile):
     image = probe(260, 3)[0, :, :, :67]
     said: list[str] = []
     change = difference(model, image, say=said.append, tile=tile)
-    if tile is not None and said:  # asked for tiles, such a net makes another picture
-        assert "looks at all of a picture" in said[0]
+    if tile is not None and said:  # asked for tiles, such a net makes another image
+        assert "looks at all of an image" in said[0]
         assert name.startswith(("rcan", "unet", "resnet"))
     else:
         assert change < 1
@@ -73,7 +73,7 @@ def test_a_net_that_sees_the_whole():
 
 
 def test_a_gate_that_opens_in_the_light():
-    """Channel attention that is shut at the mean of most pictures."""
+    """Channel attention that is shut at the mean of most images."""
 
     class Gated(nn.Module):
         def __init__(self) -> None:
@@ -83,7 +83,7 @@ def test_a_gate_that_opens_in_the_light():
         def forward(self, x: Tensor) -> Tensor:
             return x + (self.pool(x) - 0.8).relu()
 
-    assert Inference(Model(Gated(), 1, 1, "gated")).reach.pixels is None
+    assert Predictor(Model(Gated(), 1, 1, "gated")).reach.pixels is None
 
 
 def test_a_net_of_large_sides_is_not_run():
@@ -92,7 +92,7 @@ def test_a_net_of_large_sides_is_not_run():
 
 def test_asked_for_tiles_of_a_net_that_sees_the_whole_are_said_to_differ():
     said: list[str] = []
-    run = Inference(Model(Dimmed(), 1, 1, "dimmed"), tile=48, say=said.append)
+    run = Predictor(Model(Dimmed(), 1, 1, "dimmed"), tile=48, say=said.append)
     image = probe(96, 3)[0]
     for _ in range(2):
         run([image])

@@ -10,7 +10,7 @@ from sr.config.options import Options
 from sr.core.errors import UserError
 from sr.nets.io.state_dicts import save_pth
 from sr.nets.rrdbnet import RRDBNet
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 from sr.train.run import train
 from tests.conftest import ROOT
 
@@ -25,10 +25,10 @@ SMALL: dict[str, dict[str, int]] = {
 
 
 def small_data(options: Options, photos: Path) -> list[str]:
-    """The recipe's own kind of source over a few pictures, and a validation set of it."""
+    """The recipe's own kind of source over a few images, and a validation set of it."""
     if options.task in ("psnr", "sr_gan"):
         own = [f"data.source={{type: folder, gt: {photos}}}", f"validation.sets={{own: {{hr: {photos}}}}}"]
-        return [*own, "data.gt_size=64", "data.crop_size=72"]
+        return [*own, "data.gt_size=64", "data.degrade_size=72"]
     folder = f"{{type: folder, gt: {photos}}}"
     part = {
         "side_by_side": f"{{type: side_by_side, path: {photos}}}",
@@ -58,15 +58,17 @@ def test_recipe_runs_a_step(file: Path, photos: Path, tmp_path: Path) -> None:
         "train.total_steps=1",
     ]
     sets += ["discriminator.num_feat=8"] if options.discriminator else []
-    sets += ["losses.perceptual.weights=random"] if "perceptual" in options.losses.fidelity else []
+    sets += ["losses.perceptual.weights=random"] if "perceptual" in options.losses.reconstruction else []
     sets += (
-        [f"losses.distill.teacher={teacher(tmp_path, options.scale)}"] if "distill" in options.losses.fidelity else []
+        [f"losses.distill.teacher={teacher(tmp_path, options.scale)}"]
+        if "distill" in options.losses.reconstruction
+        else []
     )
     sets += ["data.make=null"] if options.data.make else []
     train(load(file, sets))
     assert list((tmp_path / file.stem / "models").glob("net_g_1.safetensors"))
     strips, ways = list((tmp_path / file.stem / "strips").glob("*.png")), 4 if options.task == "cyclegan" else 1
-    assert len(strips) == ways * min(6, options.validation.pictures)
+    assert len(strips) == ways * min(6, options.validation.images)
 
 
 @pytest.mark.parametrize("file", [f for f in RECIPES if "vgg" in f.read_text()], ids=lambda p: p.stem)
@@ -76,4 +78,4 @@ def test_missing_weights_are_told_before_training(file: Path, monkeypatch: pytes
 
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
     with pytest.raises(UserError, match="weights"):
-        Build(load(file)).fidelity(torch.device("cpu"))
+        Builder(load(file)).reconstruction(torch.device("cpu"))

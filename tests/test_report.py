@@ -100,10 +100,10 @@ def report(folders: dict[str, Path], output: Path, *args: str) -> int:
 
 
 @pytest.mark.parametrize("embed", ["20", "0"])
-def test_the_page_shows_each_layer_of_each_picture_worst_first(tmp_path, folders, capsys, embed):
+def test_the_page_shows_each_layer_of_each_image_worst_first(tmp_path, folders, capsys, embed):
     output = tmp_path / "out" / "my page #1 50%.html"
     assert report(folders, output, "--embed", embed) == 0
-    assert "4 picture(s) in " in capsys.readouterr().out
+    assert "4 image(s) in " in capsys.readouterr().out
     beside = [] if embed == "20" else ["my page #1 50%_files"]
     assert sorted(os.listdir(output.parent)) == sorted([output.name, *beside])
     found = Read(output.read_text(encoding="utf-8"))
@@ -178,20 +178,20 @@ def test_a_folder_beside_the_truth_alone(tmp_path, folders, capsys, monkeypatch)
     assert "lpips is left out: AlexNet's weights are not on this disk" in capsys.readouterr().err
     found = Read((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert found.text("option")[:2] == ["ours", "ground truth"]
-    assert found.text("p")[0] == "4 pictures: ours, ground truth."
+    assert found.text("p")[0] == "4 images: ours, ground truth."
     assert found.text("th")[:4] == ["Layer", "psnr_y", "ssim_y", "ours"]
 
 
 def test_what_cannot_be_shown_is_listed_and_the_rest_goes_on(tmp_path, folders, capsys):
-    (folders["ours"] / f"{ODD[0]}_x4.png").write_bytes(b"no picture")
+    (folders["ours"] / f"{ODD[0]}_x4.png").write_bytes(b"no image")
     (folders["ours"] / f"{ODD[1]}_x4.png").unlink()
     Image.new("RGB", (65, 48)).save(folders["ours"] / f"{ODD[3]}_x4.png")
     assert report(folders, tmp_path / "page.html") == 1
     told = capsys.readouterr()
-    assert "1 picture(s) in" in told.out
-    assert "3 picture(s) left out:" in told.err
+    assert "1 image(s) in" in told.out
+    assert "3 image(s) left out:" in told.err
     assert "plain: not an image in a known format" in told.err
-    assert "has no picture of its name" in told.err
+    assert "has no image of its name" in told.err
     assert "ours is 65x48, ground truth is 64x48" in told.err
     assert Read((tmp_path / "page.html").read_text(encoding="utf-8")).text("h2") == [ODD[2]]
 
@@ -241,11 +241,11 @@ def test_a_full_disk_leaves_the_old_page(tmp_path, folders, monkeypatch):
         (["ours", "-o", "page.htm.png"], "a page ends in .html"),
         (["ours", "-o", "page.html"], "one folder alone shows no difference"),
         (["nowhere", "-o", "page.html"], "nowhere: there is no such folder"),
-        (["empty", "--hr", "hr", "-o", "page.html"], "empty: no pictures in it"),
+        (["empty", "--hr", "hr", "-o", "page.html"], "empty: no images in it"),
         (["ours", "--hr", "hr", "--metrics", "psnr", "-o", "page.html"], "no metric 'psnr'"),
-        (["ours", "lr", "-o", "page.html"], "none of 4 pictures can be shown"),
-        (["-o", "page.html"], "nothing to show; give a folder of upscaled pictures"),
-        (["ours", "--model", "bicubic", "--scale", "4", "-o", "page.html"], "--model needs pictures to start from"),
+        (["ours", "lr", "-o", "page.html"], "none of 4 images can be shown"),
+        (["-o", "page.html"], "nothing to show; give a folder of upscaled images"),
+        (["ours", "--model", "bicubic", "--scale", "4", "-o", "page.html"], "--model needs images to start from"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

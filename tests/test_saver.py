@@ -18,7 +18,7 @@ from torch import Tensor
 from sr.core.errors import UserError
 from sr.tasks.psnr import PSNR
 from sr.train import checkpoint, host_snapshot
-from sr.train.async_saver import Saver
+from sr.train.async_saver import AsyncSaver
 from tests.conftest import ROOT
 from tests.test_checkpoint import GROUP, flip
 from tests.test_elastic import run_legs
@@ -110,7 +110,7 @@ def test_a_failure_ends_the_run_and_the_last_good_one_stays(
 def test_no_checkpoint_tells_of_a_best_model_that_is_not_there(
     recipe: Recipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos)}}, "pictures": 0}, save__every=2)
+    file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos)}}, "images": 0}, save__every=2)
     run = engine(file, "train.total_steps=2")
     export = run.saver._export
 
@@ -140,7 +140,7 @@ def test_another_error_waits_for_the_disk_too_and_both_are_told(
     with pytest.raises(ValueError, match="of the training"):
         run.run()
     assert checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints") == [1]
-    saver = Saver(tmp_path / "photos" / "photo_0.png", keep=1, export=lambda weights, path, step: None)
+    saver = AsyncSaver(tmp_path / "photos" / "photo_0.png", keep=1, export=lambda weights, path, step: None)
     saver.checkpoint({"step": 1}, {"ema": GROUP}, spare=None, model=tmp_path / "m")
     saver.close()
     assert "photo_0.png/step_00000001: cannot be written" in capsys.readouterr().err

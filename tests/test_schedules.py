@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sr.distributed.backends import Whole
-from sr.train.builder import Build, load
+from sr.distributed.backends import ReplicatedBackend
+from sr.train.builder import Builder, load
 from sr.train.ema import EMA
 from sr.train.schedules import Cosine, Linear, MultiStep, Warmup
 
@@ -49,7 +49,7 @@ def test_warmup_rises_to_the_schedule() -> None:
 
 def test_the_optimizer_follows(recipe: Callable[..., Path]) -> None:
     file = recipe(schedule={"type": "multistep", "milestones": [2], "gamma": 0.1})
-    engine = Build(load(file)).engine()
+    engine = Builder(load(file)).trainer()
     engine.run()
     assert engine.players["generator"].rate == pytest.approx(1e-4)
     assert engine.players["discriminator"].rate == pytest.approx(1e-4)
@@ -57,12 +57,12 @@ def test_the_optimizer_follows(recipe: Callable[..., Path]) -> None:
 
 def test_the_average_follows_the_formula_and_copies_buffers() -> None:
     net = nn.BatchNorm1d(2)
-    average = EMA(Whole(net, torch.optim.SGD(net.parameters())), decay=0.5)
+    average = EMA(ReplicatedBackend(net, torch.optim.SGD(net.parameters())), decay=0.5)
     with torch.no_grad():
         net.weight.fill_(3.0)
         net.running_mean.fill_(7.0)  # type: ignore[union-attr, operator]
     average.update(step=0)  # young: decay 1/10
-    with average.whole() as averaged:
+    with average.unsharded() as averaged:
         assert not any(p.requires_grad for p in averaged.parameters())
     assert averaged.weight.tolist() == pytest.approx([0.1 * 1 + 0.9 * 3] * 2)
     average.update(step=1000)

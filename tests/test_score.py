@@ -1,4 +1,4 @@
-"""`sr validate`: which pictures, which metrics, what is printed; and `sr translate` as a user types it."""
+"""`sr validate`: which images, which metrics, what is printed; and `sr translate` as a user types it."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from PIL import Image
 
 from sr.cli import main
 from sr.core.errors import UserError
-from sr.evaluate.score import Pictures
+from sr.evaluate.score import Images
 from sr.evaluate.validate.usual import set_names, usual_sets
 from tests.conftest import sr
 from tests.test_launch import ON_CPU, TWO
@@ -81,7 +81,7 @@ def test_photographs_are_no_input_for_a_model_of_edges(tmp_path, photos, capsys)
     model = tmp_path / "m.safetensors"
     save(model, "unet", num_downs=3, num_in_ch=1, num_out_ch=3, extra={"colours": "edges"})
     assert main(["validate", "--model", str(model), "--hr", str(photos), "--size", "32"]) == 2
-    assert "needs pictures to start from; give --lr too" in capsys.readouterr().err
+    assert "needs images to start from; give --lr too" in capsys.readouterr().err
 
 
 def test_the_table_for_people(tmp_path, pairs, capsys):
@@ -100,7 +100,7 @@ def test_super_resolution_as_before(photos, capsys):
     assert "input" not in table
     assert list(table["left_out"]) == ["lpips", "dists", "niqe"]
     if find_spec("basicsr") is not None:
-        assert table["left_out"]["niqe"] == "6 of 6 pictures are too small for it"
+        assert table["left_out"]["niqe"] == "6 of 6 images are too small for it"
 
 
 # ---- several sets ----------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_several_sets_are_each_measured_as_alone(photos, second, capsys):
     ]
 
 
-def test_csv_has_a_row_for_each_picture(tmp_path, photos, second, capsys):
+def test_csv_has_a_row_for_each_image(tmp_path, photos, second, capsys):
     file = tmp_path / "new" / "scores.csv"
     table = said(capsys, *BICUBIC, "--hr", photos, "--hr", second, "--csv", file)
     with open(file, newline="", encoding="utf-8") as opened:
@@ -143,7 +143,7 @@ def test_csv_has_a_row_for_each_picture(tmp_path, photos, second, capsys):
     assert len(rows) == 8
 
 
-def test_a_picture_too_small_for_a_metric_is_no_zero(tmp_path, photos, capsys, monkeypatch):
+def test_an_image_too_small_for_a_metric_is_no_zero(tmp_path, photos, capsys, monkeypatch):
     from sr.evaluate import metrics
 
     def of_tall(output, target, *, border):
@@ -155,7 +155,7 @@ def test_a_picture_too_small_for_a_metric_is_no_zero(tmp_path, photos, capsys, m
     table = said(capsys, *args, "--csv", tmp_path / "scores.csv")
     assert table["mean"]["tall"] == 1
     assert "tall" not in table["images"]["photo_0"]
-    assert table["left_out"] == {"tall": "1 of 6 pictures are too small for it"}
+    assert table["left_out"] == {"tall": "1 of 6 images are too small for it"}
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].endswith(",")
     assert main(["validate", *args]) == 0
     assert capsys.readouterr().out.splitlines()[0].endswith("tall         -")
@@ -179,15 +179,15 @@ def test_the_usual_sets_are_found_as_they_are_handed_out(tmp_path, photos, capsy
     place(root / "c_selfexsr" / "image_SRF_2", photos, ending="_SRF_2_LR", scale=2)
     place(root / "d_plain" / "hr", photos)
     place(root / "d_plain" / "lr", photos, scale=2)
-    place(root / "e_pictures", photos)
+    place(root / "e_images", photos)
     (root / "f_other").mkdir()
     found = {each.name: each for each in usual_sets(str(root), scale=2)}
-    assert list(found) == ["a_edsr", "b_basicsr", "c_selfexsr", "d_plain", "e_pictures"]
+    assert list(found) == ["a_edsr", "b_basicsr", "c_selfexsr", "d_plain", "e_images"]
     assert found["a_edsr"].lr[0] == root / "a_edsr" / "LR_bicubic" / "X2" / "photo_0x2.png"
     assert found["c_selfexsr"].lr[0].name == "photo_0_SRF_2_LR.png"
-    assert found["e_pictures"].lr is None
+    assert found["e_images"].lr is None
     table = said(capsys, *BICUBIC, "--sets", root)
-    same = [table["sets"][name]["mean"] for name in found if name != "e_pictures"]
+    same = [table["sets"][name]["mean"] for name in found if name != "e_images"]
     assert all(each == same[0] for each in same)
     one = said(capsys, *BICUBIC, "--sets", root / "a_edsr")
     assert one["mean"] == same[0]
@@ -235,7 +235,7 @@ def test_an_output_goes_with_the_longest_name_and_hr_loses_what_it_lacks(tmp_pat
     shutil.rmtree(out)
     shutil.copytree(photos, out)
     assert main(["validate", "--outputs", str(out), "--hr", str(hr), "--scale", "2"]) == 2
-    assert "goes with none of 6 pictures" in capsys.readouterr().err
+    assert "goes with none of 6 images" in capsys.readouterr().err
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
@@ -258,17 +258,17 @@ def test_two_processes_measure_as_one(tmp_path, photos, second, capsys):
         (["--a", "x"], "in one way"),
         (["--lr", "x"], "in one way"),
         ([], "in one way"),
-        (["--hr", "PHOTOS"], "needs pictures to start from"),
+        (["--hr", "PHOTOS"], "needs images to start from"),
         (["--hr", "PHOTOS", "--lr", "PHOTOS", "--size", "32"], "give --a and --b"),
         (["--side-by-side", "PHOTOS", "--metrics", "ssim"], "no metric 'ssim'"),
         (["--side-by-side", "PHOTOS", "--sheet", "x.gif"], "cannot write that"),
-        (["--side-by-side", "PHOTOS", "--scale", "4"], "enlarges by 1, not 4"),
+        (["--side-by-side", "PHOTOS", "--scale", "4"], "upscales by 1, not 4"),
         (["--hr", "PHOTOS", "--hr", "PHOTOS", "--lr", "PHOTOS"], "--lr is given 1 times and --hr 2 times"),
         (["--sets", "PHOTOS", "--hr", "PHOTOS"], "in one way"),
         (["--outputs", "PHOTOS", "--hr", "PHOTOS"], "measured as they are; leave out --model"),
         (["--model", "bicubic", "--scale", "2", "--sets", "nowhere"], "no such folder"),
         (["--model", "bicubic", "--scale", "2", "--sets", "PHOTOS", "--sets", "PHOTOS", "--sheet", "x.png"], "2; give"),
-        (["--model", "bicubic", "--scale", "2", "--a", "PHOTOS", "--b", "PHOTOS"], "bicubic x2 enlarges; give --hr"),
+        (["--model", "bicubic", "--scale", "2", "--a", "PHOTOS", "--b", "PHOTOS"], "bicubic x2 upscales; give --hr"),
         (["--model", "lab.safetensors", "--a", "PHOTOS", "--b", "PHOTOS"], "give them with --hr"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -284,7 +284,7 @@ def test_mistakes_are_one_sentence(tmp_path, photos, capsys, given, message):
     assert error.count("\n") == 1
 
 
-def test_pairs_of_different_size_name_the_picture(tmp_path, photos):
+def test_pairs_of_different_size_name_the_image(tmp_path, photos):
     other = tmp_path / "a"
     other.mkdir()
     for path in photos.iterdir():
@@ -298,7 +298,7 @@ def test_pairs_of_different_size_name_the_picture(tmp_path, photos):
 def test_translate_writes_lists_failures_and_exits_1(tmp_path, pairs, capsys):
     extra = {"options": json.dumps({"data": {"direction": "b_to_a"}})}
     save(tmp_path / "m.safetensors", "resnet", num_block=1, extra=extra)
-    (pairs["both"] / "photo_0.png").write_bytes(b"no picture")
+    (pairs["both"] / "photo_0.png").write_bytes(b"no image")
     out = tmp_path / "out"
     args = ["translate", str(pairs["both"]), "-o", str(out), "-m", str(tmp_path / "m.safetensors"), "--side-by-side"]
     assert main(args) == 1
@@ -311,4 +311,4 @@ def test_translate_writes_lists_failures_and_exits_1(tmp_path, pairs, capsys):
     assert np.abs(taken[0] - taken[1]).max() > 10, "the other half was taken"
     assert main(["upscale", str(pairs["a"]), "-o", str(tmp_path / "up"), "-m", str(tmp_path / "m.safetensors")]) == 0
     with pytest.raises(UserError, match="in one way"):
-        Pictures().check()
+        Images().check()

@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sr.core.errors import UserError
-from sr.data.batch import Raw
+from sr.data.batch import RawBatch
 from sr.distributed.backends import Launch
 from sr.nets.compiled import compile_net
 from sr.nets.rrdbnet import RRDBNet
 from sr.train import builder
-from sr.train.builder import Build, load
-from sr.train.trainer import Engine
+from sr.train.builder import Builder, load
+from sr.train.trainer import Trainer
 
 Recipe = Callable[..., Path]
 WAITING = torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero, torch.ops.aten.nonzero, torch.ops.aten.equal
@@ -57,9 +57,9 @@ class Layouts(TorchDispatchMode):
         return "" if planes == last else "planes" if planes else "last"  # "": one channel, one pixel, or a part
 
 
-def prepared(file: Path, *sets: str) -> Engine:
+def prepared(file: Path, *sets: str) -> Trainer:
     """An engine that is given the same degraded batch at every step."""
-    run = Build(load(file, sets)).engine()
+    run = Builder(load(file, sets)).trainer()
     pair = run.prepare(next(run.batches(0)))
     run.prepare = lambda raw: pair
     return run
@@ -71,13 +71,13 @@ def test_a_step_stays_in_one_memory_layout(recipe: Recipe, precision: str, dista
     losses = {
         "pixel": {"type": distance},
         "perceptual": {"backbone": "vgg19", "weights": "random", "layers": {"conv2_2": 1.0}, "distance": distance},
-        "gan": {"type": "vanilla", "weight": 1e-3, "plus": [{"type": "feature_matching"}]},
+        "gan": {"type": "vanilla", "weight": 1e-3, "regularizers": [{"type": "feature_matching"}]},
     }
     critic = {"type": "unet_sn", "num_feat": 8}
     run = prepared(recipe(losses=losses, discriminator=critic, log__every=100), f"train.precision={precision}")
-    run.train_step(iter([Raw([])]))
+    run.train_step(iter([RawBatch([])]))
     with Layouts() as layouts:
-        run.train_step(iter([Raw([])]))
+        run.train_step(iter([RawBatch([])]))
     assert layouts.mixed == []
 
 
@@ -87,12 +87,12 @@ def test_a_step_that_does_not_log_waits_for_nothing(recipe: Recipe, precision: s
         "pixel": {"type": "l1"},
         "perceptual": {"type": "vgg19", "weights": "random", "layers": {"conv2_2": 1.0}},
         "ldl": {"type": "ldl"},
-        "gan": {"type": "vanilla", "weight": 1e-3, "plus": [{"type": "feature_matching"}]},
+        "gan": {"type": "vanilla", "weight": 1e-3, "regularizers": [{"type": "feature_matching"}]},
     }
     run = prepared(recipe(losses=losses, log__every=100), f"train.precision={precision}", "train.clip_norm=1.0")
-    run.train_step(iter([Raw([])]))
+    run.train_step(iter([RawBatch([])]))
     with Waits() as waits:
-        run.train_step(iter([Raw([])]))
+        run.train_step(iter([RawBatch([])]))
     assert waits.seen == []
     with waits:
         bool(run.meter._sums["g/pixel"] > 0)
@@ -113,17 +113,19 @@ def test_compiled_training_equals_plain(recipe: Recipe, monkeypatch: pytest.Monk
     for compiled in ("false", "true"):
         run = prepared(recipe(name=f"compiled_{compiled}"), f"train.compile={compiled}")
         for _ in range(2):
-            run.train_step(iter([Raw([])]))
+            run.train_step(iter([RawBatch([])]))
         nets: dict[str, nn.Module] = {name: player.raw for name, player in run.players.items()}
         assert all(any(m._compiled_call_impl for m in n.modules()) == (compiled == "true") for n in nets.values())
         ends.append(torch.cat([value.flatten() for net in nets.values() for value in net.state_dict().values()]))
     assert torch.allclose(*ends, atol=1e-4)
 
 
-@pytest.mark.parametrize("extra", [{"plus": [{"type": "r1"}]}, {"plus": [{"type": "feature_matching"}]}])
+@pytest.mark.parametrize(
+    "extra", [{"regularizers": [{"type": "r1"}]}, {"regularizers": [{"type": "feature_matching"}]}]
+)
 def test_a_critic_that_is_looked_into_is_not_compiled(recipe: Recipe, extra: dict[str, object]) -> None:
     losses = {"pixel": {"type": "l1"}, "gan": {"type": "vanilla", **extra}}
-    run = Build(load(recipe(losses=losses), ["train.compile=true"])).engine()
+    run = Builder(load(recipe(losses=losses), ["train.compile=true"])).trainer()
     assert run.players["generator"].raw._compiled_call_impl is not None
     assert run.players["discriminator"].raw._compiled_call_impl is None
 
@@ -131,4 +133,4 @@ def test_a_critic_that_is_looked_into_is_not_compiled(recipe: Recipe, extra: dic
 def test_compile_is_refused_where_weights_are_in_parts(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "read_launch", lambda: Launch("fsdp2"))
     with pytest.raises(UserError, match=r"train\.compile cannot look through .*remove it"):
-        Build(load(recipe(), ["train.compile=true"])).engine()
+        Builder(load(recipe(), ["train.compile=true"])).trainer()

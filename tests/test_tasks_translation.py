@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.losses.adversarial.lsgan import LSGAN
 from sr.losses.adversarial.vanilla import Vanilla
 from sr.losses.pixel import L1
 from sr.tasks.cyclegan import CycleGAN, Discriminators, Generators
 from sr.tasks.pix2pix import Pix2Pix
 from sr.tasks.pool import ImagePool
-from sr.tasks.task import Adversary, Fidelity
+from sr.tasks.task import GANLoss, ReconstructionLosses
 
 
 def constant(value: float):
@@ -30,18 +30,18 @@ class Judge(nn.Module):
         return [self.conv(images)]
 
 
-def batch(channels: int = 3) -> Pair:
+def batch(channels: int = 3) -> Batch:
     a, b = torch.rand(2, channels, 8, 8), torch.rand(2, 3, 8, 8)
-    return Pair(lq=a, gt=b, target=b)
+    return Batch(lq=a, gt=b, target=b)
 
 
-def pix2pix(conditional: bool, fidelity: dict | None = None) -> Pix2Pix:
-    terms = {"l1": (constant(100.0), L1())} if fidelity is None else fidelity
+def pix2pix(conditional: bool, reconstruction: dict | None = None) -> Pix2Pix:
+    terms = {"l1": (constant(100.0), L1())} if reconstruction is None else reconstruction
     return Pix2Pix(
         generator=nn.Conv2d(1, 3, 3, padding=1),
         discriminator=Judge(4 if conditional else 3),
-        fidelity=Fidelity(terms),
-        gan=Adversary(Vanilla(), constant(1.0)),
+        reconstruction=ReconstructionLosses(terms),
+        gan=GANLoss(Vanilla(), constant(1.0)),
         conditional=conditional,
     )
 
@@ -76,7 +76,7 @@ def test_pix2pix_step(conditional: bool) -> None:
 
 
 def test_the_gan_term_reaches_the_generator_of_pix2pix() -> None:
-    task = pix2pix(True, fidelity={})
+    task = pix2pix(True, reconstruction={})
     phases = task.step(batch(channels=1), 0)
     next(phases)
     sum(next(phases).losses.values()).backward()
@@ -90,8 +90,8 @@ def cyclegan(identity: float = 0.5, pool: int = 4) -> CycleGAN:
     return CycleGAN(
         generator=Generators(a_to_b=net(), b_to_a=net()),
         discriminator=Discriminators(a=Judge(3), b=Judge(3)),
-        fidelity=Fidelity({"cycle": (constant(10.0), L1())}),
-        gan=Adversary(LSGAN(), constant(1.0)),
+        reconstruction=ReconstructionLosses({"cycle": (constant(10.0), L1())}),
+        gan=GANLoss(LSGAN(), constant(1.0)),
         identity=identity,
         pool=pool,
     )

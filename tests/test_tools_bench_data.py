@@ -33,7 +33,7 @@ def reference():
         pytest.skip(str(error))
 
 
-def test_both_degradations_give_pictures_of_the_lq_size(reference):
+def test_both_degradations_give_images_of_the_lq_size(reference):
     args = SimpleNamespace(batch=2, gt=96, crop=64, halo=8, batches=1, kernels=3, **SHARED)
     gt = bench_degrade.photographs(2, 96)
     assert bench_degrade.feed(args)(gt, 0).shape == bench_degrade.ours(args)(gt, 0).lq.shape == (2, 3, 16, 16)

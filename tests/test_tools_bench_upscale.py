@@ -1,4 +1,4 @@
-"""The benchmark of upscaling: both ways make the same pictures, in tiles too. Nothing is timed here."""
+"""The benchmark of upscaling: both ways make the same images, in tiles too. Nothing is timed here."""
 
 import argparse
 import importlib.util
@@ -10,10 +10,10 @@ import torch
 
 @pytest.mark.skipif(importlib.util.find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 @pytest.mark.parametrize("tile", [None, 24])
-def test_both_ways_make_the_same_pictures(tile):
+def test_both_ways_make_the_same_images(tile):
     parser = argparse.ArgumentParser()
     bench_upscale.add(parser)
-    sizes = ["--num-feat", "8", "--num-block", "1", "--size", "40", "48", "--pictures", "2"]
+    sizes = ["--num-feat", "8", "--num-block", "1", "--size", "40", "48", "--images", "2"]
     args = parser.parse_args([*sizes, "--arms", "ours, fp32", "ours, mixed", *(["--tile", str(tile)] if tile else [])])
     args.device, args.pairs, args.memory = torch.device("cpu"), 1, False
     rows = bench_upscale.run(args)

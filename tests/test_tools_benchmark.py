@@ -79,9 +79,9 @@ def test_the_peak_is_that_of_this_machine() -> None:
 
 @needs_basicsr
 def test_our_step_has_the_gradients_of_basicsr(tmp_path: Path) -> None:
-    file, picture = tmp_path / "rows.json", tmp_path / "rows.png"
+    file, image = tmp_path / "rows.json", tmp_path / "rows.png"
     sizes = ["--gt", "32", "--batch", "1", "--blocks", "1", "--feat", "8", "--pairs", "1", "--no-memory"]
-    writing = ["--json", str(file), "--plot", str(picture)]
+    writing = ["--json", str(file), "--plot", str(image)]
     assert benchmark.main(["step", "--device", "cpu", "--precision", "fp32", *sizes, *writing]) == 0
     reference, ours = json.loads(file.read_text())["rows"]
     assert (reference["arm"], ours["arm"]) == ("BasicSR, fp32", "ours, fp32")
@@ -90,7 +90,7 @@ def test_our_step_has_the_gradients_of_basicsr(tmp_path: Path) -> None:
         assert ours["deviation"][player]["norm"] == pytest.approx(1, abs=1e-3)
     assert 0 < reference["share"] < 2
     assert [bool(goal.value([reference, ours])) for goal in GOALS if goal.of == "step"] == [True, False, True]
-    assert picture.stat().st_size > 1000
+    assert image.stat().st_size > 1000
 
 
 @needs_basicsr

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sr.cli.convert.import_options import main
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 from sr.train.summary import summary
 from tests.conftest import ROOT
 
@@ -132,8 +132,8 @@ def run(
     assert (code, err) == (0, "")
     ours.write_text(out)
     summary(load(ours))
-    ours.write_text(Build(load(ours)).resolved())
-    assert Build(load(ours)).resolved() == ours.read_text()
+    ours.write_text(Builder(load(ours)).resolved())
+    assert Builder(load(ours)).resolved() == ours.read_text()
     rest = [line[4:].split(": ", 1) for line in out.splitlines() if line.startswith("#   ")]
     return yaml.safe_load(out), {key: why for key, why in rest}
 
@@ -162,7 +162,7 @@ def test_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "sets": {"Set5": {"hr": "set5/hr", "lr": "set5/lr"}},
             "every": 5000,
             "best": "psnr_y",
-            "pictures": 0,
+            "images": 0,
         },
         "save": {"every": 5000},
         "log": {"every": 100},
@@ -182,9 +182,9 @@ def test_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_real_esrgan_is_our_own_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options, rest = run(real_esrgan(), tmp_path, capsys)
     ours, recipe = load(tmp_path / "ours.yml"), load(ROOT / "options" / "realesrgan_x4.yml")
-    assert yaml.safe_load(Build(ours).resolved())["degrade"] == yaml.safe_load(Build(recipe).resolved())["degrade"]
+    assert yaml.safe_load(Builder(ours).resolved())["degrade"] == yaml.safe_load(Builder(recipe).resolved())["degrade"]
     assert ours.data.batch_size == recipe.data.batch_size == 48  # 12 on each of the name's 4 GPUs
-    assert (ours.crop_size, ours.data.gt_size) == (400, 256)
+    assert (ours.degrade_size, ours.data.gt_size) == (400, 256)
     assert options["losses"] == {
         "pixel": {"type": "l1"},
         "perceptual": {"type": "vgg19"},

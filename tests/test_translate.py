@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sr.core.errors import UserError
 from sr.data.source import resized as resized_pixels
-from sr.images import Picture, color, read_picture, write_picture
+from sr.images import ImageData, color, read_image, write_image
 from sr.inference.translate import half, pick_translator, redraw, resized, trained_direction, translate
 from sr.nets import GENERATORS
 from sr.nets.io.load import Model, architecture
@@ -35,10 +35,10 @@ def save(path: Path, kind: str, *, prefixes=("",), extra: dict[str, str] | None 
     return nets
 
 
-def picture(height: int = 33, width: int = 46, **kind: Any) -> Picture:
+def image(height: int = 33, width: int = 46, **kind: Any) -> ImageData:
     draws = torch.Generator().manual_seed(5)
     rgb = (torch.rand(3, height, width, generator=draws) * 255).round() / 255
-    return Picture(rgb=rgb[:1].expand(3, -1, -1) if kind.get("gray") else rgb, **kind)
+    return ImageData(rgb=rgb[:1].expand(3, -1, -1) if kind.get("gray") else rgb, **kind)
 
 
 class Half(nn.Module):
@@ -56,7 +56,7 @@ class Half(nn.Module):
 def test_any_size_comes_out_as_it_went_in(tmp_path, height, width):
     (net,) = save(tmp_path / "m.safetensors", "unet", num_downs=4, test_time="eval")
     model, _ = pick_translator(str(tmp_path / "m.safetensors"))
-    given = picture(height, width)
+    given = image(height, width)
     made = redraw(given, model)
     assert made.rgb.shape == given.rgb.shape
     with torch.no_grad():
@@ -67,8 +67,8 @@ def test_any_size_comes_out_as_it_went_in(tmp_path, height, width):
 @pytest.mark.parametrize("alpha", [None, torch.full((1, 33, 46), 0.4)])
 @pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize(("channels", "out_channels"), [(1, 1), (1, 3), (3, 1), (3, 3), (4, 3), (3, 4), (2, 2)])
-def test_pictures_become_what_the_model_makes(channels, out_channels, gray, alpha):
-    given = picture(gray=gray, alpha=alpha, bits=16, icc=b"profile")
+def test_images_become_what_the_model_makes(channels, out_channels, gray, alpha):
+    given = image(gray=gray, alpha=alpha, bits=16, icc=b"profile")
     made = redraw(given, Model(Half(out_channels), 1, 1, "half", channels, out_channels))
     assert made.gray == (out_channels <= 2)
     assert made.bits == 16
@@ -84,14 +84,14 @@ def test_pictures_become_what_the_model_makes(channels, out_channels, gray, alph
         assert np.abs(made.rgb[0].numpy() * 2 - luma).max() < 0.6 / 255
 
 
-def test_lab_keeps_the_lightness_of_the_picture():
+def test_lab_keeps_the_lightness_of_the_image():
     class Colours(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             assert x.shape[1] == 1
             return torch.stack([0.5 + 0 * x[:, 0], 0.52 + 0 * x[:, 0]], 1)
 
-    deep = picture(gray=True, bits=16)
-    deep = Picture(rgb=deep.rgb * 0.8 + 0.1003, gray=True, bits=16)  # between the steps of 8 bit, and no colour clips
+    deep = image(gray=True, bits=16)
+    deep = ImageData(rgb=deep.rgb * 0.8 + 0.1003, gray=True, bits=16)  # between the steps of 8 bit, and no colour clips
     made = redraw(deep, Model(Colours(), 1, 1, "colours", 1, 2, "lab"))
     assert not made.gray
     assert made.bits == 16
@@ -102,16 +102,16 @@ def test_lab_keeps_the_lightness_of_the_picture():
 
 
 def test_one_half_is_taken():
-    given = picture(20, 30, alpha=torch.linspace(0, 1, 30).expand(1, 20, 30))
+    given = image(20, 30, alpha=torch.linspace(0, 1, 30).expand(1, 20, 30))
     a, b = half(given, "a_to_b"), half(given, "b_to_a")
     assert torch.equal(torch.cat([a.rgb, b.rgb], 2), given.rgb)
     assert torch.equal(torch.cat([a.alpha, b.alpha], 2), given.alpha)
     with pytest.raises(UserError, match="31x20 does not part"):
-        half(picture(20, 31), "a_to_b")
+        half(image(20, 31), "a_to_b")
 
 
 def test_resized_as_training_and_validation_resize():
-    given = picture(33, 46, alpha=torch.rand(1, 33, 46))
+    given = image(33, 46, alpha=torch.rand(1, 33, 46))
     small = resized(given, 16)
     expected = resized_pixels((given.rgb * 255).round().byte().permute(1, 2, 0).numpy(), 16).transpose(2, 0, 1)
     assert np.abs(small.rgb.numpy() * 255 - expected).max() <= 1.01
@@ -123,21 +123,21 @@ def test_files_of_pairs_a_tree_and_a_failure(tmp_path):
     model, _ = pick_translator(str(tmp_path / "m.safetensors"))
     for name in ("1.png", "deep/2.png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        write_picture(tmp_path / "in" / name, picture(24, 48))
-    write_picture(tmp_path / "in" / "odd.png", picture(24, 47))
+        write_image(tmp_path / "in" / name, image(24, 48))
+    write_image(tmp_path / "in" / "odd.png", image(24, 47))
     report = translate([tmp_path / "in"], tmp_path / "out", model, side="b_to_a", size=16, format="jpg")
     assert report.failed == [(tmp_path / "in" / "odd.png", "47x24 does not part into two equal halves")]
     assert sorted(report.written) == [tmp_path / "out" / "1.jpg", tmp_path / "out" / "deep" / "2.jpg"]
     assert Image.open(tmp_path / "out" / "1.jpg").size == (16, 16)
     report = translate([tmp_path / "in" / "1.png"], tmp_path / "one.png", model, side="b_to_a")
-    expected = redraw(half(picture(24, 48), "b_to_a"), model).rgb
-    torch.testing.assert_close(read_picture(report.written[0]).rgb, expected, atol=0.51 / 255, rtol=0)
+    expected = redraw(half(image(24, 48), "b_to_a"), model).rgb
+    torch.testing.assert_close(read_image(report.written[0]).rgb, expected, atol=0.51 / 255, rtol=0)
 
 
 def test_what_is_there_is_kept_until_it_would_come_out_otherwise(tmp_path):
     save(tmp_path / "m.safetensors", "resnet", num_block=1, dropout=True)
     model, _ = pick_translator(str(tmp_path / "m.safetensors"))
-    write_picture(tmp_path / "in" / "1.png", picture(24, 48))
+    write_image(tmp_path / "in" / "1.png", image(24, 48))
 
     def written(**how) -> int:
         return len(translate([tmp_path / "in"], tmp_path / "out", model, **how).written)
@@ -149,11 +149,11 @@ def test_what_is_there_is_kept_until_it_would_come_out_otherwise(tmp_path):
     assert (written(tile=16, overlap=4), written(tile=16, overlap=4)) == (1, 0)
 
 
-def test_the_noise_of_a_picture_is_its_own_and_repeats(tmp_path):
+def test_the_noise_of_an_image_is_its_own_and_repeats(tmp_path):
     save(tmp_path / "m.safetensors", "unet", num_downs=6, dropout=True, test_time="paper")
     model, _ = pick_translator(str(tmp_path / "m.safetensors"))
     for name in ("a.png", "b.png"):
-        write_picture(tmp_path / "in" / name, picture(64, 64))
+        write_image(tmp_path / "in" / name, image(64, 64))
     for out in ("once", "again"):
         translate([tmp_path / "in"], tmp_path / out, model)
         torch.rand(3)
@@ -166,7 +166,7 @@ def test_the_noise_of_a_picture_is_its_own_and_repeats(tmp_path):
 def test_both_ways_out_of_one_file(tmp_path):
     file = str(tmp_path / "m.safetensors")
     nets = save(Path(file), "resnet", prefixes=("a_to_b.", "b_to_a."), num_block=1)
-    given = picture(16, 16)
+    given = image(16, 16)
     for direction, net in zip(("a_to_b", "b_to_a"), nets, strict=True):
         model, chosen = pick_translator(file, direction)
         assert chosen == direction
@@ -189,11 +189,11 @@ def test_the_direction_is_that_of_training_unless_told(tmp_path):
     assert pick_translator(file, "a_to_b")[1] == "a_to_b"
 
 
-def test_models_that_translate_no_pictures(tmp_path):
+def test_models_that_translate_no_images(tmp_path):
     kwargs = {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}
     state = GENERATORS["rrdbnet"](**kwargs).state_dict()
     save_safetensors(tmp_path / "sr.safetensors", state, architecture("rrdbnet", kwargs))
-    with pytest.raises(UserError, match="enlarges by 2; use sr upscale"):
+    with pytest.raises(UserError, match="upscales by 2; use sr upscale"):
         pick_translator(str(tmp_path / "sr.safetensors"))
     save(tmp_path / "bands.safetensors", "resnet", num_block=1, num_in_ch=7)
     with pytest.raises(UserError, match="makes 3 channels of 7"):

@@ -12,7 +12,7 @@ from PIL import Image
 from sr.core.errors import UserError
 from sr.nets.io.load import open_model
 from sr.train import checkpoint
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 from tests.conftest import sr
 from tests.test_engine import assert_same, engine, state
 from tests.test_launch import ON_CPU, TWO
@@ -32,7 +32,7 @@ COMMON: dict[str, Any] = {
 
 @pytest.fixture
 def facades(tmp_path: Path) -> Path:
-    """Five pictures a | b of 40 x 80, of which b is a in other colours."""
+    """Five images a | b of 40 x 80, of which b is a in other colours."""
     folder = tmp_path / "facades"
     folder.mkdir()
     for number in range(5):
@@ -107,7 +107,7 @@ def test_stopped_and_continued_equals_undisturbed(recipe: Recipe, facades: Path,
 def test_cyclegan_shows_and_measures_both_directions(recipe: Recipe, facades: Path, photos: Path) -> None:
     run = engine(recipe(name="cycle", **cyclegan(facades, photos)), "train.total_steps=1")
     assert run.evaluate is not None
-    with run.ema.whole() as average:
+    with run.ema.unsharded() as average:
         results = run.evaluate(average)
     assert results.means.keys() == {"own/a_to_b", "own/b_to_a", "own/cycle_a", "own/cycle_b"}
     assert "l1" in results.means["own/cycle_a"]
@@ -115,7 +115,7 @@ def test_cyclegan_shows_and_measures_both_directions(recipe: Recipe, facades: Pa
     run.run()
     file = run.models / "net_g_best.safetensors"
     image = torch.rand(1, 3, 32, 32)
-    with torch.no_grad(), run.ema.whole() as average:
+    with torch.no_grad(), run.ema.unsharded() as average:
         for direction in ("a_to_b", "b_to_a"):
             net = open_model(file, direction=direction).net
             assert torch.allclose(net(image), getattr(average, direction)(image), atol=1e-5)  # channels_last
@@ -125,25 +125,25 @@ def test_cyclegan_starts_from_the_files_of_the_original(
     recipe: Recipe, facades: Path, photos: Path, tmp_path: Path
 ) -> None:
     """One for each generator and discriminator, whose names are those of the nets alone."""
-    nets = Build(load(recipe(name="other", seed=5, **cyclegan(facades, photos)))).nets
+    nets = Builder(load(recipe(name="other", seed=5, **cyclegan(facades, photos)))).nets
     init: dict[str, dict[str, str]] = {}
     for player in ("generator", "discriminator"):
         for side, net in nets.make(player).named_children():
             init.setdefault(player, {})[side] = str(tmp_path / f"{side}.pth")
             torch.save(net.state_dict(), init[player][side])
-    started = Build(load(recipe(name="one", init=init, **cyclegan(facades, photos)))).nets
+    started = Builder(load(recipe(name="one", init=init, **cyclegan(facades, photos)))).nets
     for player in init:
         assert_same(started.make(player).state_dict(), nets.make(player).state_dict())
     swapped = recipe(name="one", init={"generator": init["discriminator"]}, **cyclegan(facades, photos))
     with pytest.raises(UserError, match=r"init.generator: there is no 'a' in .* one for each of a_to_b and b_to_a"):
-        Build(load(swapped)).nets.make("generator")
+        Builder(load(swapped)).nets.make("generator")
     pairs = recipe(name="one", init={"generator": init["generator"]}, **pix2pix(facades))
     with pytest.raises(UserError, match=r"there is no 'a_to_b' in the generator of pix2pix; give one file$"):
-        Build(load(pairs)).nets.make("generator")
+        Builder(load(pairs)).nets.make("generator")
 
 
 def test_two_processes_train_pix2pix_as_one(recipe: Recipe, facades: Path, tmp_path: Path) -> None:
-    """Instance norm: what a picture becomes does not depend on its neighbours in the batch.
+    """Instance norm: what an image becomes does not depend on its neighbours in the batch.
 
     (Adam's first steps are the gradients' signs: with a small eps the last bit of a gradient near 0, as those of the
     biases before a norm are, turns into a whole step.)
@@ -156,5 +156,7 @@ def test_two_processes_train_pix2pix_as_one(recipe: Recipe, facades: Path, tmp_p
     assert one.returncode == 0, one.stderr
     ends = [checkpoint.load(tmp_path / "runs" / name / "checkpoints" / "step_00000004") for name in ("one", "two")]
     for name, tensors in ends[0].tensors.items():
-        moments = {key: value for key, value in tensors.items() if not key.startswith("exp_avg_sq")}
-        assert_same(moments, {k: v for k, v in ends[1].tensors[name].items() if k in moments}, tolerance=2e-5)
+        optimizer_state = {key: value for key, value in tensors.items() if not key.startswith("exp_avg_sq")}
+        assert_same(
+            optimizer_state, {k: v for k, v in ends[1].tensors[name].items() if k in optimizer_state}, tolerance=2e-5
+        )

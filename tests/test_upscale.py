@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from sr.cli import main
 from sr.core.errors import UserError
-from sr.images import Picture, bicubic, read_picture, write_picture
+from sr.images import ImageData, bicubic, read_image, write_image
 from sr.inference.folders.convert import plan
-from sr.inference.upscale import Enlarger, pick_model, upscale
+from sr.inference.upscale import Upscaler, pick_model, upscale
 from sr.nets.io.load import Model, architecture
 from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.rrdbnet import RRDBNet
@@ -20,12 +20,12 @@ from sr.nets.rrdbnet import RRDBNet
 BICUBIC = pick_model("bicubic", scale=2)
 
 
-def draw(path: Path, *, height: int = 12, width: int = 14, **kind) -> Picture:
-    """Write a smooth picture and return what a reader gets."""
+def draw(path: Path, *, height: int = 12, width: int = 14, **kind) -> ImageData:
+    """Write a smooth image and return what a reader gets."""
     ramp = torch.linspace(0.1, 0.9, width).expand(3, height, width) * torch.linspace(0.5, 1, height)[:, None]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_picture(path, Picture(rgb=ramp, **kind))
-    return read_picture(path)
+    write_image(path, ImageData(rgb=ramp, **kind))
+    return read_image(path)
 
 
 def names(folder: Path) -> list[str]:
@@ -44,7 +44,7 @@ def test_a_file_stays_of_its_kind(tmp_path, bits, gray, alpha):
     given = draw(tmp_path / "in.png", bits=bits, gray=gray, alpha=cover)
     report = upscale([tmp_path / "in.png"], tmp_path / "out.png", BICUBIC)
     assert report.written == [tmp_path / "out.png"]
-    made = read_picture(tmp_path / "out.png")
+    made = read_image(tmp_path / "out.png")
     assert (made.bits, made.gray, made.alpha is not None) == (bits, gray, alpha)
     step = 0.51 / (2**bits - 1)
     expected = bicubic.resize(given.rgb, scale=2).clamp(0, 1)
@@ -57,7 +57,7 @@ def test_a_tree_is_mirrored_and_nothing_is_lost(tmp_path):
     photos, out = tmp_path / "photos", tmp_path / "out"
     for name in ("a.png", "a.jpg", "A.webp", "one b.é.bmp", "deep/a.png", "deep/c.TIF"):
         draw(photos / name)
-    (photos / "notes.txt").write_text("no picture")
+    (photos / "notes.txt").write_text("no image")
     (photos / "broken.png").write_bytes(b"\x89PNG nothing")
     report = upscale([photos], out, BICUBIC, format="png", suffix="_x2")
     assert names(out) == [
@@ -113,7 +113,7 @@ def test_plans_that_cannot_work(tmp_path):
         ([tmp_path / "a.png"], tmp_path, {}, "would overwrite an input"),
         ([tmp_path / "a.png"], tmp_path / "a.png", {}, "would overwrite an input"),
         ([tmp_path / "b.png"], tmp_path / "out", {}, "no such file"),
-        ([tmp_path / "empty"], tmp_path / "out", {}, "no pictures"),
+        ([tmp_path / "empty"], tmp_path / "out", {}, "no images"),
         ([tmp_path / "a.png"], tmp_path / "out.gif", {}, "cannot write '.gif'"),
         ([tmp_path / "a.png"], tmp_path / "out.jpg", {"format": "png"}, "names the file itself"),
         ([tmp_path, tmp_path / "a.png"], tmp_path / "a.png", {}, "is a file"),
@@ -145,7 +145,7 @@ def test_a_saved_model_in_tiles_equals_the_net_on_the_whole(tmp_path):
     given = draw(tmp_path / "a.png", height=70, width=53)
     steps: list[tuple[int, int]] = []
     model = pick_model(str(tmp_path / "net.safetensors"))
-    enlarge = Enlarger(model, tile=48, overlap=24)
+    enlarge = Upscaler(model, tile=48, overlap=24)
     (made,) = enlarge([given], on_tiles=lambda *step: steps.append(step))
     with torch.no_grad():
         whole = net(given.rgb[None])[0].clamp(0, 1)
@@ -163,9 +163,9 @@ def test_models_that_do_not_fit(tmp_path):
 
 
 def test_flat_white_stays_white(tmp_path):
-    write_picture(tmp_path / "a.png", Picture(rgb=torch.ones(3, 40, 40)))
+    write_image(tmp_path / "a.png", ImageData(rgb=torch.ones(3, 40, 40)))
     upscale([tmp_path / "a.png"], tmp_path / "out", BICUBIC, tile=16, overlap=8)
-    made = read_picture(tmp_path / "out" / "a.png")
+    made = read_image(tmp_path / "out" / "a.png")
     assert np.array_equal(made.rgb.numpy(), np.ones((3, 80, 80), np.float32))
 
 
@@ -184,8 +184,8 @@ class Nearest(nn.Module):
         return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def picture(height: int = 12, width: int = 14, **kind) -> Picture:
-    return Picture(rgb=torch.rand(3, height, width, generator=torch.Generator().manual_seed(1)), **kind)
+def image(height: int = 12, width: int = 14, **kind) -> ImageData:
+    return ImageData(rgb=torch.rand(3, height, width, generator=torch.Generator().manual_seed(1)), **kind)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def picture(height: int = 12, width: int = 14, **kind) -> Picture:
 )
 def test_any_size_comes_out(outscale, size):
     cover = torch.rand(1, 12, 14)
-    (made,) = Enlarger(Model(Nearest(), 2, 1, "nearest"), outscale=outscale)([picture(alpha=cover)])
+    (made,) = Upscaler(Model(Nearest(), 2, 1, "nearest"), outscale=outscale)([image(alpha=cover)])
     assert tuple(made.rgb.shape) == (3, *size)
     assert tuple(made.alpha.shape) == (1, *size)
 
@@ -202,12 +202,12 @@ def test_outscale_weighs_areas():
     """Shrunk to a third, stripes one pixel wide become the grey of their mean, and no pattern of their own."""
     stripes = torch.zeros(3, 96, 96)
     stripes[..., ::2] = 1
-    (made,) = Enlarger(Model(Nearest(), 2, 1, "nearest"), outscale=2 / 3)([Picture(rgb=stripes)])
+    (made,) = Upscaler(Model(Nearest(), 2, 1, "nearest"), outscale=2 / 3)([ImageData(rgb=stripes)])
     inner = made.rgb[..., 8:-8, 8:-8]
     assert (inner - 0.5).abs().max() < 0.04
     edge = torch.zeros(3, 60, 60)
     edge[..., 30:] = 1
-    (made,) = Enlarger(Model(Nearest(), 2, 1, "nearest"), outscale=1.5)([Picture(rgb=edge)])
+    (made,) = Upscaler(Model(Nearest(), 2, 1, "nearest"), outscale=1.5)([ImageData(rgb=edge)])
     place = (made.rgb[0].sum(1) - 45).abs()  # half of 90 columns white: nothing has moved
     assert place.max() < 0.02
 
@@ -215,31 +215,31 @@ def test_outscale_weighs_areas():
 @pytest.mark.parametrize("outscale", [0, -1, 17, float("nan")])
 def test_sizes_that_make_no_sense(outscale):
     with pytest.raises(UserError, match=r"--outscale .* give a number like 2.5"):
-        Enlarger(BICUBIC, outscale=outscale)
+        Upscaler(BICUBIC, outscale=outscale)
 
 
 def test_alpha_by_the_net_or_by_bicubic():
     cover = torch.rand(1, 12, 14)
     net = Nearest()
-    (made,) = Enlarger(Model(net, 2, 1, "nearest"), alpha="net")([picture(alpha=cover)])
+    (made,) = Upscaler(Model(net, 2, 1, "nearest"), alpha="net")([image(alpha=cover)])
     torch.testing.assert_close(made.alpha, net(cover[None])[0], atol=1e-6, rtol=0)
-    (made,) = Enlarger(Model(net, 2, 1, "nearest"))([picture(alpha=cover)])
+    (made,) = Upscaler(Model(net, 2, 1, "nearest"))([image(alpha=cover)])
     torch.testing.assert_close(made.alpha, bicubic.resize(cover, scale=2).clamp(0, 1), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("gray", [True, False])
 def test_a_net_for_grey(gray):
     net = Nearest()
-    given = picture(alpha=torch.rand(1, 12, 14))
+    given = image(alpha=torch.rand(1, 12, 14))
     given = dataclasses.replace(given, rgb=given.rgb[:1].repeat(3, 1, 1), gray=True) if gray else given
-    (made,) = Enlarger(Model(net, 2, 1, "nearest", 1, 1), alpha="net")([given])
+    (made,) = Upscaler(Model(net, 2, 1, "nearest", 1, 1), alpha="net")([given])
     assert all(shape[1] == 1 for shape in net.seen)
     assert sum(shape[0] for shape in net.seen) == (2 if gray else 4)
     torch.testing.assert_close(made.rgb, net(given.rgb[None])[0], atol=1e-6, rtol=0)
 
 
 class Leaning(nn.Module):
-    """Moves the picture by a pixel, which the mean over flips and rotations takes back on the whole."""
+    """Moves the image by a pixel, which the mean over flips and rotations takes back on the whole."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.roll(1, 3)
@@ -247,18 +247,18 @@ class Leaning(nn.Module):
 
 def test_self_ensemble_is_the_same_in_all_directions():
     model = Model(Leaning(), 1, 1, "leaning")
-    given = picture(9, 13)
-    made = Enlarger(model, tta=True)([given])[0].rgb
-    turned = Enlarger(model, tta=True)([dataclasses.replace(given, rgb=given.rgb.rot90(1, (1, 2)).flip(2))])[0].rgb
+    given = image(9, 13)
+    made = Upscaler(model, tta=True)([given])[0].rgb
+    turned = Upscaler(model, tta=True)([dataclasses.replace(given, rgb=given.rgb.rot90(1, (1, 2)).flip(2))])[0].rgb
     torch.testing.assert_close(turned, made.rot90(1, (1, 2)).flip(2), atol=1e-6, rtol=0)
     x = given.rgb
     expected = (x.roll(1, 1) + x.roll(-1, 1) + x.roll(1, 2) + x.roll(-1, 2)) / 4
     torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)
 
 
-def test_pictures_together_are_those_alone():
-    given = [picture(12, 14), picture(30, 20, alpha=torch.rand(1, 30, 20)), picture(12, 14, bits=16)]
-    enlarge = Enlarger(BICUBIC, tile=16, overlap=8, alpha="net")
+def test_images_together_are_those_alone():
+    given = [image(12, 14), image(30, 20, alpha=torch.rand(1, 30, 20)), image(12, 14, bits=16)]
+    enlarge = Upscaler(BICUBIC, tile=16, overlap=8, alpha="net")
     for made, alone in zip(enlarge(given), given, strict=True):
         (expected,) = enlarge([alone])
         assert torch.equal(made.rgb, expected.rgb)
@@ -278,7 +278,7 @@ def two_models(tmp_path) -> list[str]:
     return [str(file) for file in files]
 
 
-def test_flags_reach_the_pictures(tmp_path, two_models, capsys):
+def test_flags_reach_the_images(tmp_path, two_models, capsys):
     draw(tmp_path / "in.png", height=20, width=30, alpha=torch.rand(1, 20, 30))
     a, b = two_models
     ways = [
@@ -294,7 +294,7 @@ def test_flags_reach_the_pictures(tmp_path, two_models, capsys):
     for number, way in enumerate(ways):
         out = tmp_path / f"{number}.png"
         assert main(["upscale", str(tmp_path / "in.png"), "-o", str(out), "--device", "cpu", *way]) == 0
-        made.append(read_picture(out))
+        made.append(read_image(out))
     first, *others = made
     assert (others[0].rgb - first.rgb).abs().max() <= 1.01 / 255
     assert all(not torch.equal(other.rgb, first.rgb) for other in others[1:4])
@@ -310,7 +310,7 @@ def test_one_model_or_a_blend(tmp_path, capsys, models):
     assert "give either --model FILE or --blend" in capsys.readouterr().err
 
 
-def test_other_settings_make_the_picture_again(tmp_path, two_models):
+def test_other_settings_make_the_image_again(tmp_path, two_models):
     draw(tmp_path / "in" / "a.png")
     one, other = (pick_model(file) for file in two_models)
     ways = [

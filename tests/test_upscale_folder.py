@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from sr.core.errors import UserError
-from sr.images import Picture, read_rgb
+from sr.images import ImageData, read_rgb
 from sr.inference.folders import pipeline
-from sr.inference.folders.convert import Report, convert
+from sr.inference.folders.convert import ConversionReport, convert
 from sr.inference.folders.manifest import FOLDER, fingerprint
-from sr.inference.folders.memory_budget import Budget, Closed
+from sr.inference.folders.memory_budget import Closed, MemoryBudget
 from sr.inference.folders.plan import plan
 from sr.nets.rrdbnet import RRDBNet
 
@@ -37,16 +37,16 @@ def files(folder: Path) -> list[str]:
     return sorted(name for name in found if not name.startswith(f"{FOLDER}/"))
 
 
-def twice(picture: Picture, on_tiles: Any = None) -> Picture:
-    rgb = picture.rgb.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    return dataclasses.replace(picture, rgb=rgb)
+def twice(image: ImageData, on_tiles: Any = None) -> ImageData:
+    rgb = image.rgb.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    return dataclasses.replace(image, rgb=rgb)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., Report]:
+def run(tmp_path: Path) -> Callable[..., ConversionReport]:
     """`convert` from in/ to out/, by `twice`."""
 
-    def go(inputs: list[Path] | None = None, work: Any = twice, **changes: Any) -> Report:
+    def go(inputs: list[Path] | None = None, work: Any = twice, **changes: Any) -> ConversionReport:
         options = {"title": "t", "settings": {"model": 1}} | changes
         return convert(inputs or [tmp_path / "in"], tmp_path / "out", work, **options)
 
@@ -172,7 +172,7 @@ def encoded(value: int) -> bytes:
     return file.getvalue()
 
 
-def test_pictures_in_tars_and_names_that_would_leave_the_folder(tmp_path, run):
+def test_images_in_tars_and_names_that_would_leave_the_folder(tmp_path, run):
     members = {"0001.png": encoded(10), "0001.json": b"{}", "k/0002.gt.png": encoded(20), "0003.png": b"torn"}
     evil = {"../up.png": encoded(1), "/abs.png": encoded(2), "a/../../up.png": encoded(3)}
     shard(tmp_path / "in" / "train-00.tar", members | evil)
@@ -206,12 +206,12 @@ def test_the_largest_come_first_and_each_result_is_its_own(tmp_path, run, monkey
     (tmp_path / "in" / "05.bmp").write_bytes(b"BMnothing")
     seen, threads = [], set()
 
-    def work(picture: Picture, on_tiles: Any) -> Picture:
-        seen.append(picture.pixels)
+    def work(image: ImageData, on_tiles: Any) -> ImageData:
+        seen.append(image.pixels)
         threads.add(threading.current_thread())
-        if picture.rgb[0, 0, 0].mul(255).round() == 70:
+        if image.rgb[0, 0, 0].mul(255).round() == 70:
             raise ValueError("seven\nis bad")
-        return twice(picture)
+        return twice(image)
 
     report = run(work=work)
     assert seen == sorted(seen, reverse=True)
@@ -227,19 +227,19 @@ def test_the_largest_come_first_and_each_result_is_its_own(tmp_path, run, monkey
             assert np.unique(made[..., 0]).tolist() == [10 * n]
 
 
-def test_small_pictures_go_together_and_fail_alone(tmp_path, run, monkeypatch):
+def test_small_images_go_together_and_fail_alone(tmp_path, run, monkeypatch):
     for n in range(12):
         draw(tmp_path / "in" / f"{n:02}.png", n)
     groups = []
 
-    def many(pictures: Any, on_tiles: Any) -> list[Picture]:
-        groups.append(len(pictures))
-        return [one(picture) for picture in pictures]
+    def many(images: Any, on_tiles: Any) -> list[ImageData]:
+        groups.append(len(images))
+        return [one(image) for image in images]
 
-    def one(picture: Picture, on_tiles: Any = None) -> Picture:
-        if picture.rgb[0, 0, 0].mul(255).round() == 3:
+    def one(image: ImageData, on_tiles: Any = None) -> ImageData:
+        if image.rgb[0, 0, 0].mul(255).round() == 3:
             raise ValueError("three")
-        return twice(picture)
+        return twice(image)
 
     ready = threading.Event()
     slow = Pausing(ready, one)
@@ -252,13 +252,13 @@ def test_small_pictures_go_together_and_fail_alone(tmp_path, run, monkeypatch):
 class Pausing:
     """Work whose first call gives the readers time to get ahead."""
 
-    def __init__(self, event: threading.Event, work: Callable[..., Picture]) -> None:
+    def __init__(self, event: threading.Event, work: Callable[..., ImageData]) -> None:
         self.event, self.work = event, work
 
-    def __call__(self, picture: Picture, on_tiles: Any) -> Picture:
+    def __call__(self, image: ImageData, on_tiles: Any) -> ImageData:
         self.event.wait(0.2)
         self.event.set()
-        return self.work(picture)
+        return self.work(image)
 
 
 def test_a_full_disk_ends_the_run(tmp_path, run, monkeypatch):
@@ -266,11 +266,11 @@ def test_a_full_disk_ends_the_run(tmp_path, run, monkeypatch):
         draw(tmp_path / "in" / f"{n:02}.png", n)
     calls = []
 
-    def full(path: Path, picture: Picture, *, quality: int) -> int:
+    def full(path: Path, image: ImageData, *, quality: int) -> int:
         calls.append(path)
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(pipeline, "write_picture", full)
+    monkeypatch.setattr(pipeline, "write_image", full)
     with pytest.raises(OSError, match="No space left"):
         run()
     assert len(calls) < 30
@@ -284,11 +284,11 @@ def test_an_interrupt_leaves_whole_files_and_goes_on_later(tmp_path, run, number
     seen = []
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
 
-    def work(picture: Picture, on_tiles: Any) -> Picture:
+    def work(image: ImageData, on_tiles: Any) -> ImageData:
         if len(seen) == 5:
             signal.raise_signal(number)
-        seen.append(picture)
-        return twice(picture)
+        seen.append(image)
+        return twice(image)
 
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -305,7 +305,7 @@ def test_an_interrupt_leaves_whole_files_and_goes_on_later(tmp_path, run, number
 
 
 def test_room_for_pixels_is_given_in_turns():
-    budget, order = Budget(10), []
+    budget, order = MemoryBudget(10), []
     budget.take(8, turn=0)
     late = threading.Thread(target=lambda: (budget.take(1, turn=2), order.append(2)))
     next_one = threading.Thread(target=lambda: (budget.take(50, turn=1), order.append(1), budget.give(50)))

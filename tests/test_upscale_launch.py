@@ -24,7 +24,7 @@ def model(path: Path) -> Path:
     return path
 
 
-def pictures(folder: Path) -> Path:
+def images(folder: Path) -> Path:
     folder.mkdir()
     for n in range(COUNT):
         Image.new("RGB", (150 + n, 150), (5 * n, 50, 90)).save(folder / f"{n:02}.png")
@@ -54,14 +54,14 @@ def kill_when(command: list[str], enough) -> None:
 
 def test_two_processes_share_a_folder_and_what_a_killed_launch_made_stays(tmp_path):
     out = tmp_path / "out"
-    command = ["upscale", str(pictures(tmp_path / "in")), "-o", str(out), "-m", str(model(tmp_path / "m.safetensors"))]
+    command = ["upscale", str(images(tmp_path / "in")), "-o", str(out), "-m", str(model(tmp_path / "m.safetensors"))]
     kill_when([*TWO, "-m", "sr", *command], lambda: len(made(out)) >= 4)
     before = {name: (out / name).stat().st_mtime_ns for name in made(out)}
     assert 4 <= len(before) < COUNT
     assert all(Image.open(out / name).size == (300 + 2 * int(name[:2]), 300) for name in before), "none is half"
 
     done = sr(*command, launcher=TWO, **ON_CPU)
-    assert done.returncode != 0, "one picture fails"
+    assert done.returncode != 0, "one image fails"
     assert done.stderr.count("bad.png: not an image in a known format") == 1
     assert {Image.open(out / name).size for name in made(out)} == {(300 + 2 * n, 300) for n in range(COUNT)}
     kept = sum((out / name).stat().st_mtime_ns == time for name, time in before.items())

@@ -16,7 +16,7 @@ from sr.evaluate.validate.sheet import STRIP_SIDE, captions, cells, sheet
 from sr.images import bicubic, color, write_rgb
 
 
-def picture(seed: int, height: int, width: int) -> np.ndarray:
+def image(seed: int, height: int, width: int) -> np.ndarray:
     ramp = np.linspace(0, 200, width)[None, :, None] + np.zeros((height, 1, 3))
     return (ramp + np.random.default_rng(seed).integers(0, 50, (height, width, 3))).astype(np.uint8)
 
@@ -25,7 +25,7 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
 def hr(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"img {n}.png" for n in range(3)]
     for n, path in enumerate(paths):
-        write_rgb(path, picture(n, 41 + n, 50))
+        write_rgb(path, image(n, 41 + n, 50))
     return paths
 
 
@@ -38,7 +38,7 @@ def test_made_lr_is_rounded_and_gt_is_cut_to_the_scale(hr):
     results = evaluate(lambda lq: seen.append(lq) or enlarge(lq), [val_set("set", hr=hr, scale=2)], scale=2)
     assert [tuple(x.shape) for x in seen] == [(1, 3, 20, 25), (1, 3, 21, 25), (1, 3, 21, 25)]
     torch.testing.assert_close(seen[0] * 255, (seen[0] * 255).round(), atol=1e-4, rtol=0)
-    gt = torch.from_numpy(picture(0, 41, 50)[:40] / 255).permute(2, 0, 1).float()
+    gt = torch.from_numpy(image(0, 41, 50)[:40] / 255).permute(2, 0, 1).float()
     assert results.rows[0].scores["psnr_y"] == pytest.approx(psnr(enlarge(seen[0])[0], gt, border=2))
     assert [row.name for row in results.rows] == ["img 0", "img 1", "img 2"]
     expected = np.mean([row.scores["ssim_y"] for row in results.rows])
@@ -58,30 +58,30 @@ def test_pairs_by_stem(tmp_path, hr, ending):
     assert values == pytest.approx([0, 10 / 255, 20 / 255])
 
 
-def test_pictures_of_one_stem_are_told_apart(tmp_path, hr):
+def test_images_of_one_stem_are_told_apart(tmp_path, hr):
     twin = tmp_path / "more" / hr[0].name
     twin.parent.mkdir()
-    write_rgb(twin, picture(7, 40, 40))
-    results = evaluate(enlarge, [val_set("set", hr=[*hr, twin], scale=2)], scale=2, pictures=4)
+    write_rgb(twin, image(7, 40, 40))
+    results = evaluate(enlarge, [val_set("set", hr=[*hr, twin], scale=2)], scale=2, images=4)
     assert [row.name for row in results.rows] == [str(hr[0]), "img 1", "img 2", str(twin)]
-    assert len(results.pictures) == 4
+    assert len(results.images) == 4
 
 
 def test_wrong_sets(tmp_path, hr):
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         val_set("set", hr=[], scale=2)
     other = tmp_path / "other.png"
-    write_rgb(other, picture(9, 20, 25))
+    write_rgb(other, image(9, 20, 25))
     with pytest.raises(UserError, match="no partner"):
         val_set("set", hr=hr[:1], lr=[other], scale=2)
     wrong = tmp_path / "lr" / hr[0].name
     wrong.parent.mkdir()
-    write_rgb(wrong, picture(9, 21, 25))
+    write_rgb(wrong, image(9, 21, 25))
     with pytest.raises(UserError, match=r"is 25x21, but img 0\.png of 50x41 at scale 2 needs 25x20"):
         val_set("set", hr=hr[:1], lr=[wrong], scale=2)
     with pytest.raises(UserError, match="share a name"):
         val_set("set", hr=hr[:1], lr=[wrong, wrong], scale=2)
-    write_rgb(other, picture(9, 14, 50))
+    write_rgb(other, image(9, 14, 50))
     with pytest.raises(UserError, match="50x14 is too small to measure"):
         val_set("set", hr=[other], scale=2)
 
@@ -106,7 +106,7 @@ def on_ranks(monkeypatch, world: int, run, sets: list[ValSet]) -> list[Results |
     def work(rank: int) -> None:
         local.rank = rank
         try:
-            outcomes[rank] = evaluate(run, sets, scale=2, pictures=1)
+            outcomes[rank] = evaluate(run, sets, scale=2, images=1)
         except Exception as error:
             outcomes[rank] = error
 
@@ -124,13 +124,13 @@ def on_ranks(monkeypatch, world: int, run, sets: list[ValSet]) -> list[Results |
 @pytest.mark.parametrize("world", [2, 5])
 def test_same_table_on_every_rank(monkeypatch, hr, world):
     sets = [val_set("one", hr=hr, scale=2), val_set("two", hr=hr[:1], scale=2)]
-    alone = evaluate(enlarge, sets, scale=2, pictures=1)
-    assert list(alone.pictures) == ["one/img 0", "two/img 0"]
+    alone = evaluate(enlarge, sets, scale=2, images=1)
+    assert list(alone.images) == ["one/img 0", "two/img 0"]
     for results in on_ranks(monkeypatch, world, enlarge, sets):
         assert isinstance(results, Results)
         assert results.rows == alone.rows
         assert results.means == alone.means
-        assert all(np.array_equal(results.pictures[name], alone.pictures[name]) for name in alone.pictures)
+        assert all(np.array_equal(results.images[name], alone.images[name]) for name in alone.images)
 
 
 def test_a_failure_on_one_rank_reaches_all(monkeypatch, hr):
@@ -157,7 +157,7 @@ def test_strip_shows_three_columns_of_the_centre():
     assert centre[..., 208:, 0].max() == 255
 
 
-def test_a_sheet_has_a_row_for_each_picture_and_room_for_the_largest():
+def test_a_sheet_has_a_row_for_each_image_and_room_for_the_largest():
     sizes = [(20, 30), (40, 10)]
     rows = [[np.full((*size, 3), 50 * column, np.uint8) for column in range(3)] for size in sizes]
     made = sheet(rows, ("input", "output", "target"))
@@ -170,7 +170,7 @@ def test_a_sheet_has_a_row_for_each_picture_and_room_for_the_largest():
 
 
 @pytest.mark.parametrize(("channels", "shown"), [(1, [128, 128, 128]), (2, [128, 128, 0]), (5, [128, 128, 128])])
-def test_pictures_of_any_number_of_channels_are_shown(channels, shown):
+def test_images_of_any_number_of_channels_are_shown(channels, shown):
     image = torch.full((channels, 4, 4), 128 / 255)
     for cell in cells(image[:1], image, image)[1:]:
         assert cell.shape == (4, 4, 3)
@@ -207,7 +207,7 @@ def test_a_source_is_measured_whole_in_order_and_as_the_direction_says(direction
     assert [row.name for row in results.rows] == ["shard-0.tar: street 0", "street 1", "shard-1.tar: street 0"]
 
 
-def test_a_source_is_resized_and_its_whole_picture_counts():
+def test_a_source_is_resized_and_its_whole_image_counts():
     sizes: list[tuple[int, ...]] = []
 
     def run(x: Tensor) -> Tensor:
@@ -217,11 +217,11 @@ def test_a_source_is_resized_and_its_whole_picture_counts():
         return x
 
     pairs = source_set("set", Pairs(), size=16)
-    results = evaluate(run, [pairs], scale=1, metrics=["l1"], pictures=2)
+    results = evaluate(run, [pairs], scale=1, metrics=["l1"], images=2)
     assert sizes == [(1, 3, 16, 16)] * 3
     assert results.rows[1].scores["l1"] == pytest.approx((255 - 110) / 255 / 16)
     assert results.sheets["set"].shape == (16 + 2 * 16 + 4, 3 * 16 + 2 * 4, 3)
-    assert list(results.pictures) == ["set/shard-0.tar: street 0", "set/street 1"]
+    assert list(results.images) == ["set/shard-0.tar: street 0", "set/street 1"]
 
 
 def test_inputs_are_measured_beside_outputs_where_they_are_of_one_kind():
@@ -248,12 +248,12 @@ def test_lab_is_measured_in_rgb_and_beside_grey():
     runs = {"right": lambda x: ab, "grey": lambda x: torch.full_like(ab, 0.5), "red": lambda x: torch.ones_like(ab)}
     pairs, metrics = source_set("set", Photo(), colours="lab"), ["chroma", "l1", "psnr_rgb"]
     means = {
-        name: evaluate(run, [pairs], scale=1, metrics=metrics, pictures=1, inputs=True) for name, run in runs.items()
+        name: evaluate(run, [pairs], scale=1, metrics=metrics, images=1, inputs=True) for name, run in runs.items()
     }
     assert means["right"].means["set"]["chroma"] == 0
     assert means["grey"].means["set"] == means["red"].given_means["set"]
     assert means["red"].means["set"]["chroma"] > means["grey"].means["set"]["chroma"] > 10
-    shown = means["red"].pictures["set/street 0"][16:, :16].astype(int)
+    shown = means["red"].images["set/street 0"][16:, :16].astype(int)
     assert (shown.max(-1) - shown.min(-1)).max() <= 1, "the input is shown without colour"
 
 
@@ -277,7 +277,7 @@ def test_sources_that_cannot_be_measured():
     assert seen.means["set"]["ssim_y"] == pytest.approx(1)  # super-resolution makes the partner
 
 
-def test_draws_depend_on_the_picture_alone(monkeypatch):
+def test_draws_depend_on_the_image_alone(monkeypatch):
     def run(x: Tensor) -> Tensor:
         return torch.rand_like(x)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from sr.core.errors import UserError
-from sr.images import Picture
+from sr.images import ImageData
 from sr.inference.upscale import pick_model, upscale
-from sr.inference.video import CODECS, Film, make_video
+from sr.inference.video import CODECS, VideoSettings, make_video
 
 av = pytest.importorskip("av")
 WIDTH, HEIGHT, FRAMES = 32, 24, 20
-FILM = Film(preset="ultrafast", crf=4, segment=8)
+FILM = VideoSettings(preset="ultrafast", crf=4, segment=8)
 QUICK = {"film": FILM}
 
 
@@ -121,7 +121,7 @@ def test_every_codec_is_cut_and_joined(tmp_path, codec):
         pytest.skip(f"this PyAV has no {codec}")
     source = clip(tmp_path / "a.mkv", times=range(6))
     film = FILM._replace(codec=codec, segment=4)
-    make_video(source, tmp_path / "b.mkv", lambda p: Picture(p.rgb.repeat(1, 4, 4)), film=film, key="")
+    make_video(source, tmp_path / "b.mkv", lambda p: ImageData(p.rgb.repeat(1, 4, 4)), film=film, key="")
     frames = told(tmp_path / "b.mkv")[0]
     assert [f.time for f in frames] == pytest.approx([f.time for f in told(source)[0]], abs=1e-6)
     assert np.abs(mean_colours(frames) - np.array([colour(n) for n in range(6)])).max() <= 6
@@ -143,11 +143,11 @@ class Ends(Exception):
 def test_a_run_that_ends_goes_on_behind_the_last_whole_segment(tmp_path):
     source, seen = clip(tmp_path / "a.mp4"), []
 
-    def work(picture: Picture, ends: int = 99) -> Picture:
+    def work(image: ImageData, ends: int = 99) -> ImageData:
         if len(seen) == ends:
             raise Ends
-        seen.append(picture)
-        return dataclasses.replace(picture, rgb=picture.rgb.flip(0))
+        seen.append(image)
+        return dataclasses.replace(image, rgb=image.rgb.flip(0))
 
     def make(ends: int = 99, key: str = "k") -> None:
         make_video(source, tmp_path / "b.mp4", lambda p: work(p, ends), film=FILM, key=key)
@@ -173,7 +173,7 @@ def test_a_run_that_ends_goes_on_behind_the_last_whole_segment(tmp_path):
 
 def test_odd_sizes_and_files_that_are_no_videos(tmp_path):
     source = clip(tmp_path / "a.mp4", times=range(3))
-    make_video(source, tmp_path / "b.mp4", lambda p: Picture(p.rgb[:, :21, :31]), film=FILM, key="")
+    make_video(source, tmp_path / "b.mp4", lambda p: ImageData(p.rgb[:, :21, :31]), film=FILM, key="")
     assert {(f.width, f.height) for f in told(tmp_path / "b.mp4")[0]} == {(32, 22)}
     (tmp_path / "torn.mp4").write_bytes(source.read_bytes()[:300])
     (tmp_path / "words.mp4").write_text("no video")
@@ -203,7 +203,7 @@ def test_sound_that_the_container_cannot_hold_is_told_before_the_work(tmp_path):
         heard.sample_rate = 8000
         file.mux(video.encode(None) + sound.encode(heard) + sound.encode(None))
 
-    def never(picture: Picture) -> Picture:
+    def never(image: ImageData) -> ImageData:
         raise AssertionError
 
     with pytest.raises(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from sr import __version__
-from sr.cli import measuring, pictures, training
+from sr.cli import images, measuring, training
 from sr.core.errors import UserError
 from sr.distributed import comm
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(run=function)
         return made
 
-    for group in (training, measuring, pictures):
+    for group in (training, measuring, images):
         group.add(verb)
     return root
 

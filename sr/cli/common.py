@@ -11,7 +11,7 @@ import torch
 from sr.core.allocator import keep_memory
 from sr.core.errors import UserError
 from sr.images import MAX_PIXELS
-from sr.inference.video import CODECS, Film
+from sr.inference.video import CODECS, VideoSettings
 
 Add = Callable[[Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]  # (verb's function, its help)
 
@@ -23,8 +23,8 @@ def options(made: argparse.ArgumentParser, flag: str = "options") -> None:
 
 
 def written(made: argparse.ArgumentParser, *, required: bool = True) -> None:
-    made.add_argument("input", nargs="+", help="a picture, a video, a tar of pictures, a folder of these, or list:FILE")
-    made.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder; or a file, for one picture")
+    made.add_argument("input", nargs="+", help="an image, a video, a tar of images, a folder of these, or list:FILE")
+    made.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder; or a file, for one image")
     made.add_argument("-m", "--model", required=required, help="a model file (upscale: or bicubic)")
     made.add_argument("--format", choices=("png", "jpg", "webp", "tif"), help="of what is written (as the input)")
     made.add_argument("--quality", type=quality, default=95, help="of jpg and webp (%(default)s; webp 100 is lossless)")
@@ -71,7 +71,7 @@ def quality(text: str) -> int:
 
 def how(args: argparse.Namespace) -> dict[str, Any]:
     names = ("tile", "overlap", "format", "suffix", "quality", "again", "first_frame", "max_pixels")
-    film = Film(codec=args.codec, crf=args.crf)
+    film = VideoSettings(codec=args.codec, crf=args.crf)
     there = pick_device(args.device)
     if there.type == "cpu":
         keep_memory()
@@ -84,7 +84,7 @@ def told(report: Any, output: str) -> int:
         return 0
     kept = f", {len(report.kept)} there already" if report.kept else ""
     print(f"{len(report.written)} image(s) written to {output}{kept}")
-    list_failures([(path, "no picture by its name") for path in report.ignored], "file(s) passed over")
+    list_failures([(path, "no image by its name") for path in report.ignored], "file(s) passed over")
     list_failures(report.failed, "image(s) failed")
     return 1 if report.failed else 0
 

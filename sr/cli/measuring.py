@@ -14,7 +14,7 @@ from sr.core.errors import UserError
 
 def add(verb: Add) -> None:
     _validate(verb(validate, "measure a model on pairs of images"))
-    _report(verb(report, "write a page that shows and measures upscaled pictures side by side"))
+    _report(verb(report, "write a page that shows and measures upscaled images side by side"))
     _export(verb(export, "write a model for other programs: ONNX, .pth, safetensors"))
 
 
@@ -24,17 +24,17 @@ def validate(args: argparse.Namespace) -> int:
     from sr.evaluate.validate.table import lines, table, write_csv
 
     names = ("hr", "lr", "outputs", "sets", "a", "b", "side_by_side", "size")
-    pictures = score.Pictures(**{name: getattr(args, name) for name in names})
-    pictures.check()
+    images = score.Images(**{name: getattr(args, name) for name in names})
+    images.check()
     score.join()
-    results, told = _outputs(args, pictures) if args.outputs else _model(args, pictures)
+    results, told = _outputs(args, images) if args.outputs else _model(args, images)
     if is_main():
         _left_out(results.left_out)
         if args.csv:
             write_csv(args.csv, results)
         made = told | table(results)
         print(json.dumps(made, indent=1, allow_nan=False) if args.json else "\n".join(lines(results)))
-    score.part()
+    score.shutdown()
     return 0
 
 
@@ -43,26 +43,26 @@ def _left_out(metrics: Mapping[str, str]) -> None:
         print(f"{metric} is left out: {reason}", file=sys.stderr)
 
 
-def _model(args: argparse.Namespace, pictures: Any) -> tuple[Any, dict[str, Any]]:
+def _model(args: argparse.Namespace, images: Any) -> tuple[Any, dict[str, Any]]:
     from sr.evaluate.score import pick, score
 
     if args.model is None:
         raise UserError("say what to measure: --model FILE, --model bicubic, or --outputs DIR")
     model, direction = pick(args.model, scale=args.scale, direction=args.direction)
     chosen = {name: getattr(args, name) for name in ("metrics", "tile", "overlap", "sheet", "rows")}
-    results = score(model, pictures, direction=direction, device=common.pick_device(args.device), **chosen)
+    results = score(model, images, direction=direction, device=common.pick_device(args.device), **chosen)
     return results, {"model": args.model, "scale": model.scale}
 
 
-def _outputs(args: argparse.Namespace, pictures: Any) -> tuple[Any, dict[str, Any]]:
+def _outputs(args: argparse.Namespace, images: Any) -> tuple[Any, dict[str, Any]]:
     from sr.evaluate.score import score_outputs
 
     for name in ("model", "direction", "size", "sheet"):
         if getattr(args, name) is not None:
             raise UserError(f"--outputs are measured as they are; leave out --{name}")
     if args.scale is None:
-        raise UserError("say how many times the outputs were enlarged, as --scale 4: that wide a border is left out")
-    return score_outputs(pictures, scale=args.scale, metrics=args.metrics), {
+        raise UserError("say how many times the outputs were upscaled, as --scale 4: that wide a border is left out")
+    return score_outputs(images, scale=args.scale, metrics=args.metrics), {
         "outputs": args.outputs,
         "scale": args.scale,
     }
@@ -80,8 +80,8 @@ def report(args: argparse.Namespace) -> int:
     made = make_report(args.folder, Path(args.output), models=models, metrics=metrics, **chosen)
     _left_out(made.left_out)
     beside = f" and {made.aside}" if made.aside else ""
-    print(f"{made.pictures} picture(s) in {args.output}{beside}")
-    common.list_failures(made.failed, "picture(s) left out")
+    print(f"{made.images} image(s) in {args.output}{beside}")
+    common.list_failures(made.failed, "image(s) left out")
     return 1 if made.failed else 0
 
 
@@ -98,7 +98,7 @@ def _validate(made: argparse.ArgumentParser) -> None:
     again: dict[str, Any] = {"action": "append", "default": [], "metavar": "DIR"}
     made.add_argument("--hr", **again, help="what is wanted, for each set; for a model of colouring photographs alone")
     made.add_argument("--lr", **again, help="for each --hr; left out: made from it by MATLAB's bicubic")
-    made.add_argument("--outputs", **again, help="for each --hr, pictures that are enlarged already; no --model then")
+    made.add_argument("--outputs", **again, help="for each --hr, images that are upscaled already; no --model then")
     made.add_argument("--sets", **again, help="Set5, or a folder of sets as they are handed out, in place of --hr")
     made.add_argument("--a", metavar="DIR", help="of pairs for translation")
     made.add_argument("--b", metavar="DIR")
@@ -107,23 +107,21 @@ def _validate(made: argparse.ArgumentParser) -> None:
     made.add_argument("--scale", type=common.positive, help="needed for bicubic and --outputs")
     made.add_argument("--metrics", nargs="+", metavar="NAME", help="as psnr_y l1 lpips (those of the trade)")
     made.add_argument("--json", action="store_true", help="in place of the table")
-    made.add_argument("--csv", metavar="FILE", help="write a row for each picture")
+    made.add_argument("--csv", metavar="FILE", help="write a row for each image")
     made.add_argument("--sheet", metavar="FILE", help="write a contact sheet: input, output, target")
     made.add_argument("--rows", type=common.positive, default=8, help="of the sheet (%(default)s)")
     common.device(made, tile=0)
 
 
 def _report(made: argparse.ArgumentParser) -> None:
-    made.add_argument("folder", nargs="*", help="of pictures that `sr upscale` or another program made")
+    made.add_argument("folder", nargs="*", help="of images that `sr upscale` or another program made")
     made.add_argument("-o", "--output", required=True, metavar="FILE", help="a page, .html")
     made.add_argument("--lr", metavar="DIR", help="what they were made from; bicubic is made of it")
     made.add_argument("--hr", metavar="DIR", help="the ground truth, to measure against")
     made.add_argument("--model", action="append", default=[], metavar="FILE", help="to upscale --lr with, or more")
     made.add_argument("--scale", type=common.positive, help="of the outputs, where --lr does not tell it")
     made.add_argument("--metrics", nargs="+", metavar="NAME", help="the first one orders (psnr_y ssim_y lpips dists)")
-    made.add_argument(
-        "--embed", type=float, default=20, metavar="MB", help="above it pictures lie beside (%(default)s)"
-    )
+    made.add_argument("--embed", type=float, default=20, metavar="MB", help="above it images lie beside (%(default)s)")
     common.device(made)
 
 

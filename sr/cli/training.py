@@ -33,7 +33,7 @@ def check(args: argparse.Namespace) -> int:
     from sr.train import builder, summary
 
     options = builder.load(args.options, args.set, plugins=args.plugins)
-    print(builder.Build(options, plugins=args.plugins).resolved())
+    print(builder.Builder(options, plugins=args.plugins).resolved())
     print(summary.summary(options, plugins=args.plugins))
     return 0
 
@@ -81,7 +81,7 @@ def degrade(args: argparse.Namespace) -> int:
 
 def _shard(made: argparse.ArgumentParser) -> None:
     made.add_argument("input"), made.add_argument("output")
-    made.add_argument("--size", type=int, help="side of a sub-image in pixels (480; pictures side by side: whole)")
+    made.add_argument("--size", type=int, help="side of a sub-image in pixels (480; images side by side: whole)")
     made.add_argument("--step", type=int, default=240, help="distance between sub-images (%(default)s)")
     made.add_argument("--format", choices=("png", "jpg", "webp", "npy", "zst"), default="png", help=FORMAT)
     made.add_argument("--quality", type=int, default=95, help="of jpg and webp (%(default)s; webp 100 is lossless)")

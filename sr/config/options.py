@@ -41,21 +41,22 @@ class Make(Section):
 class Data(Section):
     """Where samples come from. `batch_size` is global: over all processes and accumulation, per optimizer step.
 
-    crop_size: what is cut out of pictures without lq, degraded, and then cropped to gt_size. Real-ESRGAN's is 400 for
+    degrade_size: what is cut out of images without lq, degraded, and then cropped to gt_size. Real-ESRGAN's is 400
+    for
     256; gt_size + 32 takes a third less time, and mirrors the border where 400 would have had a neighbour.
-    Translation: `direction` says which picture of a pair is given; pairs are resized to `load_size` before the crop.
+    Translation: `direction` says which image of a pair is given; pairs are resized to `load_size` before the crop.
     """
 
     source: Annotated[Part, PartOf("sources")]
     gt_size: PositiveInt
     batch_size: PositiveInt
-    crop_size: PositiveInt | None = None
+    degrade_size: PositiveInt | None = None
     load_size: PositiveInt | None = None
     direction: Literal["a_to_b", "b_to_a"] = "a_to_b"
     workers: NonNegativeInt = 4
     flip: bool = True
     rotate: bool = False
-    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     make: Make | None = None
 
 
@@ -63,7 +64,7 @@ class Train(Section):
     """`timeout`: seconds that a step, and any wait for another process in it, may take before all processes end.
     `check_ranks_every`: steps between two comparisons of the ranks' weights; 0: never. `compile`: fuse operations
     by torch.compile, which takes a C++ compiler (on a GPU Triton) and a minute or two before the first step; the
-    discriminator only where the GAN loss takes its logits alone (no `plus`).
+    discriminator only where the GAN loss takes its logits alone (no `regularizers`).
     """
 
     total_steps: PositiveInt
@@ -87,11 +88,11 @@ class ValidationSet(Section):
     size: PositiveInt | None = None
 
 
-class Validation(Section):
+class ValidationSection(Section):
     sets: dict[str, ValidationSet] = {}
     every: PositiveInt = 5000
     best: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "l1"] = "psnr_y"
-    pictures: NonNegativeInt = 4
+    images: NonNegativeInt = 4
 
 
 class Save(Section):
@@ -125,7 +126,7 @@ class Losses(BaseModel):
     gan: Annotated[Part, PartOf("gan")] | None = None
 
     @property
-    def fidelity(self) -> dict[str, Part]:
+    def reconstruction(self) -> dict[str, Part]:
         return self.__pydantic_extra__
 
 
@@ -148,7 +149,7 @@ class Options(Section):
     optimizer: dict[Literal["generator", "discriminator"], Annotated[Part, PartOf("optimizers")]]
     schedule: Annotated[Part, PartOf("schedules")] = {"type": "constant"}
     train: Train
-    validation: Validation = Validation()
+    validation: ValidationSection = ValidationSection()
     save: Save = Save()
     log: Log = Log()
 
@@ -157,8 +158,8 @@ class Options(Section):
         return FilePath(self.out) / self.name
 
     @property
-    def crop_size(self) -> int:
-        return self.data.crop_size or self.data.gt_size
+    def degrade_size(self) -> int:
+        return self.data.degrade_size or self.data.gt_size
 
 
 def resolve(document: Document, tables: Tables, *, plugins: bool = True) -> Options:
@@ -214,7 +215,7 @@ def _players(options: Options) -> Said:
             f"{'optimizer' if name in options.optimizer else 'init'}.{name}",
             f"task {task} has no '{name}'; remove it",
         )
-    if not options.losses.fidelity and options.losses.gan is None:
+    if not options.losses.reconstruction and options.losses.gan is None:
         yield "losses", "there is nothing to train on; add a term, such as pixel: {type: l1}"
 
 
@@ -229,13 +230,13 @@ def _translation(options: Options) -> Said:
     if not translates and "scale" not in options.model_fields_set:
         yield "scale", f"task {task} needs 'scale'; add scale: 4, or 1 where the size stays"
     if options.scale != 1 and (data.direction != "a_to_b" or data.load_size):
-        yield "data", "direction and load_size are for pictures of one size; remove them, or set scale: 1"
+        yield "data", "direction and load_size are for images of one size; remove them, or set scale: 1"
     if data.load_size and data.load_size < data.gt_size:
         yield "data.load_size", f"{data.load_size} is smaller than gt_size {data.gt_size}, raise it"
     ends = ["num_out_ch", *(["num_in_ch"] if task == "cyclegan" else [])]
     odd = [count for end in ends if (count := options.generator.get(end, 3)) not in (1, 3)]
-    for name in (n for n, part in options.losses.fidelity.items() if part["type"] in RGB_TERMS and odd):
-        yield f"losses.{name}", f"looks at grey or RGB pictures and the generator makes {odd[0]} channels; remove it"
+    for name in (n for n, part in options.losses.reconstruction.items() if part["type"] in RGB_TERMS and odd):
+        yield f"losses.{name}", f"looks at grey or RGB images and the generator makes {odd[0]} channels; remove it"
     if odd and max(odd) > 2 and options.validation.sets and options.validation.best.endswith("_y"):
         yield "validation.best", f"is for grey or RGB, not for {max(odd)} channels; set it to l1"
     yield from _cyclegan(options) if task == "cyclegan" else _pairs(options)
@@ -260,7 +261,7 @@ def _cyclegan(options: Options) -> Said:
     data, gan = options.data, options.losses.gan or {}
     sized = [options.generator.get(key, 3) for key in ("num_in_ch", "num_out_ch")]
     if (options.cycle or Cycle()).identity and len(set(sized)) > 1:
-        yield "cycle.identity", f"compares pictures of {sized[0]} and {sized[1]} channels; set it to 0"
+        yield "cycle.identity", f"compares images of {sized[0]} and {sized[1]} channels; set it to 0"
     if options.discriminator and options.discriminator.get("conditional"):
         yield "discriminator.conditional", "there are no pairs to show the discriminator; remove it"
     if data.source["type"] != "unpaired":
@@ -268,13 +269,13 @@ def _cyclegan(options: Options) -> Said:
     if data.direction != "a_to_b":
         yield "data.direction", "CycleGAN trains both directions; remove it"
     if options.degrade:
-        yield "degrade", "CycleGAN trains on pictures as they are; remove it"
-    if not options.losses.fidelity:
-        yield "losses", "without a cycle term nothing holds the pictures; add cycle: {type: l1, weight: 10, range: 2}"
-    for name in (n for n, part in options.losses.fidelity.items() if part["type"] in ("ldl", "distill")):
+        yield "degrade", "CycleGAN trains on images as they are; remove it"
+    if not options.losses.reconstruction:
+        yield "losses", "without a cycle term nothing holds the images; add cycle: {type: l1, weight: 10, range: 2}"
+    for name in (n for n, part in options.losses.reconstruction.items() if part["type"] in ("ldl", "distill")):
         yield f"losses.{name}", "needs one generator and its input; choose another term for task: cyclegan"
-    if any(extra.get("type") == "feature_matching" for extra in gan.get("plus", [])):
-        yield "losses.gan.plus", "feature_matching compares pairs, which CycleGAN does not have; remove it"
+    if any(extra.get("type") == "feature_matching" for extra in gan.get("regularizers", [])):
+        yield "losses.gan.regularizers", "feature_matching compares pairs, which CycleGAN does not have; remove it"
 
 
 def _data(options: Options) -> Said:
@@ -292,7 +293,7 @@ def _data(options: Options) -> Said:
     ends = [options.generator.get(end, 3) for end in ("num_in_ch", "num_out_ch")]
     if options.degrade and (ends[0] != ends[1] or ends[0] not in (1, 3)):
         yield "degrade", f"keeps grey and RGB as they are, the generator goes from {ends[0]} to {ends[1]} channels"
-    if options.crop_size < data.gt_size:
-        yield "data.crop_size", f"{options.crop_size} is smaller than gt_size {data.gt_size}, raise it"
+    if options.degrade_size < data.gt_size:
+        yield "data.degrade_size", f"{options.degrade_size} is smaller than gt_size {data.gt_size}, raise it"
     if data.batch_size % accumulate:
         yield "data.batch_size", f"{data.batch_size} does not split into accumulate {accumulate} parts; use a multiple"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Group:
+class SubBatch:
     """Samples of one source kind inside a micro-batch.
 
     rows: their places in the micro-batch. positions: their global sample positions, the key of every random draw.
@@ -20,20 +20,21 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawBatch:
     """One rank's micro-batch as the loader hands it over; `bad` names the samples that had to be replaced."""
 
-    groups: list[Group]
+    groups: list[SubBatch]
     bad: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Pair:
+class Batch:
     """One micro-batch on the device; all float in 0..1, RGB unless the recipe has other channels.
 
     lq: [B, C', h, w]. gt: [B, C, h*scale, w*scale], what the discriminator sees as real.
-    target: like gt, what the fidelity losses compare with: sharpened where the recipe asks for it, else gt itself.
-    Translation, at scale 1: lq is the picture given, gt the one wanted; of unpaired sets a and b, each for itself.
+    target: like gt, what the reconstruction losses compare with: sharpened where the recipe asks for it, else gt
+    itself.
+    Translation, at scale 1: lq is the image given, gt the one wanted; of unpaired sets a and b, each for itself.
     """
 
     lq: Tensor

@@ -112,7 +112,7 @@ def _decode_zst(data: bytes | memoryview) -> np.ndarray:
 
     size = zstandard.frame_content_size(data)
     if not HEADER.size < size <= HEADER.size + MAX_PIXELS * 4:
-        raise ValueError(f"a Zstandard frame of {size} bytes is no picture")
+        raise ValueError(f"a Zstandard frame of {size} bytes is no image")
     content = zstandard.ZstdDecompressor().decompress(data)
     magic, version, height, width, channels = HEADER.unpack_from(content)
     if (magic, version) != (MAGIC, VERSION):

@@ -33,9 +33,9 @@ class Crop(NamedTuple):
 class Crops(Dataset):
     """Indexed by lists of global positions, one list a micro-batch.
 
-    Pairs are cropped to `gt_size`, images without lq to `crop_size` (the degradation needs a margin). Position p
+    Pairs are cropped to `gt_size`, images without lq to `degrade_size` (the degradation needs a margin). Position p
     always gives the same crop: the sample comes from the order, and the draws from `default_rng([seed, 7, p])`.
-    Translation: `direction` says which of a pair is given (see `oriented`), and pictures are resized to `load_size` x
+    Translation: `direction` says which of a pair is given (see `oriented`), and images are resized to `load_size` x
     `load_size` before they are cropped. Unpaired sets give two samples a position, cropped each by draws of its own.
     """
 
@@ -46,7 +46,7 @@ class Crops(Dataset):
         seed: int,
         scale: int,
         gt_size: int,
-        crop_size: int,
+        degrade_size: int,
         flip: bool,
         rotate: bool,
         direction: str = "a_to_b",
@@ -59,7 +59,7 @@ class Crops(Dataset):
         self._side = _Side(sides[0], seed=seed, first=0, stream=CROP_STREAM)
         self._other = _Side(sides[1], seed=seed, first=len(sides[0]), stream=OTHER_STREAM) if self._unpaired else None
         self._scale, self._gt_size, self._load_size = scale, gt_size, load_size
-        self._lone_size = gt_size if self._unpaired else crop_size
+        self._lone_size = gt_size if self._unpaired else degrade_size
         self._direction, self._flip, self._rotate = direction, flip, rotate
         self._slots = Slots()
 

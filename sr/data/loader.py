@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from sr.core.errors import UserError
-from sr.data.batch import Group, Raw
+from sr.data.batch import RawBatch, SubBatch
 from sr.data.crops import Crops
 from sr.data.mix import Sources
 from sr.data.slots import PREFETCH, Received
@@ -18,7 +18,7 @@ from sr.data.slots import PREFETCH, Received
 GRACE_SECONDS = 300  # for the last step, its validation and its checkpoint
 
 
-class Stream:
+class Loader:
     """Micro-batches for one rank; over all ranks and `accumulate` micro-batches they are the same global batches.
 
     `batch_size` counts samples per optimizer step, over all ranks; a rank gets `micro_batch` at a time. Micro-batch
@@ -33,7 +33,7 @@ class Stream:
         seed: int,
         scale: int,
         gt_size: int,
-        crop_size: int,
+        degrade_size: int,
         batch_size: int,
         accumulate: int = 1,
         workers: int = 0,
@@ -50,7 +50,7 @@ class Stream:
             seed=seed,
             scale=scale,
             gt_size=gt_size,
-            crop_size=crop_size,
+            degrade_size=degrade_size,
             flip=flip,
             rotate=rotate,
             direction=direction,
@@ -58,7 +58,7 @@ class Stream:
         )
         self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
 
-    def batches(self, consumed: int = 0) -> Generator[Raw, None, None]:
+    def batches(self, consumed: int = 0) -> Generator[RawBatch, None, None]:
         """Infinite. Raises UserError when the data cannot be read or a worker died."""
         loader: DataLoader = DataLoader(
             self._crops,
@@ -78,10 +78,10 @@ class Stream:
                 content = next(batches)
             if isinstance(content, str):
                 raise UserError(content)
-            groups = [Group(*group) for group in content["groups"]]
+            groups = [SubBatch(*group) for group in content["groups"]]
             if self._workers and not loader.pin_memory:  # else they are copies already
                 groups = [_copied(group, received) for group in groups]
-            yield Raw(groups, content["bad"])
+            yield RawBatch(groups, content["bad"])
 
 
 class _Positions(Sampler[list[int]]):
@@ -106,7 +106,7 @@ def _deaf(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
 
 
-def _copied(group: Group, received: Received) -> Group:
+def _copied(group: SubBatch, received: Received) -> SubBatch:
     lq = None if group.lq is None else received.copy(group.lq)
     return replace(group, gt=received.copy(group.gt), lq=lq)
 

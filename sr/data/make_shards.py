@@ -66,7 +66,7 @@ class Image(NamedTuple):
     pieces: int
 
 
-class Job(NamedTuple):
+class ShardJob(NamedTuple):
     """One shard: parts of images, each with the range of its sub-images that belong here."""
 
     tar: Path
@@ -74,7 +74,7 @@ class Job(NamedTuple):
     parts: list[tuple[Image, int, int]]
 
 
-class Report(NamedTuple):
+class ShardReport(NamedTuple):
     samples: int
     shards: int
     skipped: list[tuple[str, str]]
@@ -95,7 +95,7 @@ def make_shards(
     workers: int = 1,
     strict: bool = False,
     progress: bool = True,
-) -> Report:
+) -> ShardReport:
     """Cut images into overlapping `size` x `size` sub-images every `step` pixels and pack them into tars under `out`.
 
     inputs: a folder tree or files. The last row and column of sub-images lie flush with the border; an image smaller
@@ -218,21 +218,21 @@ def _claim(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int)
         aside.write_text(json.dumps(plan, indent=1), encoding="utf-8")
 
 
-def _jobs(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) -> list[Job]:
+def _jobs(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) -> list[ShardJob]:
     """Shard k holds pieces k * per_shard up to the next; an image may lie across two."""
-    jobs: list[Job] = []
+    jobs: list[ShardJob] = []
     ends = accumulate(image.pieces for image in images)
     for image, end in zip(images, ends, strict=True):
         start = end - image.pieces
         for shard in range(start // per_shard, (end - 1) // per_shard + 1):
             if shard == len(jobs):
-                jobs.append(Job(out / f"shard-{shard:06d}.tar", cutting, []))
+                jobs.append(ShardJob(out / f"shard-{shard:06d}.tar", cutting, []))
             first, last = max(start, shard * per_shard), min(end, (shard + 1) * per_shard)
             jobs[shard].parts.append((image, first - start, last - start))
     return jobs
 
 
-def _write_shard(job: Job) -> None:
+def _write_shard(job: ShardJob) -> None:
     skipped: list[tuple[str, str]] = []
     with replacing(job.tar, sync=True) as aside:
         # A fixed time and owner, so that the same images give the same bytes.
@@ -284,13 +284,13 @@ def _clean(stem: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:48]
 
 
-def _finish(out: Path, jobs: Sequence[Job], skipped: list[tuple[str, str]], strict: bool) -> Report:
+def _finish(out: Path, jobs: Sequence[ShardJob], skipped: list[tuple[str, str]], strict: bool) -> ShardReport:
     indexes = {job.tar.name: shard_index.index_of(job.tar) for job in jobs}
     skipped = list(dict.fromkeys([*skipped, *(entry for index in indexes.values() for entry in index.skipped)]))
     if strict and skipped:
         raise UserError(_listing(skipped))
     shard_index.write_folder_index(out, {name: index.entry for name, index in indexes.items()})
-    return Report(sum(len(index.keys) for index in indexes.values()), len(jobs), skipped)
+    return ShardReport(sum(len(index.keys) for index in indexes.values()), len(jobs), skipped)
 
 
 def _listing(skipped: list[tuple[str, str]]) -> str:

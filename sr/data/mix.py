@@ -9,7 +9,7 @@ import numpy as np
 from sr.config.registry import PartOf
 from sr.core.errors import UserError
 from sr.data.derived import Derived
-from sr.data.sampling_order import Order
+from sr.data.sampling_order import SamplingOrder
 from sr.data.source import Source
 from sr.data.unpaired import Unpaired
 
@@ -68,7 +68,9 @@ class Route:
     def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int, first: int = 0) -> None:
         self._turns = pattern([share for _, share in parts])
         self._seats = [np.flatnonzero(self._turns == part) for part in range(len(parts))]
-        self._orders = [Order(source.counts, seed=seed, part=number) for number, (source, _) in enumerate(parts, first)]
+        self._orders = [
+            SamplingOrder(source.counts, seed=seed, part=number) for number, (source, _) in enumerate(parts, first)
+        ]
         self._expect = [_expect_of(source) for source, _ in parts]
         self._windows = [(-1, -1)] * len(parts)  # those that the parts were last told of
 
@@ -97,5 +99,5 @@ def pattern(shares: Sequence[float]) -> np.ndarray:
     exact = [Fraction(share / sum(shares)).limit_denominator(LONGEST) for share in shares]
     length = min(int(np.lcm.reduce([share.denominator for share in exact])), LONGEST)
     turns = np.maximum(1, [round(share * length) for share in exact])
-    moments = [((i + 0.5) / count, part) for part, count in enumerate(turns) for i in range(count)]
-    return np.array([part for _, part in sorted(moments)])
+    optimizer_state = [((i + 0.5) / count, part) for part, count in enumerate(turns) for i in range(count)]
+    return np.array([part for _, part in sorted(optimizer_state)])

@@ -1,4 +1,4 @@
-"""Pairs of two pictures, a and b, of equal size: lq is a and gt is b."""
+"""Pairs of two images, a and b, of equal size: lq is a and gt is b."""
 
 import numpy as np
 

@@ -9,13 +9,13 @@ ORDER_STREAM = 5  # the second word of the random key, a different one for every
 WINDOW = 16  # shards
 
 
-class Place(NamedTuple):
+class SampleIndex(NamedTuple):
     epoch: int
     shard: int
     sample: int
 
 
-class Order:
+class SamplingOrder:
     """position -> Place, with every sample once an epoch.
 
     Each epoch shuffles the shards, cuts them into windows of `window` shards, and shuffles the samples within a
@@ -31,7 +31,7 @@ class Order:
         self._windows: dict[tuple[int, int], np.ndarray] = {}
         self.length = int(self._counts.sum())
 
-    def __call__(self, position: int) -> Place:
+    def __call__(self, position: int) -> SampleIndex:
         epoch, window = self.window(position)
         _, ends = self._epoch(epoch)
         within = self._shuffled(epoch, window)
@@ -39,7 +39,7 @@ class Order:
         members = self._members(epoch, window)
         stops = np.cumsum(self._counts[members])
         which = int(np.searchsorted(stops, place, side="right"))
-        return Place(epoch, int(members[which]), place - (int(stops[which - 1]) if which else 0))
+        return SampleIndex(epoch, int(members[which]), place - (int(stops[which - 1]) if which else 0))
 
     def window(self, position: int) -> tuple[int, int]:
         """(epoch, window in it) of a position."""

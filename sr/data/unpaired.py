@@ -1,4 +1,4 @@
-"""Two sets of pictures without pairs."""
+"""Two sets of images without pairs."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -8,7 +8,7 @@ from sr.data.source import Source
 
 
 class Unpaired:
-    """Pictures of two kinds, a and b, that do not belong together (CycleGAN).
+    """Images of two kinds, a and b, that do not belong together (CycleGAN).
 
     Each comes in its own order, once in its own epoch, so the sets may differ in size; crops and flips are drawn for
     each by itself. Where a source has pairs, `a` takes their a (the lq) and `b` their b (the gt).

@@ -38,11 +38,11 @@ def band(indices: Tensor, weights: Tensor) -> Band:
     return made
 
 
-def separable(picture: Tensor, rows: Band, columns: Band) -> Tensor:
+def separable(image: Tensor, rows: Band, columns: Band) -> Tensor:
     """[n, c, h, w] -> [n, c, h', w']: `rows` says how output rows come of input rows."""
     with _exact():
-        planes = _across(_down(picture.flatten(0, 1).contiguous(), rows), columns)
-    return planes.unflatten(0, picture.shape[:2])
+        planes = _across(_down(image.flatten(0, 1).contiguous(), rows), columns)
+    return planes.unflatten(0, image.shape[:2])
 
 
 def _down(planes: Tensor, rows: Band) -> Tensor:

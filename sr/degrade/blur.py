@@ -95,7 +95,7 @@ class Blur(_Filter):
 
 
 class Sinc(_Filter):
-    """The ringing of sharpened pictures: a sinc kernel, cutoff from pi/3 to pi. Defaults: Real-ESRGAN's last filter."""
+    """The ringing of sharpened images: a sinc kernel, cutoff from pi/3 to pi. Defaults: Real-ESRGAN's last filter."""
 
     def __init__(self, *, prob: Prob = 0.8, sizes: Sizes = (7, 21)) -> None:
         super().__init__(prob)

@@ -1,4 +1,4 @@
-"""Pictures of different sizes, one by one or all at once, whichever the device does faster."""
+"""Images of different sizes, one by one or all at once, whichever the device does faster."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from sr.degrade.draws import upload
 
-AT_ONCE = 16  # pictures; bounds the memory of a canvas
+AT_ONCE = 16  # images; bounds the memory of a canvas
 
 
 def each(function: Callable[..., Tensor], images: list[Tensor], *params: Tensor | list[Tensor]) -> list[Tensor]:
-    """function([n, c, H, W], *[n, ...]) -> [n, c', H, W] for pictures [c, h, w] and their rows of `params`.
+    """function([n, c, H, W], *[n, ...]) -> [n, c', H, W] for images [c, h, w] and their rows of `params`.
 
-    On a CPU one by one, which keeps a picture in the cache. Elsewhere up to AT_ONCE, each in the upper left corner of
-    a black canvas, because there a launch costs more than its work. params: more pictures of the same sides, or a
+    On a CPU one by one, which keeps an image in the cache. Elsewhere up to AT_ONCE, each in the upper left corner of
+    a black canvas, because there a launch costs more than its work. params: more images of the same sides, or a
     tensor with a row for each, which may lie on the host.
     """
     made: list[Tensor] = []
@@ -23,12 +23,12 @@ def each(function: Callable[..., Tensor], images: list[Tensor], *params: Tensor 
         device = group[0].device
         given = (packed(p[rows]) if isinstance(p, list) else upload(p[rows], device) for p in params)
         out = function(packed(group), *given)
-        made += [picture[:, : image.shape[-2], : image.shape[-1]] for picture, image in zip(out, group, strict=True)]
+        made += [padded[:, : image.shape[-2], : image.shape[-1]] for padded, image in zip(out, group, strict=True)]
     return made
 
 
 def by_size(function: Callable[[Tensor], Tensor], images: list[Tensor]) -> list[Tensor]:
-    """function([n, c, h, w]) -> the same shape, for pictures that must not be filled up: only equals are stacked."""
+    """function([n, c, h, w]) -> the same shape, for images that must not be filled up: only equals are stacked."""
     if together(images[0].device) and len({image.shape for image in images}) == 1:
         return each(function, images)
     return [function(image[None])[0] for image in images]

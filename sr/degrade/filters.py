@@ -1,4 +1,4 @@
-"""Filtering pictures, each with a kernel of its own."""
+"""Filtering images, each with a kernel of its own."""
 
 import torch
 from torch import Tensor
@@ -22,13 +22,13 @@ def _mirrored(image: Tensor, reach: int) -> Tensor:
     return functional.pad(image, [reach] * 4, mode=mode)
 
 
-def _correlated(pictures: Tensor, kernels: Tensor) -> Tensor:
+def _correlated(images: Tensor, kernels: Tensor) -> Tensor:
     """[n, c, H, W] with [n, k, k], from the upper left on; the last k - 1 rows and columns mean nothing."""
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     size = _fast_length(height), _fast_length(width)
     # The kernel's rows first, while they are few.
     kernel = torch.fft.fft(torch.fft.rfft(kernels, n=size[1]), n=size[0], dim=-2).conj()
-    spectrum = torch.fft.rfft2(pictures, s=size if size != (height, width) else None)
+    spectrum = torch.fft.rfft2(images, s=size if size != (height, width) else None)
     return torch.fft.irfft2(spectrum.mul_(kernel[:, None]), s=size)[..., :height, :width]
 
 

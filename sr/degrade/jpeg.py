@@ -57,13 +57,13 @@ def jpeg(images: list[Tensor], qualities: list[float]) -> list[Tensor]:
     return [image[:channels] for image in each(_coded, images, torch.tensor(steps, dtype=torch.float64))]
 
 
-def _coded(pictures: Tensor, steps: Tensor) -> Tensor:
+def _coded(images: Tensor, steps: Tensor) -> Tensor:
     """[n, 3, h, w]; float64 [n], factors on the tables."""
-    height, width = pictures.shape[-2:]
-    full = functional.pad(pictures.clamp(0, 1).mul_(255), (0, -width % 16, 0, -height % 16))
+    height, width = images.shape[-2:]
+    full = functional.pad(images.clamp(0, 1).mul_(255), (0, -width % 16, 0, -height % 16))
     half = full[..., ::2, :] + full[..., 1::2, :]
     half = (half[..., ::2] + half[..., 1::2]).mul_(0.25)
-    luminance, chrominance = (steps[:, None, None] * table for table in _tables(pictures.device))
+    luminance, chrominance = (steps[:, None, None] * table for table in _tables(images.device))
     y = _quantize(_mix(full, *LUMA).sub_(128), luminance)
     cb, cr = (
         _quantize(_mix(half, *weights), chrominance).repeat_interleave(2, -1).repeat_interleave(2, -2)
@@ -75,9 +75,9 @@ def _coded(pictures: Tensor, steps: Tensor) -> Tensor:
     return torch.stack([red, green, blue], 1).div_(255).clamp_(0, 1)[..., :height, :width]
 
 
-def _mix(pictures: Tensor, red: float, green: float, blue: float) -> Tensor:
+def _mix(images: Tensor, red: float, green: float, blue: float) -> Tensor:
     """[n, 3, h, w] -> [n, h, w]."""
-    return (pictures[:, 0] * red).add_(pictures[:, 1], alpha=green).add_(pictures[:, 2], alpha=blue)
+    return (images[:, 0] * red).add_(images[:, 1], alpha=green).add_(images[:, 2], alpha=blue)
 
 
 def _quantize(planes: Tensor, tables: Tensor) -> Tensor:

@@ -56,25 +56,25 @@ def gaussian(images: list[Tensor], sigmas: list[float], draws: list[Draw], *, gr
 
 
 def poisson(images: list[Tensor], scales: list[float], draws: list[Draw], *, gray: bool) -> list[Tensor]:
-    """Shot noise times the scale: photons are counted in as many levels as the picture has grays, rounded up to 2^n."""
+    """Shot noise times the scale: photons are counted in as many levels as the image has grays, rounded up to 2^n."""
     levels = each(_gray_levels if gray and images[0].shape[0] == 3 else _levels, images)
     photons = _photons(levels)
     counts = [_counts(*sample) for sample in zip(levels, photons, draws, strict=True)]
     return each(_with_noise, images, levels, counts, photons, torch.tensor(scales))
 
 
-def _levels(pictures: Tensor) -> Tensor:
-    return (pictures * 255).round_().clamp_(0, 255)
+def _levels(images: Tensor) -> Tensor:
+    return (images * 255).round_().clamp_(0, 255)
 
 
-def _gray_levels(pictures: Tensor) -> Tensor:
-    red, green, blue = pictures.unbind(1)
+def _gray_levels(images: Tensor) -> Tensor:
+    red, green, blue = images.unbind(1)
     return _levels((LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None])
 
 
-def _with_noise(pictures: Tensor, levels: Tensor, counts: Tensor, photons: Tensor, scales: Tensor) -> Tensor:
+def _with_noise(images: Tensor, levels: Tensor, counts: Tensor, photons: Tensor, scales: Tensor) -> Tensor:
     photons, scales = photons[:, None, None, None], scales[:, None, None, None]
-    return counts * (scales / photons) - levels * (scales / 255) + pictures
+    return counts * (scales / photons) - levels * (scales / 255) + images
 
 
 def _counts(levels: Tensor, photons: Tensor, draw: Draw) -> Tensor:
@@ -86,19 +86,19 @@ def _counts(levels: Tensor, photons: Tensor, draw: Draw) -> Tensor:
 
 
 def _photons(levels: list[Tensor]) -> Tensor:
-    """[n]: the least power of two that is not below the picture's distinct levels; found without asking the device."""
+    """[n]: the least power of two that is not below the image's distinct levels; found without asking the device."""
     if not canvas.together(levels[0].device):
-        distinct = torch.tensor([_distinct(picture) for picture in levels])
+        distinct = torch.tensor([_distinct(image) for image in levels])
     else:
         seen = torch.zeros(len(levels), 256, device=levels[0].device)
-        for row, picture in zip(seen, levels, strict=True):
-            row.index_fill_(0, picture.flatten().long(), 1.0)
+        for row, image in zip(seen, levels, strict=True):
+            row.index_fill_(0, image.flatten().long(), 1.0)
         distinct = seen.sum(1)
     powers = upload((1 << torch.arange(9)).to(torch.float32), levels[0].device)
     return powers[torch.bucketize(distinct, powers)]
 
 
 def _distinct(levels: Tensor) -> int:
-    """Number of distinct levels, on a CPU. Where a part of the picture has more than 128, the rest says no more."""
+    """Number of distinct levels, on a CPU. Where a part of the image has more than 128, the rest says no more."""
     few = torch.bincount(levels[:, ::8, ::8].flatten().int()).count_nonzero()
     return int(few) if few > 128 else int(torch.bincount(levels.flatten().int()).count_nonzero())

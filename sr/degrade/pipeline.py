@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sr.core.errors import UserError
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.degrade.draws import Draw, draws
 from sr.degrade.one_of import OneOf
 from sr.degrade.resize import Downscale, Resize
@@ -20,18 +20,18 @@ STAGES_STREAM, CROP_STREAM = 11, 12  # apart, so that another list of stages lea
 class Degradation:
     """Makes lq out of gt by a list of stages, every sample with draws of its own that (seed, position) alone decide.
 
-    gt_size: side of the random crop taken from both at the end; None keeps the whole picture.
+    gt_size: side of the random crop taken from both at the end; None keeps the whole image.
     Raises UserError where the stages cannot end at the lq size.
     """
 
     def __init__(self, stages: Sequence[Stage], *, scale: int, gt_size: int | None, seed: int) -> None:
         if stages and not _ends_at_lq_size(stages):
-            raise UserError("degrade: the stages leave the picture at a random size; end with {type: downscale}")
+            raise UserError("degrade: the stages leave the image at a random size; end with {type: downscale}")
         self.stages, self.scale, self.gt_size, self.seed = list(stages), scale, gt_size, seed
         self._target = next((s for s in stages if isinstance(s, Sharpen) and s.target), None)
 
     @torch.no_grad()
-    def __call__(self, gt: Tensor, positions: Sequence[int]) -> Pair:
+    def __call__(self, gt: Tensor, positions: Sequence[int]) -> Batch:
         """gt: float [n, 3, H, W] in 0..1 on any device, with the samples' global positions.
 
         Returns lq rounded to 8 bits, and gt and target cropped alike. Costs no host sync.
@@ -47,7 +47,7 @@ class Degradation:
             gt, lq = (torch.stack(images) for images in zip(*pairs, strict=True))
             lq = (lq * 255).round_().clamp_(0, 255).div_(255)
             target = torch.stack(self._target.sharpen(list(gt))) if self._target else gt
-        return Pair(lq=lq, gt=gt, target=target)
+        return Batch(lq=lq, gt=gt, target=target)
 
     def _degrade(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
         for stage in self.stages:
@@ -64,7 +64,7 @@ class Degradation:
 
 
 def _ends_at_lq_size(stages: Sequence[Stage], before: bool = False) -> bool:
-    """Whether a picture leaves the stages at the lq size; stages from outside are not known to change it."""
+    """Whether an image leaves the stages at the lq size; stages from outside are not known to change it."""
     for stage in stages:
         if isinstance(stage, OneOf):
             before = all(_ends_at_lq_size(choice, before) for choice in stage.choices)

@@ -1,4 +1,4 @@
-"""Unsharp masking of the ground truth, so that the network learns crisp pictures without overshoot."""
+"""Unsharp masking of the ground truth, so that the network learns crisp images without overshoot."""
 
 from functools import lru_cache
 
@@ -16,9 +16,10 @@ SIGMA = 8.0
 
 
 class Sharpen(Chosen):
-    """Unsharp masking where a picture differs from its blur by more than `threshold` 8-bit levels, as in Real-ESRGAN.
+    """Unsharp masking where an image differs from its blur by more than `threshold` 8-bit levels, as in Real-ESRGAN.
 
-    target: the fidelity losses compare with the ground truth sharpened the same way; the discriminator sees it plain.
+    target: the reconstruction losses compare with the ground truth sharpened the same way; the discriminator sees it
+    plain.
     """
 
     def __init__(self, *, weight: NotNegative = 0.5, threshold: NotNegative = 10.0, target: bool = True) -> None:
@@ -32,19 +33,19 @@ class Sharpen(Chosen):
         """[3, h, w] in 0..1, same out."""
         return canvas.by_size(self._sharpened, images)
 
-    def _sharpened(self, pictures: Tensor) -> Tensor:
-        detail = pictures - _blurred(pictures)
-        mask = _blurred((detail.abs() > self.threshold / 255).to(pictures.dtype))
-        sharp = detail.mul_(self.weight).add_(pictures).clamp_(0, 1)
-        return torch.lerp(pictures, sharp, mask)
+    def _sharpened(self, images: Tensor) -> Tensor:
+        detail = images - _blurred(images)
+        mask = _blurred((detail.abs() > self.threshold / 255).to(images.dtype))
+        sharp = detail.mul_(self.weight).add_(images).clamp_(0, 1)
+        return torch.lerp(images, sharp, mask)
 
 
-def _blurred(pictures: Tensor) -> Tensor:
+def _blurred(images: Tensor) -> Tensor:
     """[n, c, h, w] through the Gaussian, mirrored at the borders."""
-    height, width = pictures.shape[-2:]
-    if not canvas.together(pictures.device) and min(height, width) > TAPS // 2:
-        return separable(pictures, _gaussian(height), _gaussian(width))
-    return torch.stack(filter2d(list(pictures), _kernel(pictures.device).expand(len(pictures), -1, -1)))
+    height, width = images.shape[-2:]
+    if not canvas.together(images.device) and min(height, width) > TAPS // 2:
+        return separable(images, _gaussian(height), _gaussian(width))
+    return torch.stack(filter2d(list(images), _kernel(images.device).expand(len(images), -1, -1)))
 
 
 @lru_cache(maxsize=16)

@@ -1,6 +1,6 @@
-"""Poisson counts on a CPU, where torch.poisson takes 30 ms for a 400 x 400 picture and this a few.
+"""Poisson counts on a CPU, where torch.poisson takes 30 ms for a 400 x 400 image and this a few.
 
-A picture of 8-bit levels has no more than 256 rates. For each, Walker's alias method (Vose, IEEE TSE 17, 1991) keeps a
+An image of 8-bit levels has no more than 256 rates. For each, Walker's alias method (Vose, IEEE TSE 17, 1991) keeps a
 table that turns 32 random bits into a count; probabilities are exact to 2^-32.
 """
 

@@ -19,7 +19,7 @@ import torch.distributed as td
 
 from sr.core.errors import UserError
 from sr.distributed import watchdog
-from sr.distributed.watchdog import Pulse
+from sr.distributed.watchdog import Watchdog
 
 ALIKE_SECONDS = 3.0  # where rank 0 failed alike and has told, the launcher ends its neighbours meanwhile
 _OF_EXCHANGE = re.compile(r"gloo|nccl|c10d|TCPStore|pair closure|(closed|reset) by peer", re.IGNORECASE)
@@ -156,7 +156,7 @@ def agree(work: Callable[[], T]) -> T:
 
 # ---- when one is gone ------------------------------------------------------------------------------------------------
 
-_pulse: Pulse | None = None
+_watchdog: Watchdog | None = None
 
 
 def meet(timeout: float) -> None:
@@ -165,37 +165,37 @@ def meet(timeout: float) -> None:
 
     timeout: seconds; the longest that an exchange of gradients and a step may take.
     """
-    global _pulse
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and _pulse is None:
-        _pulse = Pulse(rank=int(os.environ["RANK"]), world=int(os.environ["WORLD_SIZE"]), timeout=timeout)
-        _pulse.meet()
+    global _watchdog
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and _watchdog is None:
+        _watchdog = Watchdog(rank=int(os.environ["RANK"]), world=int(os.environ["WORLD_SIZE"]), timeout=timeout)
+        _watchdog.meet()
 
 
 @contextmanager
 def watched(step: int) -> Iterator[None]:
     """The block is step `step`: past the timeout every thread's place is printed and the process ends."""
-    if _pulse is None:
+    if _watchdog is None:
         yield
         return
-    _pulse.place = f"at step {step}"
-    _pulse.watch(True)
+    _watchdog.place = f"at step {step}"
+    _watchdog.watch(True)
     try:
         yield
     finally:
-        _pulse.watch(False)
+        _watchdog.watch(False)
 
 
 def resumes(where: Callable[[], str]) -> None:
     """`where` knows from where a run continues that ends because a process is gone."""
-    if _pulse is not None:
-        _pulse.resume = where
+    if _watchdog is not None:
+        _watchdog.resume = where
 
 
-def part() -> None:
+def shutdown() -> None:
     """All is done: nobody is missed from here on. Collective."""
     barrier()
-    if _pulse is not None:
-        _pulse.bye()
+    if _watchdog is not None:
+        _watchdog.shutdown()
 
 
 def lost(error: Exception) -> tuple[str, int] | None:
@@ -205,18 +205,18 @@ def lost(error: Exception) -> tuple[str, int] | None:
     """
     if not isinstance(error, td.DistError) and not _OF_EXCHANGE.search(str(error)):
         return None
-    if _pulse is None:
+    if _watchdog is None:
         return None
     said = " ".join(str(error).split())[:200]
     late = f"an exchange between processes failed although all of them live ({said}); see train.timeout"
-    sentence = _pulse.sentence(_pulse.verdict() or late)
-    return sentence, _pulse.code
+    sentence = _watchdog.sentence(_watchdog.verdict() or late)
+    return sentence, _watchdog.code
 
 
 def leave(message: str, code: int) -> NoReturn:
     """End this process of several, and let the others know why."""
-    if _pulse is not None:
-        _pulse.last_words(message, code)
+    if _watchdog is not None:
+        _watchdog.last_words(message, code)
     if code != watchdog.LOST and os.environ.get("RANK", "0") != "0":
         time.sleep(ALIKE_SECONDS)
     watchdog.leave(message, code)

@@ -37,7 +37,7 @@ class Peer:
             self.closed = True
 
 
-class Meeting:
+class Rendezvous:
     """Takes MASTER_ADDR and MASTER_PORT from the environment. peers: who came, by rank; but for rank 0, only rank 0."""
 
     def __init__(self, *, rank: int, world: int) -> None:

@@ -12,10 +12,10 @@ from sr.distributed import comm
 
 
 @contextmanager
-def seeded(name: str) -> Iterator[None]:
+def fork_rng(name: str) -> Iterator[None]:
     """Inside, torch's generators start from `name`; behind, they are as they were before.
 
-    So a net that draws noise makes the same of the same picture every time.
+    So a net that draws noise makes the same of the same image every time.
     """
     seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
     # Forking all devices would open a context, hundreds of megabytes, on those of the other ranks too.

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from sr.distributed import rendezvous
-from sr.distributed.rendezvous import Meeting, Peer
+from sr.distributed.rendezvous import Peer, Rendezvous
 
 LOST = 75  # exit code EX_TEMPFAIL: another process is gone; nothing is wrong with what was asked
 GRACE_SECONDS = 10.0  # for processes that fail alike, to say so themselves
@@ -32,7 +32,7 @@ SAVING_SECONDS = 60.0  # for a checkpoint on its way to the disk
 _leaving = threading.Lock()
 
 
-class Pulse:
+class Watchdog:
     """Meets all processes, then watches them from a thread that ends this process when one of them is gone.
 
     timeout: seconds that a step may take; a process silent for half of it is gone. place: where the run is.
@@ -44,7 +44,7 @@ class Pulse:
         self.interval, self.patience = min(5.0, timeout / 20), timeout / 2
         self.place = "before the first step"
         self.resume: Callable[[], str] = str
-        self._meeting = Meeting(rank=rank, world=world)
+        self._meeting = Rendezvous(rank=rank, world=world)
         self._peers: dict[int, Peer] = {}
         self._selector = selectors.DefaultSelector()
         self._verdict, self._kind, self.code, self._known = "", "", LOST, threading.Event()
@@ -187,7 +187,7 @@ class Pulse:
         for peer in self._peers.values():
             peer.send(f"said {code} {' '.join(message.split())}")
 
-    def bye(self) -> None:
+    def shutdown(self) -> None:
         """This process is done. Nobody is to wait for it any more, nor it for others."""
         self._over = True
         for peer in self._peers.values():

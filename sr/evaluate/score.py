@@ -1,4 +1,4 @@
-"""A model in a file, or what one has made, measured on pictures: the work of `sr validate`."""
+"""A model in a file, or what one has made, measured on images: the work of `sr validate`."""
 
 import os
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ TIMEOUT = 600.0  # seconds that a process may be silent
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Which pictures, in one of four ways: hr (with lr or outputs as many, or made from it), folders of sets, a and b,
-    or files that hold both side by side. outputs: enlarged already. size: a and b are resized to size x size first."""
+class Images:
+    """Which images, in one of four ways: hr (with lr or outputs as many, or made from it), folders of sets, a and b,
+    or files that hold both side by side. outputs: upscaled already. size: a and b are resized to size x size first."""
 
     hr: Sequence[str] = ()
     lr: Sequence[str] = ()
@@ -49,7 +49,7 @@ class Pictures:
         ways = (self.hr or self.lr or self.outputs, self.sets, self.a or self.b, self.side_by_side)
         lone = (self.lr or self.outputs) and not self.hr
         if sum(bool(way) for way in ways) != 1 or lone or bool(self.a) != bool(self.b):
-            raise UserError("say which pictures in one way: --hr (and --lr), --sets, --a and --b, or --side-by-side")
+            raise UserError("say which images in one way: --hr (and --lr), --sets, --a and --b, or --side-by-side")
         for flag, given in (("--lr", self.lr), ("--outputs", self.outputs)):
             if given and len(given) != len(self.hr):
                 raise UserError(f"{flag} is given {len(given)} times and --hr {len(self.hr)} times; give one for each")
@@ -62,12 +62,12 @@ class Pictures:
         return [output_set(name, hr=image_paths(hr), outputs=image_paths(out), scale=scale) for name, hr, out in rows]
 
     def of(self, model: Model, direction: Direction) -> list[ValSet]:
-        """The sets for a model; for one that colours grey pictures, `hr` alone makes pairs out of photographs."""
+        """The sets for a model; for one that colours grey images, `hr` alone makes pairs out of photographs."""
         if self.hr or self.sets:
             colours = model.scale == 1 and self.hr and not self.lr
             return [self._colouring(model, list(self.hr))] if colours else self._files(model)
         if model.scale > 1:
-            raise UserError(f"{model.name} enlarges; give --hr (and --lr)")
+            raise UserError(f"{model.name} upscales; give --hr (and --lr)")
         if model.colours == "lab":
             raise UserError(f"{model.name} colours photographs; give them with --hr")
         channels = model.channels, model.out_channels
@@ -88,7 +88,7 @@ class Pictures:
 
     def _colouring(self, model: Model, hr: list[str]) -> ValSet:
         if model.colours == "edges" or (model.colours != "lab" and (model.channels, model.out_channels) != (1, 3)):
-            raise UserError(f"{model.name} needs pictures to start from; give --lr too, --a and --b, or --side-by-side")
+            raise UserError(f"{model.name} needs images to start from; give --lr too, --a and --b, or --side-by-side")
         space: Any = "lab" if model.colours == "lab" else "rgb"
         source = Colorize(of=partial(FolderSource, gt=hr), space=space)
         return source_set(SET, source, size=self.size, colours=space)
@@ -103,23 +103,23 @@ def pick(name: str, *, scale: int | None, direction: Direction | None) -> tuple[
 
 
 def join() -> None:
-    """Meet the other processes of the launch, if there are any, to share the pictures with them. Collective."""
+    """Meet the other processes of the launch, if there are any, to share the images with them. Collective."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
         comm.meet(TIMEOUT)
         comm.resumes(lambda: "the beginning")
         td.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))  # scores are numbers on the host
 
 
-def part() -> None:
+def shutdown() -> None:
     """Leave them. Collective."""
-    comm.part()
+    comm.shutdown()
     if td.is_initialized():
         td.destroy_process_group()
 
 
 def score(
     model: Model,
-    pictures: Pictures,
+    images: Images,
     *,
     direction: Direction = "a_to_b",
     metrics: Sequence[str] | None = None,
@@ -129,28 +129,28 @@ def score(
     sheet: str | None = None,
     rows: int = 8,
 ) -> Results:
-    """metrics: None for those of the trade. sheet: the file of a contact sheet of the first `rows` pictures, of one
+    """metrics: None for those of the trade. sheet: the file of a contact sheet of the first `rows` images, of one
     set. Collective."""
     check_overlap(tile, overlap)
     names = known(metrics, enlarging=model.scale > 1)
     if sheet is not None and Path(sheet).suffix.lower() not in SUFFIXES:
         raise UserError(f"{sheet}: cannot write that; end the name in one of {', '.join(SUFFIXES)}")
-    sets, net = pictures.of(model, direction), model.net.to(device)
+    sets, net = images.of(model, direction), model.net.to(device)
     if sheet is not None and len(sets) > 1:
         raise UserError(f"{sheet}: a contact sheet shows one set, not {len(sets)}; give one --hr")
     settings: dict[str, Any] = {"multiple": model.multiple, "tile": tile, "overlap": overlap, "device": device}
     run = partial(tiled, net, scale=model.scale, **settings)
     drawn = rows if sheet is not None else 0
-    results = evaluate(run, sets, scale=model.scale, metrics=names, pictures=drawn, inputs=model.scale == 1)
+    results = evaluate(run, sets, scale=model.scale, metrics=names, images=drawn, inputs=model.scale == 1)
     if sheet is not None and comm.is_main():
         write_rgb(sheet, results.sheets[sets[0].name])
     return results
 
 
-def score_outputs(pictures: Pictures, *, scale: int, metrics: Sequence[str] | None = None) -> Results:
-    """Of pictures that were enlarged `scale` times by whatever program. Collective."""
+def score_outputs(images: Images, *, scale: int, metrics: Sequence[str] | None = None) -> Results:
+    """Of images that were upscaled `scale` times by whatever program. Collective."""
     names = known(metrics, enlarging=True)
-    return evaluate(lambda made: made, pictures.made(scale), scale=1, metrics=names, border=scale)
+    return evaluate(lambda made: made, images.made(scale), scale=1, metrics=names, border=scale)
 
 
 def known(metrics: Sequence[str] | None, *, enlarging: bool) -> Sequence[str]:

@@ -1,23 +1,23 @@
 """Image files: found, read without surprises, and written whole or not at all."""
 
-from sr.images.image import MAX_PIXELS, SUFFIXES, ImageError, Picture, list_images
+from sr.images.image import MAX_PIXELS, SUFFIXES, ImageData, ImageError, list_images
 from sr.images.meta import Meta
-from sr.images.read import read_picture, read_pixels, read_rgb, size_of, with_channels
-from sr.images.write import encode_rgb, write_picture, write_rgb
+from sr.images.read import read_image, read_pixels, read_rgb, size_of, with_channels
+from sr.images.write import encode_rgb, write_image, write_rgb
 
 __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
+    "ImageData",
     "ImageError",
     "Meta",
-    "Picture",
     "encode_rgb",
     "list_images",
-    "read_picture",
+    "read_image",
     "read_pixels",
     "read_rgb",
     "size_of",
     "with_channels",
-    "write_picture",
+    "write_image",
     "write_rgb",
 ]

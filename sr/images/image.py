@@ -27,7 +27,7 @@ class ImageError(UserError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageData:
     """An image with all that its file had to say.
 
     rgb: float32 [3, h, w] in 0..1 (a grey file has three equal channels). alpha: float32 [1, h, w] or None.

@@ -1,7 +1,7 @@
 """What an image file says about itself beside its pixels: EXIF, resolution, text, XMP.
 
 Kept as far as the format that is written can hold it; what the new pixels make wrong is left out: the orientation,
-which was applied, the size and the thumbnail. A damaged part is left out too: no picture is refused for it.
+which was applied, the size and the thumbnail. A damaged part is left out too: no image is refused for it.
 """
 
 import contextlib

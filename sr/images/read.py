@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from sr.images.image import MAX_PIXELS, ImageError, Picture
+from sr.images.image import MAX_PIXELS, ImageData, ImageError
 from sr.images.meta import Meta, read_meta
 
 # Pillow has a bound of its own at 89 million pixels, low for scans; ours is checked before decoding, in `_open`.
@@ -72,9 +72,9 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def read_picture(
+def read_image(
     source: Source, *, name: str | None = None, max_pixels: int = MAX_PIXELS, first_frame: bool = True
-) -> Picture:
+) -> ImageData:
     """Like `read_rgb`, with nothing dropped. first_frame: False refuses what holds several frames or pages.
 
     Raises ImageError.
@@ -84,7 +84,7 @@ def read_picture(
     planes = torch.from_numpy(read.pixels.transpose(2, 0, 1).astype(np.float32))
     planes /= 2**bits - 1
     channels = planes.shape[0]
-    return Picture(
+    return ImageData(
         rgb=planes[:3] if channels >= 3 else planes[:1].repeat(3, 1, 1),
         alpha=planes[-1:] if channels in (2, 4) else None,
         gray=channels <= 2,

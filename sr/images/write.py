@@ -1,4 +1,4 @@
-"""Writing: whole or not at all, and as much of a picture as the format can hold."""
+"""Writing: whole or not at all, and as much of an image as the format can hold."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ from PIL import Image
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.images import meta
-from sr.images.image import SUFFIXES, Picture
+from sr.images.image import SUFFIXES, ImageData
 from sr.images.meta import Meta
 
 MAX_SIDE = {"jpg": 65_500, "jpeg": 65_500, "webp": 16_383}  # pixels; of the formats that have such a bound
@@ -40,39 +40,39 @@ def write_rgb(path: str | Path, array: np.ndarray, *, quality: int = 95) -> None
         aside.write_bytes(data)
 
 
-def write_picture(path: str | Path, picture: Picture, *, quality: int = 95) -> int:
+def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int:
     """Write in the format of the path's suffix; returns the size of the file in bytes.
 
     Grey, alpha, 16 bits, profile and metadata are kept as far as the format can hold them; where it holds no alpha, the
-    picture is laid on white. Raises UserError where the format holds no picture so large.
+    image is laid on white. Raises UserError where the format holds no image so large.
     """
     format = _format(path)
-    longest, most = max(picture.rgb.shape[-2:]), MAX_SIDE.get(format)
+    longest, most = max(image.rgb.shape[-2:]), MAX_SIDE.get(format)
     if most is not None and longest > most:
         raise UserError(f"{longest} pixels are more than the {most} that {format} holds in a row; give --format png")
-    deep = picture.bits == 16 and format in DEEP
-    pixels = _quantized(picture, deep=deep, clear=format in CLEAR)
+    deep = image.bits == 16 and format in DEEP
+    pixels = _quantized(image, deep=deep, clear=format in CLEAR)
     if not deep:
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        data = _encode(image, format, quality, picture.icc, picture.meta, QUICK)
+        encoded = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        data = _encode(encoded, format, quality, image.icc, image.meta, QUICK)
     else:
-        data = (_png16 if format == "png" else _tiff16)(pixels, picture.icc, picture.meta)
+        data = (_png16 if format == "png" else _tiff16)(pixels, image.icc, image.meta)
     with replacing(path) as aside:
         aside.write_bytes(data)
     return len(data)
 
 
-def _quantized(picture: Picture, *, deep: bool, clear: bool) -> np.ndarray:
-    """uint8 or uint16 [h, w, 1 to 4], in bands, for a large picture takes most of the memory already."""
-    height, width = picture.rgb.shape[-2:]
-    count = (1 if picture.gray else 3) + (clear and picture.alpha is not None)
+def _quantized(image: ImageData, *, deep: bool, clear: bool) -> np.ndarray:
+    """uint8 or uint16 [h, w, 1 to 4], in bands, for a large image takes most of the memory already."""
+    height, width = image.rgb.shape[-2:]
+    count = (1 if image.gray else 3) + (clear and image.alpha is not None)
     pixels = np.empty((height, width, count), np.uint16 if deep else np.uint8)
     for first in range(0, height, BAND):
         rows = slice(first, first + BAND)
-        planes = picture.rgb[:, rows].cpu()
-        planes = planes.mean(0, keepdim=True) if picture.gray else planes
-        if picture.alpha is not None:
-            alpha = picture.alpha[:, rows].cpu()
+        planes = image.rgb[:, rows].cpu()
+        planes = planes.mean(0, keepdim=True) if image.gray else planes
+        if image.alpha is not None:
+            alpha = image.alpha[:, rows].cpu()
             planes = torch.cat([planes, alpha]) if clear else planes * alpha + (1 - alpha)
         values = (planes.clamp(0, 1) * (65535 if deep else 255)).round_()
         pixels[rows] = values.permute(1, 2, 0).numpy().astype(pixels.dtype)
@@ -99,7 +99,7 @@ def _encode(
     options = kinds.get({"jpeg": "jpg", "tiff": "tif"}.get(format, format), {"format": format.upper()})
     try:
         return _saved(image, icc, options | meta.options(about, options["format"]))
-    except Exception:  # metadata that another program wrote may be more than ours can write; the picture counts
+    except Exception:  # metadata that another program wrote may be more than ours can write; the image counts
         if about == Meta():
             raise
         return _encode(image, format, quality, icc, Meta(), png)

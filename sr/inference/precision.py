@@ -1,4 +1,4 @@
-"""A generator in half precision, as far as its pictures stay the same: ways to run it, fastest first, and the check."""
+"""A generator in half precision, as far as its images stay the same: ways to run it, fastest first, and the check."""
 
 import contextlib
 import copy
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.nets import edsr, rcan, srresnet
-from sr.nets.cpu.winograd import conv2d, hasten
+from sr.nets.cpu.winograd import conv2d, use_fast_conv
 from sr.nets.rrdbnet import ResidualDenseBlock
 
 Precision = Literal["auto", "fp32", "tf32", "mixed", "bf16", "fp16"]
@@ -35,7 +35,7 @@ class Way:
 def exact(net: nn.Module, device: torch.device) -> Way:
     """fp32 throughout, without the shortened multiplications (TF32) that torch otherwise allows itself on CUDA."""
     if device.type == "cpu":
-        hasten(net, device).to(memory_format=torch.channels_last)  # faster, and the same up to rounding
+        use_fast_conv(net, device).to(memory_format=torch.channels_last)  # faster, and the same up to rounding
     return Way("fp32", lambda x: _called(net, x.float(), tf32=False, last=device.type == "cpu"))
 
 
@@ -135,7 +135,7 @@ class Choice:
 
 
 def choose(net: nn.Module, precision: Precision, *, device: torch.device, looks: list[Tensor]) -> Choice:
-    """The fastest way that gives fp32's pictures of `looks` ([B, c, h, w] each) within WITHIN; a precision that was
+    """The fastest way that gives fp32's images of `looks` ([B, c, h, w] each) within WITHIN; a precision that was
     asked for unless it breaks them. The net in fp32 is the last resort.
     """
     if precision == "tf32":
@@ -201,7 +201,7 @@ def pays(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _deviation(way: Way, looks: list[Tensor], wanted: list[Tensor], device: torch.device) -> float:
-    """The largest difference of pictures, infinity where one is not finite."""
+    """The largest difference of images, infinity where one is not finite."""
     worst = 0.0
     for look, right in zip(looks, wanted, strict=True):
         made = way.run(look.to(device))

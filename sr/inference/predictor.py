@@ -1,4 +1,4 @@
-"""A generator at work on pictures: in which tiles, in which precision, and what to do when memory runs out."""
+"""A generator at work on images: in which tiles, in which precision, and what to do when memory runs out."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from sr.nets.io.load import Model
 
 LEAST = 32  # the smallest tile that is tried when memory runs out
 WHOLE = 2**20  # pixels that a CPU takes whole: its system ends a program sooner than refuse it memory
-LOOK = 128  # side of what is looked at of the first picture, to choose a precision
+LOOK = 128  # side of what is looked at of the first image, to choose a precision
 
 OnTiles = Callable[[int, int], None]
 Run = Callable[[Tensor], Tensor]
@@ -31,7 +31,7 @@ def tell(sentence: str) -> None:
     tqdm.write(f"sr: {sentence}" if rank == "0" else f"sr (rank {rank}): {sentence}", file=sys.stderr)
 
 
-class Inference:
+class Predictor:
     """What a model makes of images. What it finds out on the way it keeps, and tells once, in one line each.
 
     tile, overlap: input pixels. tile 0: images whole; None: TILE (twice that on CUDA), and whole for a net that looks
@@ -72,7 +72,7 @@ class Inference:
     def __call__(self, images: Sequence[Tensor], on_tiles: OnTiles | None = None) -> list[Tensor]:
         """[c, h, w] in 0..1 on the host, each -> float32 [C, h*scale, w*scale] there, clipped to 0..1.
 
-        Raises UserError where the net returns numbers that are no picture, torch.OutOfMemoryError where memory does
+        Raises UserError where the net returns numbers that are no image, torch.OutOfMemoryError where memory does
         not hold the smallest tile.
         """
         way = self._chosen(images[0]).way
@@ -146,7 +146,7 @@ class Inference:
             return min(self._overlap, tile // 2)
         if self.reach.pixels is None:
             differ = "" if math.isnan(self.reach.beyond) else f", in a trial by up to {self.reach.beyond * 255:.1f}/255"
-            self._tell_once(f"{self.model.name} looks at all of a picture: its tiles differ from the whole{differ}")
+            self._tell_once(f"{self.model.name} looks at all of an image: its tiles differ from the whole{differ}")
         elif self._measured > tile // 2:
             self._tell_once(f"{self.model.name} looks {self.reach.pixels} pixels far: tiles of {tile} may show seams")
         return min(self._measured, tile // 2)

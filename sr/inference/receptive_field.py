@@ -29,11 +29,11 @@ def measured_reach(
     pools: bool = False,
     device: torch.device | str = "cpu",
 ) -> Reach:
-    """What a picture loses near the edge of a tile: the same pixels with and without their surroundings, compared.
+    """What an image loses near the edge of a tile: the same pixels with and without their surroundings, compared.
 
     The nominal receptive field of a deep network is hundreds of pixels, of which trained weights use a few.
     Costs the network on 3,328 pixels, on 13,312 more where it reaches farther than 16, on 53,248 more beyond 32.
-    pools: whether it takes means over the whole picture (see `takes_means`): then four pictures are tried, dark and
+    pools: whether it takes means over the whole image (see `takes_means`): then four images are tried, dark and
     bright ones among them, because a gate that one mean leaves shut may open at another. A network that takes only
     sides of more than 64 pixels counts as one that sees the whole, and is not run.
     """
@@ -51,7 +51,7 @@ def measured_reach(
 
 
 def takes_means(net: nn.Module) -> bool:
-    """Whether it has layers that look at all of a picture at once, by kind."""
+    """Whether it has layers that look at all of an image at once, by kind."""
     kinds = nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm
     return any(isinstance(module, kinds) for module in net.modules())
 
@@ -69,7 +69,7 @@ def _compared(whole: Tensor, part: Tensor, side: int, scale: int) -> Reach:
 
 
 def probe(side: int, channels: int) -> Tensor:
-    """A picture with something of everything, always the same: float32 [1, channels, side, side] in 0..1.
+    """An image with something of everything, always the same: float32 [1, channels, side, side] in 0..1.
 
     Noise of all sizes (as in photographs, the coarser the stronger), edges in all directions, flat regions at the ends
     of the range, and grain. From the upper left to the lower right it grows dark and flat, so that its parts have

@@ -1,4 +1,4 @@
-"""Pictures, files or folder trees, translated: labels into photographs, horses into zebras, grey into colour."""
+"""Images, files or folder trees, translated: labels into photographs, horses into zebras, grey into colour."""
 
 import dataclasses
 import json
@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from sr.core.errors import UserError
-from sr.images import Picture, color
-from sr.inference.folders.convert import OnTiles, Report, convert, fingerprint
+from sr.images import ImageData, color
+from sr.inference.folders.convert import ConversionReport, OnTiles, convert, fingerprint
 from sr.inference.tiling import OVERLAP, check_overlap
 from sr.inference.upscale import through
 from sr.nets.io.load import Direction, Model, open_model
@@ -27,16 +27,16 @@ _LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, as `sr.images.with_channels` makes 
 def pick_translator(name: str, direction: Direction | None = None) -> tuple[Model, Direction]:
     """The model in a file, and the direction it goes: as said, else as it was trained, else a_to_b.
 
-    Raises UserError when it changes the size, or is not for pictures of grey or RGB with or without alpha.
+    Raises UserError when it changes the size, or is not for images of grey or RGB with or without alpha.
     """
     chosen = direction or trained_direction(name)
     model = open_model(name, direction=chosen)
     if model.scale != 1:
-        raise UserError(f"{name} enlarges by {model.scale}; use sr upscale, or give a model that keeps the size")
+        raise UserError(f"{name} upscales by {model.scale}; use sr upscale, or give a model that keeps the size")
     if model.colours != "lab" and max(model.channels, model.out_channels) > 4:
         raise UserError(
-            f"{name} makes {model.out_channels} channels of {model.channels}, and pictures have 4 at most; "
-            "give a model for pictures"
+            f"{name} makes {model.out_channels} channels of {model.channels}, and images have 4 at most; "
+            "give a model for images"
         )
     return model, chosen
 
@@ -50,65 +50,65 @@ def trained_direction(name: str) -> Direction:
     return "b_to_a" if said == "b_to_a" else "a_to_b"
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------------------------
 
 
-def half(picture: Picture, direction: Direction) -> Picture:
+def half(image: ImageData, direction: Direction) -> ImageData:
     """The input in a file that holds a and b side by side: its left half for a_to_b, its right half for b_to_a."""
-    height, width = picture.rgb.shape[-2:]
+    height, width = image.rgb.shape[-2:]
     if width % 2:
         raise UserError(f"{width}x{height} does not part into two equal halves")
     part = slice(0, width // 2) if direction == "a_to_b" else slice(width // 2, width)
-    alpha = None if picture.alpha is None else picture.alpha[..., part]
-    return dataclasses.replace(picture, rgb=picture.rgb[..., part], alpha=alpha)
+    alpha = None if image.alpha is None else image.alpha[..., part]
+    return dataclasses.replace(image, rgb=image.rgb[..., part], alpha=alpha)
 
 
-def resized(picture: Picture, size: int) -> Picture:
+def resized(image: ImageData, size: int) -> ImageData:
     """size x size by Pillow's bicubic, as `sr.data.source.resized`, with all the bits there are."""
 
     def plane(values: Tensor) -> Tensor:
-        image = Image.fromarray(values.numpy()).resize((size, size), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(image)).clamp(0, 1)
+        small = Image.fromarray(values.numpy()).resize((size, size), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(small)).clamp(0, 1)
 
-    def planes(image: Tensor) -> Tensor:
-        return torch.stack([plane(values) for values in image])
+    def planes(rgb: Tensor) -> Tensor:
+        return torch.stack([plane(values) for values in rgb])
 
-    alpha = None if picture.alpha is None else planes(picture.alpha)
-    return dataclasses.replace(picture, rgb=planes(picture.rgb), alpha=alpha)
+    alpha = None if image.alpha is None else planes(image.alpha)
+    return dataclasses.replace(image, rgb=planes(image.rgb), alpha=alpha)
 
 
 def redraw(
-    picture: Picture,
+    image: ImageData,
     model: Model,
     *,
     tile: int = 0,
     overlap: int = OVERLAP,
     device: torch.device | str = "cpu",
     on_tiles: OnTiles | None = None,
-) -> Picture:
-    """What the model makes of a picture, of the same size: grey or RGB as the model has it, 16 bit where it was 16 bit.
+) -> ImageData:
+    """What the model makes of an image, of the same size: grey or RGB as the model has it, 16 bit where it was 16 bit.
 
-    tile: 0 gives the net the whole picture, which a norm over the picture needs to see. Alpha is kept, unless the
+    tile: 0 gives the net the whole image, which a norm over the image needs to see. Alpha is kept, unless the
     model makes it. A model of Lab gets the lightness, and its colours are joined with that at full precision.
     """
-    given = color.lightness(picture.rgb) if model.colours == "lab" else _planes(picture, model.channels)
+    given = color.lightness(image.rgb) if model.colours == "lab" else _planes(image, model.channels)
     made = through(model, given, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
     if model.colours == "lab":
         made = color.coloured(given, made)
     count = made.shape[0]
     colours, grey = (made[:3], False) if count >= 3 else (made[:1].expand(3, -1, -1), True)
-    alpha = made[-1:] if count in (2, 4) else picture.alpha
-    icc = picture.icc if grey == picture.gray else None  # a profile of grey says nothing about colours
-    return dataclasses.replace(picture, rgb=colours, alpha=alpha, gray=grey, icc=icc)
+    alpha = made[-1:] if count in (2, 4) else image.alpha
+    icc = image.icc if grey == image.gray else None  # a profile of grey says nothing about colours
+    return dataclasses.replace(image, rgb=colours, alpha=alpha, gray=grey, icc=icc)
 
 
-def _planes(picture: Picture, channels: int) -> Tensor:
+def _planes(image: ImageData, channels: int) -> Tensor:
     """[channels, h, w]: grey, grey and alpha, RGB, RGB and alpha."""
     luma = torch.tensor(_LUMA).view(3, 1, 1)
-    colours = picture.rgb if channels >= 3 else (picture.rgb * luma).sum(0, keepdim=True)
+    colours = image.rgb if channels >= 3 else (image.rgb * luma).sum(0, keepdim=True)
     if channels in (1, 3):
         return colours
-    return torch.cat([colours, torch.ones_like(colours[:1]) if picture.alpha is None else picture.alpha])
+    return torch.cat([colours, torch.ones_like(colours[:1]) if image.alpha is None else image.alpha])
 
 
 def translate(
@@ -122,7 +122,7 @@ def translate(
     overlap: int = OVERLAP,
     device: torch.device | str = "cpu",
     **files: Any,
-) -> Report:
+) -> ConversionReport:
     """Translate files and folder trees into `output`. files: see `sr.inference.folders.convert.convert`.
 
     side: the files hold a and b side by side, and this direction's input is taken. size: resize the input to
@@ -134,9 +134,9 @@ def translate(
     settings |= {"colours": model.colours, "test_time": getattr(model.net, "test_time", None)}
     settings |= {"side": side, "size": size, "tile": tile, "overlap": overlap if tile else None}
 
-    def work(picture: Picture, on_tiles: OnTiles) -> Picture:
-        picture = picture if side is None else half(picture, side)
-        picture = picture if size is None else resized(picture, size)
-        return redraw(picture, model, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
+    def work(image: ImageData, on_tiles: OnTiles) -> ImageData:
+        image = image if side is None else half(image, side)
+        image = image if size is None else resized(image, size)
+        return redraw(image, model, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
 
     return convert(inputs, output, work, title=model.name, settings=settings, **files)

@@ -1,7 +1,8 @@
 """Losses: one file each, one row each. Weights and schedules are the caller's.
 
-A fidelity loss is a module called with (output, target), both [B, 3, h, w] in 0..1; it returns a float32 scalar.
-One that needs more than the target has `compare(output, *, batch, average)` instead (sr.tasks.task.Fidelity).
+A reconstruction loss is a module called with (output, target), both [B, 3, h, w] in 0..1; it returns a float32 scalar.
+One that needs more than the target has `compare(output, *, batch, average)` instead
+(sr.tasks.task.ReconstructionLosses).
 An adversarial loss has `generator` and `discriminator`, called with (critic, real=..., fake=...), both [B, 3, h, w];
 they return float32 scalars by name.
 """
@@ -26,7 +27,7 @@ from sr.losses.pixel import L1, L2, Charbonnier, Huber
 from sr.losses.structure import MSSSIM, SSIM
 from sr.losses.variation import TV
 
-FIDELITY: dict[str, type] = {
+RECONSTRUCTION: dict[str, type] = {
     "l1": L1,
     "l2": L2,
     "charbonnier": Charbonnier,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sr.core.errors import UserError
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.losses.perceptual import DISTANCES, Distance
 from sr.losses.weight_schedules import NonNegative
 from sr.nets.io.load import open_model
@@ -46,7 +46,7 @@ class Distill(nn.Module):
         scale = getattr(generator, "scale", self.scale)
         if scale != self.scale:
             raise UserError(
-                f"{self.file} enlarges by {self.scale}, the generator by {scale}; give a teacher of its scale"
+                f"{self.file} upscales by {self.scale}, the generator by {scale}; give a teacher of its scale"
             )
         if not self.features:
             return
@@ -69,7 +69,7 @@ class Distill(nn.Module):
                     "choose modules of the same shape"
                 )
 
-    def compare(self, output: Tensor, *, batch: Pair, average: object) -> Tensor:
+    def compare(self, output: Tensor, *, batch: Batch, average: object) -> Tensor:
         with torch.no_grad():
             wanted = _plain(self.teacher(batch.lq))
         loss: Tensor = self.distance(output, wanted)

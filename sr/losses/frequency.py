@@ -53,5 +53,5 @@ def _windowed_spectrum(images: Tensor) -> Tensor:
 def _phase_distance(o: Tensor, t: Tensor) -> Tensor:
     """|angle o - angle t| in 0..pi; 0 and without gradient where either is quiet (the slope grows as 1 / amplitude)."""
     turn = o * t.conj()
-    quiet = torch.minimum(o.detach().abs(), t.detach().abs()) < _QUIET
-    return torch.atan2(turn.imag.masked_fill(quiet, 0), turn.real.masked_fill(quiet, 1)).abs()
+    no_sync = torch.minimum(o.detach().abs(), t.detach().abs()) < _QUIET
+    return torch.atan2(turn.imag.masked_fill(no_sync, 0), turn.real.masked_fill(no_sync, 1)).abs()

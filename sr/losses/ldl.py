@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 
 _WINDOW = 7
 
@@ -20,7 +20,7 @@ class LDL(nn.Module):
     Images are at least 4 pixels a side.
     """
 
-    def compare(self, output: Tensor, *, batch: Pair, average: Callable[[Tensor], Tensor]) -> Tensor:
+    def compare(self, output: Tensor, *, batch: Batch, average: Callable[[Tensor], Tensor]) -> Tensor:
         target = batch.target.float()
         error = (output.float() - target).abs()
         with torch.no_grad():

@@ -36,7 +36,7 @@ class L1(_Pixel):
 
 
 class L2(_Pixel):
-    """mean (range * (output - target))², the mean squared error: highest PSNR, smoothest pictures."""
+    """mean (range * (output - target))², the mean squared error: highest PSNR, smoothest images."""
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         return self.range**2 * mean((output.float() - target.float()).square())

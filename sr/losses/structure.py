@@ -69,4 +69,4 @@ def _require(images: Tensor, *, scales: int, name: str) -> None:
     side, needed = min(images.shape[-2:]), len(_TAPS) * 2 ** (scales - 1)
     if side < needed:
         fewer = "" if scales == 1 else " or give fewer exponents"
-        raise UserError(f"{name} needs images of {needed} pixels a side, given {side}; enlarge data.gt_size{fewer}")
+        raise UserError(f"{name} needs images of {needed} pixels a side, given {side}; upscale data.gt_size{fewer}")

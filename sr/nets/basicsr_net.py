@@ -63,7 +63,7 @@ def _scale(name: str, scale: int, kwargs: dict[str, Any], own: dict[str, Paramet
     """The scale under the name that the network has for it."""
     keys = SCALE.intersection(own)
     if not keys and scale != 1:
-        raise UserError(f"{name} does not enlarge, but scale is {scale}; set scale: 1 or choose another generator")
+        raise UserError(f"{name} does not upscale, but scale is {scale}; set scale: 1 or choose another generator")
     for key in keys:
         if kwargs.get(key) not in (None, scale):
             raise UserError(f"{name}: {key} {kwargs[key]} is not the scale of these options, {scale}; leave it out")

@@ -32,7 +32,7 @@ def enlargements(factor: int) -> tuple[int, ...]:
 def conv_on(conv: nn.Conv2d, make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
     """conv(make(*sources)), of which the backward pass keeps the sources and makes the input again.
 
-    Worth it where `make` only copies (concatenation, enlargement) and the sources are kept anyway. Gradients are the
+    Worth it where `make` only copies (concatenation, upscaling) and the sources are kept anyway. Gradients are the
     same to the last bit, also those of gradients. torch.compile decides by itself what to make again.
     """
     made = make(*sources)

@@ -55,7 +55,7 @@ class RCAN(Residual):
     """RCAN, residual groups with channel attention; the paper's net has num_block 20.
 
     [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names are those of BasicSR's RCAN. Attention
-    looks at the whole picture, so tiles differ a little from the whole. Raises UserError where squeeze_factor leaves
+    looks at the whole image, so tiles differ a little from the whole. Raises UserError where squeeze_factor leaves
     no channel of num_feat.
     """
 

@@ -15,7 +15,7 @@ def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:
     """The network in a file of any architecture that spandrel recognises, with its weights, ready to be trained.
 
     [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names stay as spandrel has them, so what is
-    saved opens there again. Raises UserError where the file holds no such network or enlarges by another factor.
+    saved opens there again. Raises UserError where the file holds no such network or upscales by another factor.
     """
     import spandrel  # takes seconds to import
 

@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
 
 
 class SRResNet(nn.Module):
-    """Modified SRResNet: residual blocks make what bilinear enlargement lacks, pixel shuffles by 2 or 3 enlarge.
+    """Modified SRResNet: residual blocks make what bilinear upscaling lacks, pixel shuffles by 2 or 3 upscale.
 
     [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names are those of BasicSR's MSRResNet,
     which exists for scales 2 to 4.

@@ -22,7 +22,7 @@ class Translator(nn.Module):
     h and w: any in eval mode, where they are padded to `multiple` and the output is cropped; in training a ValueError
     where they are no multiples, because a crop that is mostly padding teaches nothing.
     test_time: what .eval() means. `paper` (section 3.4 of pix2pix, and the published test.py): dropout stays, and
-    batch norm takes the statistics of the picture itself; `eval`: no dropout, running statistics. It may be set anew.
+    batch norm takes the statistics of the image itself; `eval`: no dropout, running statistics. It may be set anew.
     Raises UserError for a scale other than 1.
     """
 
@@ -30,7 +30,7 @@ class Translator(nn.Module):
         super().__init__()
         if scale != 1:
             kind = type(self).__name__
-            raise UserError(f"{kind} does not enlarge, but scale is {scale}; set scale: 1 or choose another generator")
+            raise UserError(f"{kind} does not upscale, but scale is {scale}; set scale: 1 or choose another generator")
         self.scale, self.multiple = scale, multiple
         self.model = model
         self.test_time = test_time
@@ -59,7 +59,7 @@ class Translator(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that in eval mode too takes each picture's own statistics, where `as_paper`; at a batch of 1, as
+    """Batch norm that in eval mode too takes each image's own statistics, where `as_paper`; at a batch of 1, as
     published, that is what it does in training. The running statistics stay as they are."""
 
     as_paper = False

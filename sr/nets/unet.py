@@ -29,7 +29,7 @@ class Skip(nn.Module):
 
 
 class UNet(Translator):
-    """[B, num_in_ch, h, w] -> [B, num_out_ch, h, w]: halves the picture `num_downs` times and doubles it back.
+    """[B, num_in_ch, h, w] -> [B, num_out_ch, h, w]: halves the image `num_downs` times and doubles it back.
 
     In training h and w are multiples of 2^num_downs (256 for 8, the net of the paper), at which the bottleneck is one
     pixel; the innermost level has no norm there, so that instance norm, which refuses a single pixel, never sees one.

@@ -1,4 +1,4 @@
-"""The pictures of a report: made, measured, and put where the page finds them."""
+"""The images of a report: made, measured, and put where the page finds them."""
 
 import base64
 import dataclasses
@@ -18,36 +18,36 @@ from tqdm import tqdm
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.evaluate.metrics import METRICS
-from sr.images import ImageError, Picture, bicubic, read_picture, write_picture
-from sr.inference.upscale import Enlarger
+from sr.images import ImageData, ImageError, bicubic, read_image, write_image
+from sr.inference.upscale import Upscaler
 from sr.nets.io.load import Model
 from sr.report.page import Card, page
 from sr.report.pairs import Entry, Failed, pair
 
 WEB = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # what browsers show as it is
 USUAL = "psnr_y", "ssim_y", "lpips", "dists"
-EMBED = 20  # megabytes of pictures that the page itself holds
+EMBED = 20  # megabytes of images that the page itself holds
 _OURS = re.compile(r"\d{6}_\d+\.(png|jpg|jpeg|webp)")
 TRUTH, BICUBIC = "ground truth", "bicubic"
 
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a report. aside: the folder of its pictures, None where the page holds them. left_out: metric ->
+    """What became of a report. aside: the folder of its images, None where the page holds them. left_out: metric ->
     why it could not be measured."""
 
-    pictures: int
+    images: int
     aside: Path | None
     failed: Failed = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-class Plan(NamedTuple):
-    """What a page shows of each picture. models: with their names. scale: of the folders' outputs, where it is known
+class ReportPlan(NamedTuple):
+    """What a page shows of each image. models: with their names. scale: of the folders' outputs, where it is known
     before they are opened. metrics: against the ground truth."""
 
     folders: Sequence[str]
-    models: Sequence[tuple[str, Enlarger]]
+    models: Sequence[tuple[str, Upscaler]]
     has_hr: bool
     has_lr: bool
     scale: int | None
@@ -77,28 +77,28 @@ def make_report(
     embed: float = EMBED,
     **how: Any,
 ) -> Made:
-    """Write the page `output` of what is in `folders` (outputs of one set of pictures) and what `models` (with what to
+    """Write the page `output` of what is in `folders` (outputs of one set of images) and what `models` (with what to
     call them) make.
 
     lr: what they were made from; bicubic is made of it. hr: ground truth, which the layers are measured against; where
-    there is no lr it is made from hr, if `scale` or a model tells by how much. A picture that cannot be shown is listed
-    and the rest goes on. The page holds up to `embed` megabytes of pictures; more lie beside it in `<stem>_files`.
-    Page and folder appear whole or not at all. how: see `Inference`.
+    there is no lr it is made from hr, if `scale` or a model tells by how much. An image that cannot be shown is listed
+    and the rest goes on. The page holds up to `embed` megabytes of images; more lie beside it in `<stem>_files`.
+    Page and folder appear whole or not at all. how: see `Predictor`.
     """
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{output}: a page ends in .html; give -o report.html")
     if not folders and not models:
-        raise UserError("nothing to show; give a folder of upscaled pictures, or --model")
+        raise UserError("nothing to show; give a folder of upscaled images, or --model")
     if models and not (lr or hr):
-        raise UserError("--model needs pictures to start from; give --lr or --hr")
+        raise UserError("--model needs images to start from; give --lr or --hr")
     entries, failed = pair(folders, hr=hr, lr=lr)
-    enlargers = [(name, Enlarger(model, **how)) for name, model in models]
+    enlargers = [(name, Upscaler(model, **how)) for name, model in models]
     factors = {model.scale for _, model in models} | ({scale} if scale else set())
     if len(factors) > 1:
-        raise UserError(f"a page compares pictures of one size, not {', '.join(f'x{n}' for n in sorted(factors))}")
+        raise UserError(f"a page compares images of one size, not {', '.join(f'x{n}' for n in sorted(factors))}")
     left_out = {name: why for name in metrics or USUAL if hr and (why := METRICS[name].missing())}
     chosen = [name for name in metrics or USUAL if name not in left_out] if hr else []
-    plan = Plan(folders, enlargers, hr is not None, lr is not None, next(iter(factors), None), chosen)
+    plan = ReportPlan(folders, enlargers, hr is not None, lr is not None, next(iter(factors), None), chosen)
     if len(plan.layers) < 2:
         raise UserError("one folder alone shows no difference; add --lr, --hr with --scale, or another folder")
     aside = _beside(output).with_name(f".{_beside(output).name}.{secrets.token_hex(4)}.tmp")
@@ -106,31 +106,31 @@ def make_report(
     try:
         cards = _cards(entries, plan, aside, failed)
         if not cards:
-            raise UserError(f"none of {len(failed)} pictures can be shown; the first, {failed[0][0]}: {failed[0][1]}")
+            raise UserError(f"none of {len(failed)} images can be shown; the first, {failed[0][0]}: {failed[0][1]}")
         return Made(len(cards), _publish(output, plan, cards, aside, embed), failed, left_out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------------------------
 
 
-def _cards(entries: Sequence[Entry], plan: Plan, aside: Path, failed: Failed) -> list[Card]:
+def _cards(entries: Sequence[Entry], plan: ReportPlan, aside: Path, failed: Failed) -> list[Card]:
     cards = []
-    for number, entry in enumerate(tqdm(entries, unit="picture", desc="report", disable=None)):
+    for number, entry in enumerate(tqdm(entries, unit="image", desc="report", disable=None)):
         try:
             cards.append(_card(entry, plan, aside, number))
-        except (UserError, ValueError) as error:  # one picture must not cost the others
+        except (UserError, ValueError) as error:  # one image must not cost the others
             failed.append((entry.name, error.reason if isinstance(error, ImageError) else str(error)))
             for left in aside.glob(f"{number:06d}_*"):
                 left.unlink()
     return cards
 
 
-def _card(entry: Entry, plan: Plan, aside: Path, number: int) -> Card:
-    truth = read_picture(entry.hr) if entry.hr else None
-    low = read_picture(entry.lr) if entry.lr else _made_lr(truth, plan)
-    shown: list[tuple[Picture, Path | None]] = [(read_picture(path), path) for path in entry.outputs]
+def _card(entry: Entry, plan: ReportPlan, aside: Path, number: int) -> Card:
+    truth = read_image(entry.hr) if entry.hr else None
+    low = read_image(entry.lr) if entry.lr else _made_lr(truth, plan)
+    shown: list[tuple[ImageData, Path | None]] = [(read_image(path), path) for path in entry.outputs]
     shown += [(enlarge([low])[0], None) for _, enlarge in plan.models if low is not None]
     height, width = shown[0][0].rgb.shape[-2:] if shown else _of_scale(low, plan)
     if low is not None:
@@ -142,13 +142,13 @@ def _card(entry: Entry, plan: Plan, aside: Path, number: int) -> Card:
         shown.append((cut, entry.hr if cut is truth else None))
     sizes = [f"{name} is {p.rgb.shape[-1]}x{p.rgb.shape[-2]}" for name, (p, _) in zip(plan.layers, shown, strict=True)]
     if len({p.rgb.shape for p, _ in shown}) > 1:
-        raise UserError(f"{', '.join(sizes)}; give pictures of one size")
+        raise UserError(f"{', '.join(sizes)}; give images of one size")
     scores = [_scores(p, shown[-1][0], plan.metrics, border) if plan.has_hr else {} for p, _ in shown]
     files = [_file(aside / f"{number:06d}_{layer}", p, path) for layer, (p, path) in enumerate(shown)]
     return Card(entry.name, width, height, files, scores[:-1] if plan.has_hr else scores)
 
 
-def _made_lr(truth: Picture | None, plan: Plan) -> Picture | None:
+def _made_lr(truth: ImageData | None, plan: ReportPlan) -> ImageData | None:
     """By MATLAB's bicubic, in 8 bit."""
     if truth is None or plan.scale is None:
         return None
@@ -159,7 +159,7 @@ def _made_lr(truth: Picture | None, plan: Plan) -> Picture | None:
     return dataclasses.replace(truth, rgb=(rgb.clamp(0, 1) * 255).round() / 255, alpha=None)
 
 
-def _of_scale(low: Picture | None, plan: Plan) -> tuple[int, int]:
+def _of_scale(low: ImageData | None, plan: ReportPlan) -> tuple[int, int]:
     """Where there is nothing but bicubic and the ground truth."""
     if low is None or plan.scale is None:
         raise UserError("nothing tells its size; give --scale")
@@ -172,7 +172,7 @@ def _enlarged(rgb: Tensor, height: int, width: int) -> Tensor:
     return bicubic.resize(rgb, size=(height, width)).clamp(0, 1)
 
 
-def _cut(truth: Picture, height: int, width: int) -> Picture:
+def _cut(truth: ImageData, height: int, width: int) -> ImageData:
     """Without the few rows and columns that a scale does not divide; of any other size as it is, to be refused."""
     high, wide = truth.rgb.shape[-2:]
     if (high, wide) == (height, width) or not (0 <= high - height < 16 and 0 <= wide - width < 16):
@@ -181,19 +181,19 @@ def _cut(truth: Picture, height: int, width: int) -> Picture:
     return dataclasses.replace(truth, rgb=truth.rgb[:, :height, :width], alpha=alpha)
 
 
-def _scores(picture: Picture, truth: Picture, metrics: Sequence[str], border: int) -> dict[str, float]:
-    values = {name: METRICS[name].measure(picture.rgb, truth.rgb, border=border) for name in metrics}
+def _scores(image: ImageData, truth: ImageData, metrics: Sequence[str], border: int) -> dict[str, float]:
+    values = {name: METRICS[name].measure(image.rgb, truth.rgb, border=border) for name in metrics}
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
-def _file(place: Path, picture: Picture, source: Path | None) -> Path:
+def _file(place: Path, image: ImageData, source: Path | None) -> Path:
     """The file itself where browsers show it, else as PNG."""
     if source is not None and source.suffix.lower() in WEB:
         made = place.with_suffix(source.suffix.lower())
         shutil.copyfile(source, made)
         return made
     made = place.with_suffix(".png")
-    write_picture(made, picture)
+    write_image(made, image)
     return made
 
 
@@ -204,8 +204,8 @@ def _beside(output: Path) -> Path:
     return output.with_name(f"{output.stem}_files")
 
 
-def _publish(output: Path, plan: Plan, cards: list[Card], aside: Path, embed: float) -> Path | None:
-    """Pictures first, then the page that shows them. Returns their folder, where they need one."""
+def _publish(output: Path, plan: ReportPlan, cards: list[Card], aside: Path, embed: float) -> Path | None:
+    """Images first, then the page that shows them. Returns their folder, where they need one."""
     total = sum(path.stat().st_size for card in cards for path in card.files)
     if total <= embed * 1e6:
         content = page(output.stem, plan.layers, plan.metrics, cards, _embedded)

@@ -17,7 +17,7 @@ Scores = dict[str, float]
 
 
 class Card(NamedTuple):
-    """One picture. files: one for each layer. scores: against the ground truth, for each layer but that."""
+    """One image. files: one for each layer. scores: against the ground truth, for each layer but that."""
 
     name: str
     width: int
@@ -53,8 +53,8 @@ def page(
 <h1>{escape(title)}</h1>
 <p class="quiet">{told}</p>
 {_means(cards, layers, shown)}
-<p class="quiet">Drag on a picture, or move the slider under it. Pointing at a picture enlarges the place below; with
-the picture focused the arrow keys move it (with Shift by a pixel), + and - zoom, Escape closes.</p>
+<p class="quiet">Drag on an image, or move the slider under it. Pointing at an image upscales the place below; with
+the image focused the arrow keys move it (with Shift by a pixel), + and - zoom, Escape closes.</p>
 </header>
 <div class="tools"><div role="toolbar" aria-label="What is shown">{_tools(layers, orders)}</div></div>
 <main id="cards" data-lower="{escape(" ".join(lower))}">
@@ -74,10 +74,10 @@ def _policy(script: str) -> str:
 
 
 def _comparison(layers: Sequence[str], metrics: Sequence[str], count: int) -> str:
-    pictures = f"{count} picture{'s' if count > 1 else ''}"
+    images = f"{count} image{'s' if count > 1 else ''}"
     if not metrics:
-        return f"{pictures}: {escape(', '.join(layers))}."
-    return f"{pictures}, where {escape(layers[1])} loses most against {escape(layers[0])} first ({escape(metrics[0])})."
+        return f"{images}: {escape(', '.join(layers))}."
+    return f"{images}, where {escape(layers[1])} loses most against {escape(layers[0])} first ({escape(metrics[0])})."
 
 
 def _tools(layers: Sequence[str], metrics: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which files of several folders show the same picture."""
+"""Which files of several folders show the same image."""
 
 import re
 from collections import Counter
@@ -12,7 +12,7 @@ from sr.images import list_images
 
 
 class Entry(NamedTuple):
-    """One picture. outputs: a file for each folder. hr, lr: None where they are not given."""
+    """One image. outputs: a file for each folder. hr, lr: None where they are not given."""
 
     name: str
     outputs: list[Path]
@@ -20,25 +20,25 @@ class Entry(NamedTuple):
     lr: Path | None
 
 
-Failed = list[tuple[str, str]]  # (picture, why it is not on the page)
+Failed = list[tuple[str, str]]  # (image, why it is not on the page)
 
 
 def pair(folders: Sequence[str], *, hr: str | None, lr: str | None) -> tuple[list[Entry], Failed]:
-    """The pictures that all folders have, by the place and the stem in the folder; hr's and lr's may end in HR, LR or
+    """The images that all folders have, by the place and the stem in the folder; hr's and lr's may end in HR, LR or
     x4, those of outputs in whatever was appended. The hr say which there are, else the lr, else the first folder.
 
-    Raises UserError for a folder that is not there, has no pictures, or two of one name.
+    Raises UserError for a folder that is not there, has no images, or two of one name.
     """
     given = [folder for folder in (hr, lr, *folders) if folder is not None]
     named = {folder: _named(folder) for folder in given}
     keys = dict.fromkeys(map(_key, named[given[0]]))
     if len(keys) < len(named[given[0]]):
-        raise UserError(f"{given[0]}: two pictures are called alike but for HR, LR or x4; rename one")
+        raise UserError(f"{given[0]}: two images are called alike but for HR, LR or x4; rename one")
     found = [by_beginning(keys, {path: name for name, path in named[folder].items()}) for folder in given]
     entries, failed = [], []
     for key in keys:
         wrong = [
-            f"{folder} has {len(paths[key]) or 'no'} {'pictures' if paths[key] else 'picture'} of its name"
+            f"{folder} has {len(paths[key]) or 'no'} {'images' if paths[key] else 'image'} of its name"
             for folder, paths in zip(given, found, strict=True)
             if len(paths[key]) != 1
         ]
@@ -52,13 +52,13 @@ def pair(folders: Sequence[str], *, hr: str | None, lr: str | None) -> tuple[lis
 
 
 def _named(folder: str) -> dict[str, Path]:
-    """Place and stem of every picture -> its file; with its ending where two share a stem, as `sr upscale` names it."""
+    """Place and stem of every image -> its file; with its ending where two share a stem, as `sr upscale` names it."""
     root = Path(folder)
     if not root.is_dir():
-        raise UserError(f"{folder}: there is no such folder; give folders of pictures")
+        raise UserError(f"{folder}: there is no such folder; give folders of images")
     paths = list_images(root)
     if not paths:
-        raise UserError(f"{folder}: no pictures in it; give a folder with some")
+        raise UserError(f"{folder}: no images in it; give a folder with some")
     stems = [path.relative_to(root).with_suffix("").as_posix() for path in paths]
     counts = Counter(stems)
     return {

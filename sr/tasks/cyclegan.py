@@ -1,13 +1,13 @@
-"""CycleGAN: translation between two sets of pictures of which none are pairs (Zhu et al. 2017)."""
+"""CycleGAN: translation between two sets of images of which none are pairs (Zhu et al. 2017)."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.tasks.pool import ImagePool
-from sr.tasks.task import Adversary, Critic, Fidelity, Phase, Task, Terms, frozen, joined, scaled
+from sr.tasks.task import Critic, GANLoss, Phase, ReconstructionLosses, Task, Terms, frozen, joined, scaled
 
 SIDES = "a", "b"
 
@@ -44,7 +44,7 @@ class Discriminators(nn.Module):
 class CycleGAN(Task):
     """Generators first, then both discriminators on fakes out of a pool, their losses halved.
 
-    batch.lq comes from set a, batch.gt from set b. The fidelity terms compare each picture with its way there and
+    batch.lq comes from set a, batch.gt from set b. The reconstruction terms compare each image with its way there and
     back (equation 2), and, times `identity`, with what the generator into its own set makes of it (section 5.2). A
     perceptual term therefore acts on these two; the one on the way there that some tutorials have needs a paired
     target, which does not exist here. pool: earlier fakes kept for each discriminator, over all ranks.
@@ -57,17 +57,17 @@ class CycleGAN(Task):
         *,
         generator: nn.Module,
         discriminator: nn.Module,
-        fidelity: Fidelity,
-        gan: Adversary,
+        reconstruction: ReconstructionLosses,
+        gan: GANLoss,
         identity: float = 0.5,
         pool: int = 50,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
-        self.fidelity, self.gan, self.identity = fidelity, gan, identity
+        self.reconstruction, self.gan, self.identity = reconstruction, gan, identity
         self.pools = {side: ImagePool(pool) for side in SIDES}
 
     def report(self) -> dict[str, float]:
-        return self.fidelity.report()
+        return self.reconstruction.report()
 
     def state(self) -> dict[str, Tensor]:
         return {f"pool_{side}": images for side, pool in self.pools.items() if (images := pool.state()) is not None}
@@ -76,7 +76,7 @@ class CycleGAN(Task):
         for side, pool in self.pools.items():
             pool.load_state(state.get(f"pool_{side}"))
 
-    def step(self, batch: Pair, step: int) -> Iterator[Phase]:
+    def step(self, batch: Batch, step: int) -> Iterator[Phase]:
         reals = {"a": batch.lq, "b": batch.gt}
         images = self.generator(batch.lq, batch.gt, self.identity > 0)
 
@@ -99,12 +99,12 @@ class CycleGAN(Task):
         yield Phase("discriminator", scaled(losses, 0.5), report)
 
     def _faithful(self, images: dict[str, Tensor], reals: dict[str, Tensor], step: int) -> Terms:
-        """Every fidelity term on both reconstructions, and as `identity_<term>` on both identity images."""
+        """Every reconstruction term on both reconstructions, and as `identity_<term>` on both identity images."""
         losses: Terms = {}
         for side, real in reals.items():
-            pair = Pair(lq=real, gt=real, target=real)
-            losses = joined(losses, self.fidelity(images[f"rec_{side}"], pair, step))
+            pair = Batch(lq=real, gt=real, target=real)
+            losses = joined(losses, self.reconstruction(images[f"rec_{side}"], pair, step))
             if self.identity:
-                terms = scaled(self.fidelity(images[f"idt_{side}"], pair, step), self.identity)
+                terms = scaled(self.reconstruction(images[f"idt_{side}"], pair, step), self.identity)
                 losses = joined(losses, {f"identity_{name}": value for name, value in terms.items()})
         return losses

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from sr.data.batch import Pair
-from sr.tasks.task import Adversary, Critic, Fidelity, Phase, Task, frozen, joined, scaled
+from sr.data.batch import Batch
+from sr.tasks.task import Critic, GANLoss, Phase, ReconstructionLosses, Task, frozen, joined, scaled
 
 
 class Pix2Pix(Task):
     """Discriminator first, its loss halved, then the generator on the same fake (section 3.3 of the paper).
 
-    batch.lq is the picture given, batch.gt the one wanted. The discriminator sees images in -1..1, as published;
-    conditional: with the picture given in the channels before.
+    batch.lq is the image given, batch.gt the one wanted. The discriminator sees images in -1..1, as published;
+    conditional: with the image given in the channels before.
     """
 
     players = "generator", "discriminator"
@@ -22,17 +22,17 @@ class Pix2Pix(Task):
         *,
         generator: nn.Module,
         discriminator: nn.Module,
-        fidelity: Fidelity,
-        gan: Adversary,
+        reconstruction: ReconstructionLosses,
+        gan: GANLoss,
         conditional: bool = False,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
-        self.fidelity, self.gan, self.conditional = fidelity, gan, conditional
+        self.reconstruction, self.gan, self.conditional = reconstruction, gan, conditional
 
     def report(self) -> dict[str, float]:
-        return self.fidelity.report()
+        return self.reconstruction.report()
 
-    def step(self, batch: Pair, step: int) -> Iterator[Phase]:
+    def step(self, batch: Batch, step: int) -> Iterator[Phase]:
         real, condition = batch.gt, batch.lq if self.conditional else None
         output = self.generator(batch.lq)
 
@@ -45,5 +45,5 @@ class Pix2Pix(Task):
         with frozen(self.discriminator) as module:
             critic = Critic(module, real=real, fake=output, condition=condition, centred=True)
             adversarial = self.gan.generator(critic, real=real, fake=output, step=step)
-        losses = joined(self.fidelity(output, batch, step), adversarial)
+        losses = joined(self.reconstruction(output, batch, step), adversarial)
         yield Phase("generator", losses, output=output, target=batch.target)

@@ -1,11 +1,11 @@
-"""The first stage: a generator on fidelity alone (SRResNet, RRDB_PSNR, Real-ESRNet)."""
+"""The first stage: a generator on reconstruction alone (SRResNet, RRDB_PSNR, Real-ESRNet)."""
 
 from collections.abc import Iterator
 
 from torch import nn
 
-from sr.data.batch import Pair
-from sr.tasks.task import Fidelity, Phase, Task
+from sr.data.batch import Batch
+from sr.tasks.task import Phase, ReconstructionLosses, Task
 
 
 class PSNR(Task):
@@ -13,12 +13,12 @@ class PSNR(Task):
 
     players = ("generator",)
 
-    def __init__(self, *, generator: nn.Module, fidelity: Fidelity) -> None:
-        self.generator, self.fidelity = generator, fidelity
+    def __init__(self, *, generator: nn.Module, reconstruction: ReconstructionLosses) -> None:
+        self.generator, self.reconstruction = generator, reconstruction
 
     def report(self) -> dict[str, float]:
-        return self.fidelity.report()
+        return self.reconstruction.report()
 
-    def step(self, batch: Pair, step: int) -> Iterator[Phase]:
+    def step(self, batch: Batch, step: int) -> Iterator[Phase]:
         output = self.generator(batch.lq)
-        yield Phase("generator", self.fidelity(output, batch, step), output=output, target=batch.target)
+        yield Phase("generator", self.reconstruction(output, batch, step), output=output, target=batch.target)

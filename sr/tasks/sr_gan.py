@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.data.batch import Pair
-from sr.tasks.task import Adversary, Critic, Fidelity, Phase, Task, frozen, joined
+from sr.data.batch import Batch
+from sr.tasks.task import Critic, GANLoss, Phase, ReconstructionLosses, Task, frozen, joined
 
 
 class SRGAN(Task):
     """Generator first, then discriminator on the same fake, as the published trainers do.
 
     Fidelity compares with `target` (sharpened in Real-ESRGAN), the discriminator sees the plain `gt` as real.
-    conditional: the discriminator also sees lq, enlarged by bicubic, in the channels before the image.
+    conditional: the discriminator also sees lq, upscaled by bicubic, in the channels before the image.
     """
 
     players = ("generator", "discriminator")
@@ -23,23 +23,23 @@ class SRGAN(Task):
         *,
         generator: nn.Module,
         discriminator: nn.Module,
-        fidelity: Fidelity,
-        gan: Adversary,
+        reconstruction: ReconstructionLosses,
+        gan: GANLoss,
         conditional: bool = False,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
-        self.fidelity, self.gan, self.conditional = fidelity, gan, conditional
+        self.reconstruction, self.gan, self.conditional = reconstruction, gan, conditional
 
     def report(self) -> dict[str, float]:
-        return self.fidelity.report()
+        return self.reconstruction.report()
 
-    def step(self, batch: Pair, step: int) -> Iterator[Phase]:
+    def step(self, batch: Batch, step: int) -> Iterator[Phase]:
         condition, real = self._condition(batch), batch.gt
         fake = self.generator(batch.lq)
         with frozen(self.discriminator) as module:
             critic = Critic(module, real=real, fake=fake, condition=condition)
             adversarial = self.gan.generator(critic, real=real, fake=fake, step=step)
-        losses = joined(self.fidelity(fake, batch, step), adversarial)
+        losses = joined(self.reconstruction(fake, batch, step), adversarial)
         yield Phase("generator", losses, output=fake, target=batch.target)
 
         fake = fake.detach()
@@ -47,7 +47,7 @@ class SRGAN(Task):
         losses = self.gan.discriminator(critic, real=real, fake=fake, step=step)
         yield Phase("discriminator", losses, critic.report)
 
-    def _condition(self, batch: Pair) -> Tensor | None:
+    def _condition(self, batch: Batch) -> Tensor | None:
         if not self.conditional:
             return None
         return F.interpolate(batch.lq, size=batch.gt.shape[-2:], mode="bicubic", align_corners=False).clamp(0, 1)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.nets.spectral import SpectralConv2d
 
 LAYERS = (nn.Conv2d, nn.Linear, SpectralConv2d)
@@ -42,7 +42,7 @@ class Task:
 
     players: ClassVar[tuple[str, ...]]
 
-    def step(self, batch: Pair, step: int) -> Iterator[Phase]:
+    def step(self, batch: Batch, step: int) -> Iterator[Phase]:
         raise NotImplementedError
 
     def report(self) -> dict[str, float]:
@@ -57,7 +57,7 @@ class Task:
         """Inverse of `state`, for any number of ranks."""
 
 
-class Fidelity:
+class ReconstructionLosses:
     """Named terms that judge an output by what it should be, each with its weight.
 
     A term is called with (output, target). One that needs more has a method
@@ -67,7 +67,7 @@ class Fidelity:
     def __init__(self, terms: Mapping[str, tuple[Weight, Any]], average: Net | None = None) -> None:
         self.terms, self.average = dict(terms), average
 
-    def __call__(self, output: Tensor, batch: Pair, step: int) -> Terms:
+    def __call__(self, output: Tensor, batch: Batch, step: int) -> Terms:
         losses = {}
         for name, (weight, loss) in self.terms.items():
             if weight(step):
@@ -155,15 +155,17 @@ class Adversarial(Protocol):
     def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> Terms: ...
 
 
-class Adversary:
-    """The GAN loss and what is added to it (`plus`: penalties, feature matching).
+class GANLoss:
+    """The GAN loss and what is added to it (`regularizers`: penalties, feature matching).
 
     Its own weight applies to the generator's side alone; an added term is weighted wherever it acts, and with
     `every` = N it acts at every Nth step with N times the weight (lazy regularisation, Karras et al. 2020).
     """
 
-    def __init__(self, loss: Adversarial, weight: Weight, plus: Sequence[tuple[Weight, Adversarial]] = ()) -> None:
-        self.loss, self.weight, self.plus = loss, weight, plus
+    def __init__(
+        self, loss: Adversarial, weight: Weight, regularizers: Sequence[tuple[Weight, Adversarial]] = ()
+    ) -> None:
+        self.loss, self.weight, self.regularizers = loss, weight, regularizers
 
     def generator(self, critic: Critic, *, real: Tensor, fake: Tensor, step: int) -> Terms:
         if not self.weight(step):
@@ -185,7 +187,7 @@ class Adversary:
         return getattr(self.loss, "boundary", None)
 
     def _due(self, step: int) -> Iterator[tuple[float, Adversarial]]:
-        for weight, extra in self.plus:
+        for weight, extra in self.regularizers:
             every = getattr(extra, "every", 1)
             if step % every == 0 and weight(step):
                 yield every * weight(step), extra

@@ -19,7 +19,7 @@ Tensors = Mapping[str, Tensor]
 NICE = 10  # a tenth of a core where everything else is busy: not 19, or a checkpoint might not be done by the next
 
 
-class Saver:
+class AsyncSaver:
     """Rank 0 copies what is to be saved and lets a thread write it; all ranks learn of a failure.
 
     One file after the other in the order asked for, so no checkpoint tells of a model that is not there yet. After a

@@ -65,7 +65,7 @@ class Nets:
         a, b = (self._make(part, "discriminators", num_in_ch=channels) for channels in (given, wanted))
         return Discriminators(a=a, b=b)
 
-    def rehearse(self, player: str, net: nn.Module) -> None:
+    def check_shapes(self, player: str, net: nn.Module) -> None:
         """One forward of shapes alone, so that sizes that do not fit are told before anything else is made. A net that
         cannot do without numbers gets some: of RRDBNet 64/23 that takes seconds on a CPU."""
         size, (given, wanted) = self.options.data.gt_size, self.channels
@@ -120,7 +120,7 @@ class Nets:
 
     @property
     def colours(self) -> str:
-        """What the channels of the images mean: `lab` where pictures are coloured in Lab, `edges` from edge maps."""
+        """What the channels of the images mean: `lab` where images are coloured in Lab, `edges` from edge maps."""
         source = self.options.data.source
         if source["type"] == "edges" and self.options.data.direction == "a_to_b":
             return "edges"

@@ -28,7 +28,7 @@ class Round:
     way: Way = lambda net: net
 
 
-class Validation:
+class Validator:
     """Called with a generator on any rank, returns the same table on all. Collective."""
 
     def __init__(self, options: Options, nets: Nets, source: Callable[[Part], Any]) -> None:
@@ -39,11 +39,11 @@ class Validation:
         self.rounds = [each for name, one in given.sets.items() for each in self._rounds(name, one)]
 
     def __call__(self, net: nn.Module, *, first: int | None = None) -> Results:
-        """first: only so many pictures of each set."""
+        """first: only so many images of each set."""
         results = [self._measure(net, each, first) for each in self.rounds]
         return Results(
             rows=[row for result in results for row in result.rows],
-            pictures={name: image for result in results for name, image in result.pictures.items()},
+            images={name: image for result in results for name, image in result.images.items()},
             sheets={name: image for result in results for name, image in result.sheets.items()},
             left_out={name: why for result in results for name, why in result.left_out.items()},
         )
@@ -61,8 +61,8 @@ class Validation:
         return source_set(name, source, direction=way, size=given.size, scale=scale, colours=colours)
 
     def _both_ways(self, name: str, given: ValidationSet) -> list[Round]:
-        """Pairs are measured in both directions. Of unpaired pictures the way there is shown, and the way there and
-        back measured against the picture itself."""
+        """Pairs are measured in both directions. Of unpaired images the way there is shown, and the way there and
+        back measured against the image itself."""
         ways: dict[str, Way] = {way: attrgetter(way) for way in ("a_to_b", "b_to_a")}
         source = self._source(given.source or {})
         if not isinstance(source, Unpaired):
@@ -77,29 +77,29 @@ class Validation:
         return rounds
 
     def _measure(self, net: nn.Module, each: Round, first: int | None) -> Results:
-        """Where the size changes in tiles, so that a picture as large as life fits beside the training; else whole,
-        as norms over the picture have to see it."""
+        """Where the size changes in tiles, so that an image as large as life fits beside the training; else whole,
+        as norms over the image have to see it."""
         scale, run = self.options.scale, each.way(net)
         sets = each.sets if first is None else [replace(val, items=val.items[:first]) for val in each.sets]
         tiles: dict[str, Any] = {"tile": TILE if scale > 1 else 0, "overlap": OVERLAP, "multiple": _multiple(net)}
         through = partial(tiled, run, scale=scale, device=next(net.parameters()).device, **tiles)
-        return evaluate(through, sets, scale=scale, metrics=each.metrics, pictures=self.options.validation.pictures)
+        return evaluate(through, sets, scale=scale, metrics=each.metrics, images=self.options.validation.images)
 
 
 class _Itself:
-    """Pictures of one side of unpaired sets, each as its own target; where the side has pairs, their a or their b."""
+    """Images of one side of unpaired sets, each as its own target; where the side has pairs, their a or their b."""
 
     def __init__(self, source: Source, side: str) -> None:
         self._source, self._side, self.counts, self.name = source, side, source.counts, source.name
 
     def read(self, shard: int, index: int) -> Sample:
         gt, lq = self._source.read(shard, index)
-        picture = lq if self._side == "a" and lq is not None else gt
-        return Sample(gt=picture, lq=picture)
+        image = lq if self._side == "a" and lq is not None else gt
+        return Sample(gt=image, lq=image)
 
 
 def _multiple(net: nn.Module) -> int:
-    """What the sides of a picture have to be multiples of; of both generators of CycleGAN alike."""
+    """What the sides of an image have to be multiples of; of both generators of CycleGAN alike."""
     return int(getattr(getattr(net, "a_to_b", net), "multiple", 1))
 
 

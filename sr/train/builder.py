@@ -18,37 +18,37 @@ from sr.config.yaml_source import read
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.data import SOURCES
-from sr.data.loader import Stream
+from sr.data.loader import Loader
 from sr.data.make_shards import make_shards
 from sr.data.mix import sides_of
 from sr.data.paths import image_paths
 from sr.degrade import STAGES
-from sr.degrade.on_device import Assemble
+from sr.degrade.on_device import OnDeviceBatch
 from sr.degrade.pipeline import Degradation
 from sr.distributed import comm
 from sr.distributed.backends import Launch, accelerator, read_launch
-from sr.losses import ADVERSARIAL, FIDELITY, GAN_TERMS, LOGITS_ALONE
+from sr.losses import ADVERSARIAL, GAN_TERMS, LOGITS_ALONE, RECONSTRUCTION
 from sr.losses.weight_schedules import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS
 from sr.nets.compiled import compile_net
-from sr.nets.cpu.winograd import hasten
+from sr.nets.cpu.winograd import use_fast_conv
 from sr.tasks import TASKS
-from sr.tasks.task import Adversary, Fidelity, Weight
+from sr.tasks.task import GANLoss, ReconstructionLosses, Weight
 from sr.train.build_nets import Nets
-from sr.train.build_validation import Validation
+from sr.train.build_validation import Validator
 from sr.train.ema import EMA
-from sr.train.model_optimizer import Player, choose_precision
+from sr.train.model_optimizer import ModelOptimizer, choose_precision
 from sr.train.optimizers import OPTIMIZERS
 from sr.train.schedules import SCHEDULES, Schedule, Warmup
-from sr.train.trainer import Engine, Plan
+from sr.train.trainer import Trainer, TrainSettings
 
 WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
-PLUS: dict[str, tuple[Any, Any]] = {"plus": (list[Annotated[Any, PartOf("gan_terms")]], [])}
+REGULARIZERS: dict[str, tuple[Any, Any]] = {"regularizers": (list[Annotated[Any, PartOf("gan_terms")]], [])}
 TABLES: Mapping[str, Table] = {
     "generators": Table(GENERATORS, supplied=("scale",)),
     "discriminators": Table(DISCRIMINATORS, shared={"conditional": (bool, False)}, supplied=("num_in_ch",)),
-    "losses": Table(FIDELITY, shared=WEIGHT),
-    "gan": Table(ADVERSARIAL, shared=WEIGHT | PLUS),
+    "losses": Table(RECONSTRUCTION, shared=WEIGHT),
+    "gan": Table(ADVERSARIAL, shared=WEIGHT | REGULARIZERS),
     "gan_terms": Table(GAN_TERMS, shared=WEIGHT),
     "weights": Table(WEIGHTS),
     "degrade": Table(STAGES),
@@ -63,7 +63,7 @@ def load(file: str | Path, sets: Iterable[str] = (), *, plugins: bool = True) ->
     return resolve(read(file, sets), TABLES, plugins=plugins)
 
 
-class Build:
+class Builder:
     """Makes the objects that one set of options describes."""
 
     def __init__(self, options: Options, *, plugins: bool = True) -> None:
@@ -83,20 +83,23 @@ class Build:
         schedule: Schedule = self._make(part, "schedules", total_steps=steps)
         return Warmup(schedule, part.get("warmup_steps", 0))
 
-    def fidelity(self, device: torch.device, average: EMA | None = None) -> Fidelity:
+    def reconstruction(self, device: torch.device, average: EMA | None = None) -> ReconstructionLosses:
         layout = torch.channels_last if self.options.train.channels_last else torch.preserve_format
         terms = {
-            name: (self.weight(part), hasten(self._make(part, "losses"), device).to(device, memory_format=layout))
-            for name, part in self.options.losses.fidelity.items()
+            name: (
+                self.weight(part),
+                use_fast_conv(self._make(part, "losses"), device).to(device, memory_format=layout),
+            )
+            for name, part in self.options.losses.reconstruction.items()
         }
-        return Fidelity(terms, average)
+        return ReconstructionLosses(terms, average)
 
-    def adversary(self) -> Adversary | None:
+    def gan_loss(self) -> GANLoss | None:
         part = self.options.losses.gan
         if part is None:
             return None
-        plus = [(self.weight(extra), self._make(extra, "gan_terms")) for extra in part.get("plus", [])]
-        return Adversary(self._make(part, "gan"), self.weight(part), plus)
+        regularizers = [(self.weight(extra), self._make(extra, "gan_terms")) for extra in part.get("regularizers", [])]
+        return GANLoss(self._make(part, "gan"), self.weight(part), regularizers)
 
     def _compile(self, player: str, net: nn.Module, launch: Launch) -> None:
         """As `train.compile` asks; a critic only where its logits are all that the GAN loss looks at."""
@@ -105,7 +108,7 @@ class Build:
             return
         if launch.backend != "ddp":
             raise UserError(f"train.compile cannot look through {launch}; remove it, or launch with --multi_gpu")
-        if player == "generator" or (gan["type"] in LOGITS_ALONE and not gan.get("plus")):
+        if player == "generator" or (gan["type"] in LOGITS_ALONE and not gan.get("regularizers")):
             compile_net(net)
 
     def weight(self, part: Part) -> Weight:
@@ -128,19 +131,19 @@ class Build:
         return source
 
     def _source(self, part: Part) -> Any:
-        """A source whose pictures have the channels that the generator asks for; of sets a and b in this order."""
+        """A source whose images have the channels that the generator asks for; of sets a and b in this order."""
         given, wanted = self.nets.channels
         turned = self.options.data.direction == "b_to_a"
         return self._make(part, "sources", channels=(wanted, given) if turned else (given, wanted))
 
-    def stream(self, source: Any) -> Stream:
+    def stream(self, source: Any) -> Loader:
         options, data = self.options, self.options.data
-        return Stream(
+        return Loader(
             source,
             seed=options.seed,
             scale=options.scale,
             gt_size=data.gt_size,
-            crop_size=options.crop_size,
+            degrade_size=options.degrade_size,
             batch_size=data.batch_size,
             accumulate=options.train.accumulate,
             workers=data.workers,
@@ -152,10 +155,10 @@ class Build:
             world=comm.world(),
         )
 
-    def validation(self) -> Validation:
-        return Validation(self.options, self.nets, self._source)
+    def validation(self) -> Validator:
+        return Validator(self.options, self.nets, self._source)
 
-    def engine(self) -> Engine:
+    def trainer(self) -> Trainer:
         """Everything a run needs, on this process's device."""
         options, train = self.options, self.options.train
         launch = read_launch()
@@ -165,14 +168,14 @@ class Build:
         precision = choose_precision(train.precision, device)
         validation = comm.agree(self.validation)
         kind = TASKS[options.task]
-        players: dict[str, Player] = {}
+        players: dict[str, ModelOptimizer] = {}
         for name, optimizer in options.optimizer.items():
             net = comm.agree(partial(self.nets.make, name)).to(device)
-            self.nets.rehearse(name, net)
+            self.nets.check_shapes(name, net)
             if train.channels_last:
                 net = net.to(memory_format=torch.channels_last)
-            self._compile(name, hasten(net, device), launch)
-            players[name] = Player(
+            self._compile(name, use_fast_conv(net, device), launch)
+            players[name] = ModelOptimizer(
                 name=name,
                 net=net,
                 optimizer=self._make(optimizer, "optimizers", net.parameters()),
@@ -186,29 +189,29 @@ class Build:
             )
         ema = EMA(players["generator"].backend, decay=train.ema_decay)
         with comm.first_on_each_node():  # a perceptual loss may download its weights
-            parts: dict[str, Any] = {"fidelity": self.fidelity(device, ema)}
-        parts["fidelity"].watch(players["generator"].raw)
-        gan, degradation = self.adversary(), self.degradation(options.data.gt_size)
+            parts: dict[str, Any] = {"reconstruction": self.reconstruction(device, ema)}
+        parts["reconstruction"].watch(players["generator"].raw)
+        gan, degradation = self.gan_loss(), self.degradation(options.data.gt_size)
         if gan is not None:
             parts |= {"gan": gan}
             cycle = (options.cycle or Cycle()).model_dump()
             parts |= cycle if options.task == "cyclegan" else {"conditional": self.nets.conditional}
         stream = self.stream(self.source())
-        return Engine(
+        return Trainer(
             task=kind(**{name: player.module for name, player in players.items()}, **parts),
             players=players,
             ema=ema,
             batches=stream.batches,
-            prepare=Assemble(degradation, device=device, channels_last=train.channels_last),
+            prepare=OnDeviceBatch(degradation, device=device, channels_last=train.channels_last),
             evaluate=validation if validation.rounds else None,
             export=self.nets.export,
             record=self.record,
             plan=self.plan(precision),
         )
 
-    def plan(self, precision: str) -> Plan:
+    def plan(self, precision: str) -> TrainSettings:
         options, train, filled = self.options, self.options.train, self.filled()
-        return Plan(
+        return TrainSettings(
             folder=options.folder,
             total_steps=train.total_steps,
             batch_size=options.data.batch_size,
@@ -223,7 +226,7 @@ class Build:
             fallback=options.save.fallback,
             log_samples=options.log.samples,
             best=options.validation.best,
-            max_bad=options.data.max_bad,
+            max_bad_fraction=options.data.max_bad_fraction,
             identity={key: filled.get(key) for key in ("task", "scale", "generator", "discriminator")},
         )
 

@@ -89,7 +89,8 @@ PATTERNS = (
         ("d/accuracy_real", "d/accuracy_fake"),
         lambda now, first: min(now["d/accuracy_real"], now["d/accuracy_fake"]) > 0.98,
         "the discriminator is saturated (over 98 % right on both): lower optimizer.discriminator.lr, add losses.gan."
-        "plus: [{type: r1, weight: 1, every: 16}], or smooth vanilla's and lsgan's labels (losses.gan.real_label: 0.9)",
+        "regularizers: [{type: r1, weight: 1, every: 16}], or smooth vanilla's and lsgan's labels "
+        "(losses.gan.real_label: 0.9)",
     ),
     Pattern(
         ("g/share_gan",),

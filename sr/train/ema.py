@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sr.distributed.backends.ddp import Whole, buffers, fill, fit
+from sr.distributed.backends.ddp import ReplicatedBackend, buffers, fill, fit
 
 
 class EMA:
@@ -17,7 +17,7 @@ class EMA:
     is put together when it is looked at.
     """
 
-    def __init__(self, backend: Whole, *, decay: float) -> None:
+    def __init__(self, backend: ReplicatedBackend, *, decay: float) -> None:
         self.decay, self.sharded = decay, backend.sharded
         self._backend, self._net = backend, backend.pattern
         self.parts = {name: part.clone() for name, part in backend.owned().items()}
@@ -32,12 +32,12 @@ class EMA:
             average.copy_(value)
 
     @contextmanager
-    def whole(self) -> Iterator[nn.Module]:
+    def unsharded(self) -> Iterator[nn.Module]:
         """The average as a net in eval mode, for as long as the block lasts. Collective."""
         if not self.sharded:
             yield self._net
             return
-        fill(self._net, {name: self._backend.whole(name, part) for name, part in self.parts.items()})
+        fill(self._net, {name: self._backend.unshard(name, part) for name, part in self.parts.items()})
         try:
             yield self._net
         finally:
@@ -46,7 +46,7 @@ class EMA:
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         """What the average makes of `x`. Collective: where it is in parts, each call puts them together."""
-        with self.whole() as net:
+        with self.unsharded() as net:
             output: Tensor = net(x)
         return output
 
@@ -60,6 +60,6 @@ class EMA:
         """Inverse of `state`, given all of it on every rank. Raises ValueError naming what does not fit."""
         fit(self._net, state)
         for name, part in self.parts.items():
-            part.copy_(self._backend.part(name, state[name]))
+            part.copy_(self._backend.shard(name, state[name]))
         for name, buffer in buffers(self._net).items():
             buffer.copy_(state[name])

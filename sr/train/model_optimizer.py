@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sr.core.errors import UserError
 from sr.distributed import comm
-from sr.distributed.backends import Launch, spread
+from sr.distributed.backends import Launch, wrap
 from sr.nets.cpu import winograd
 from sr.train.schedules import Schedule
 
@@ -40,10 +40,10 @@ def _fastest(device: torch.device) -> str:
     return "bf16" if amx() or (bf16() and not winograd.available()) else "fp32"
 
 
-class Player:
+class ModelOptimizer:
     """Updates one module. `module` is what the task calls; `raw` is the net itself; `backend` how it is spread.
 
-    keep: see `sr.distributed.backends.spread`.
+    keep: see `sr.distributed.backends.wrap`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Player:
         self.accelerator, self.clip_norm = accelerator, clip_norm
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=precision == "fp16")
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self.backend = spread(
+        self.backend = wrap(
             name,
             net,
             optimizer,
@@ -77,9 +77,9 @@ class Player:
         )
         self.raw, self.module = net, self.backend.module
 
-    def quiet(self, last: bool) -> AbstractContextManager[None]:
+    def no_sync(self, last: bool) -> AbstractContextManager[None]:
         """No gradient exchange inside an accumulation window; must enclose the forward too."""
-        return self.backend.quiet(last)
+        return self.backend.no_sync(last)
 
     def update(self, loss: Tensor, *, step: int, last: bool, measure: bool = False) -> Tensor | None:
         """Backward; at the end of the window also clip and step. Returns the gradient norm if clipping or `measure`."""

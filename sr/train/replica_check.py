@@ -8,12 +8,12 @@ from torch import Tensor
 from sr.core.errors import UserError
 from sr.distributed import comm
 from sr.train.ema import EMA
-from sr.train.model_optimizer import Player
+from sr.train.model_optimizer import ModelOptimizer
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def check_ranks(players: Mapping[str, Player], ema: EMA, *, step: int, every: int) -> None:
+def check_ranks(players: Mapping[str, ModelOptimizer], ema: EMA, *, step: int, every: int) -> None:
     """Compare what every rank holds whole, each `every` steps (0: never). Raises UserError on all ranks. Collective.
 
     That is parameters and averages. Those in parts (ZeRO-3, FSDP2) are there only once; buffers may differ between two

@@ -9,15 +9,15 @@ from tqdm import tqdm
 from sr.config.options import Options
 from sr.core.errors import UserError
 from sr.data.paths import image_paths
-from sr.images import Picture, read_picture, write_picture
+from sr.images import ImageData, read_image, write_image
 from sr.tasks import TASKS
-from sr.train.builder import Build
+from sr.train.builder import Builder
 
 
 def summary(options: Options, *, plugins: bool = True) -> str:
     """Parameter counts and the batch arithmetic, built without memory for weights."""
-    build, lines = Build(options.model_copy(update={"init": {}}), plugins=plugins), []
-    build.degradation(options.data.gt_size), build.schedule(), build.adversary()  # what only their constructors know
+    build, lines = Builder(options.model_copy(update={"init": {}}), plugins=plugins), []
+    build.degradation(options.data.gt_size), build.schedule(), build.gan_loss()  # what only their constructors know
     with torch.device("meta"):
         for name in TASKS[options.task].players:
             count = sum(p.numel() for p in build.nets.make(name).parameters())
@@ -33,9 +33,9 @@ def summary(options: Options, *, plugins: bool = True) -> str:
 
 def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool = True) -> list[Path]:
     """Write what the network will see of whole images; each is degraded by the draws of its place in the list."""
-    degradation, written = Build(options, plugins=plugins).degradation(None), []
+    degradation, written = Builder(options, plugins=plugins).degradation(None), []
     for position, path in enumerate(tqdm(image_paths(inputs), unit="image", disable=None)):
-        lq = degradation(read_picture(path).rgb[None], [position]).lq[0]
+        lq = degradation(read_image(path).rgb[None], [position]).lq[0]
         written.append(output / f"{position:06d}_{path.stem}_lq.png")
-        write_picture(written[-1], Picture(lq))
+        write_image(written[-1], ImageData(lq))
     return written

@@ -95,7 +95,7 @@ class Tracker:
                 for rows in zip(*ranks, strict=True):  # the same micro-batch on every rank
                     file.write(json.dumps({"step": rows[0][0], "ranks": [positions for _, positions in rows]}) + "\n")
 
-    def picture(self, name: str, image: np.ndarray[Any, Any], *, step: int) -> None:
+    def image(self, name: str, image: np.ndarray[Any, Any], *, step: int) -> None:
         """image: uint8 [h, w, 3]."""
         if self._writer is not None:
             self._writer.add_image(name, image, step, dataformats="HWC")

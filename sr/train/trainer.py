@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sr.core.errors import UserError
 from sr.core.signals import Stopped, signals
-from sr.data.batch import Pair, Raw
+from sr.data.batch import Batch, RawBatch
 from sr.data.loader import worker_deaths
 from sr.distributed import comm
 from sr.distributed.rng import reseed
@@ -23,16 +23,16 @@ from sr.evaluate.metrics import better
 from sr.evaluate.validate import Results
 from sr.tasks import Task
 from sr.train import checkpoint, diagnostics, replica_check
-from sr.train.async_saver import Saver
+from sr.train.async_saver import AsyncSaver
 from sr.train.ema import EMA
-from sr.train.model_optimizer import PRECISIONS, Player
+from sr.train.model_optimizer import PRECISIONS, ModelOptimizer
 from sr.train.tracker import Meter, Tracker
 
 BAR = "g/pixel", "g/perceptual", "g/gan", "d/real", "d/fake"  # what the progress bar has room for
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainSettings:
     """When things happen, in optimizer steps, and where the run lives."""
 
     folder: Path
@@ -49,11 +49,11 @@ class Plan:
     fallback: bool = False
     log_samples: bool = False
     best: str = "psnr_y"
-    max_bad: float = 0.01
+    max_bad_fraction: float = 0.01
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Engine:
+class Trainer:
     """Owns the loop and the position in the data; everything else is handed in.
 
     batches(consumed): this rank's endless micro-batches from a global sample position on.
@@ -66,19 +66,19 @@ class Engine:
         self,
         *,
         task: Task,
-        players: Mapping[str, Player],
+        players: Mapping[str, ModelOptimizer],
         ema: EMA,
-        batches: Callable[[int], Generator[Raw, None, None]],
-        prepare: Callable[[Raw], Pair],
+        batches: Callable[[int], Generator[RawBatch, None, None]],
+        prepare: Callable[[RawBatch], Batch],
         evaluate: Callable[[nn.Module], Results] | None,
         export: Callable[[Mapping[str, Tensor], Path, int], None],
         record: Callable[[], None],
-        plan: Plan,
+        plan: TrainSettings,
     ) -> None:
         self.task, self.players, self.ema, self.plan = task, players, ema, plan
         self.batches, self.prepare, self.evaluate = batches, prepare, evaluate
         self.record = record
-        self.saver = Saver(plan.folder / "checkpoints", keep=plan.keep, export=export)
+        self.saver = AsyncSaver(plan.folder / "checkpoints", keep=plan.keep, export=export)
         self.step = self.consumed = self.bad = 0
         self.used: list[tuple[int, list[int]]] = []
         self.best: dict[str, Any] = {}
@@ -130,7 +130,7 @@ class Engine:
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.plan.total_steps
 
-    def train_step(self, batches: Iterator[Raw]) -> None:
+    def train_step(self, batches: Iterator[RawBatch]) -> None:
         """One optimizer step of every player; `accumulate` micro-batches, one gradient exchange."""
         for micro in range(self.plan.accumulate):
             raw = next(batches)
@@ -143,7 +143,7 @@ class Engine:
             reseed(self.plan.seed, self.step, micro)
             with ExitStack() as window:
                 for player in self.players.values():
-                    window.enter_context(player.quiet(last))
+                    window.enter_context(player.no_sync(last))
                 pair = self.prepare(raw)
                 with _tuned():
                     self._phases(pair, last)
@@ -151,7 +151,7 @@ class Engine:
         self.step += 1
         self.consumed += self.plan.batch_size
 
-    def _phases(self, batch: Pair, last: bool) -> None:
+    def _phases(self, batch: Batch, last: bool) -> None:
         phases = self.task.step(batch, self.step)
         while True:
             with self._autocast():
@@ -199,22 +199,23 @@ class Engine:
 
     def _check_bad(self) -> None:
         bad = sum(comm.gather(self.bad))
-        if bad > max(1, self.plan.max_bad * self.consumed):
+        if bad > max(1, self.plan.max_bad_fraction * self.consumed):
             raise UserError(
-                f"{bad} unreadable samples were met within {self.consumed}, more than data.max_bad {self.plan.max_bad} "
-                "allows; mend the files named above, or raise data.max_bad"
+                f"{bad} unreadable samples were met within {self.consumed}, more than data.max_bad_fraction "
+                f"{self.plan.max_bad_fraction} "
+                "allows; mend the files named above, or raise data.max_bad_fraction"
             )
 
     def validate(self, tracker: Tracker) -> None:
         assert self.evaluate is not None
-        with self.ema.whole() as net:
+        with self.ema.unsharded() as net:
             results = self.evaluate(net)
         scores = {f"val/{name}/{metric}": value for name, row in results.means.items() for metric, value in row.items()}
         tracker.scalars(scores, step=self.step)
-        for name, image in results.pictures.items():
-            tracker.picture(f"val/{name}", image, step=self.step)
+        for name, image in results.images.items():
+            tracker.image(f"val/{name}", image, step=self.step)
         for name, image in results.sheets.items():
-            tracker.picture(f"val/{name}/sheet", image, step=self.step)
+            tracker.image(f"val/{name}/sheet", image, step=self.step)
         value = float(np.mean([row[self.plan.best] for row in results.means.values() if self.plan.best in row]))
         first = self.best.get("metric") != self.plan.best
         best = first or better(self.plan.best, value, self.best["value"])

@@ -2,8 +2,8 @@
 
 The reference is `RealESRGANDataset` of the package basicsr in a DataLoader: PNGs as its extract_subimages.py writes
 them (OpenCV, compression 3), read, flipped, made float, with the three kernels of Real-ESRGAN's degradation. Ours reads
-the same pictures out of shards of `sr shard`, hands over uint8, and leaves kernels to the degradation, which makes them
-on the device. First pictures as large as the crop, then a crop out of large pictures. `JPEG 4:2:0` is a tar of JPEGs
+the same images out of shards of `sr shard`, hands over uint8, and leaves kernels to the degradation, which makes them
+on the device. First images as large as the crop, then a crop out of large images. `JPEG 4:2:0` is a tar of JPEGs
 as cameras write them; `sr shard --format jpg` keeps the colours' full resolution, which takes longer to decode.
 """
 
@@ -33,8 +33,8 @@ SETTINGS = {
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", type=Path, help="folder of photographs to cut up (scikit-image's few)")
-    parser.add_argument("--samples", type=int, default=200, help="pictures of 400 x 400 (%(default)s)")
-    parser.add_argument("--large", type=int, default=8, help="pictures of 2000 x 1200; 0: none (%(default)s)")
+    parser.add_argument("--samples", type=int, default=200, help="images of 400 x 400 (%(default)s)")
+    parser.add_argument("--large", type=int, default=8, help="images of 2000 x 1200; 0: none (%(default)s)")
     parser.add_argument("--batch", type=int, default=12, help="samples of a batch (%(default)s)")
     parser.add_argument("--batches", type=int, default=20, help="in one measured piece of work (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where to make the files (a temporary folder)")
@@ -43,14 +43,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         small, large = Path(folder, "small"), Path(folder, "large")
-        rows = _compared("one worker, pictures of 400 x 400", small, _cut(args.photos, args.samples, 1, 1), args)
+        rows = _compared("one worker, images of 400 x 400", small, _cut(args.photos, args.samples, 1, 1), args)
         if args.large:
             rows += _compared("one worker, 400 out of 2000 x 1200", large, _cut(args.photos, args.large, 3, 5), args)
     return rows
 
 
-def _compared(work: str, folder: Path, pictures: Iterator[Any], args: argparse.Namespace) -> list[Row]:
-    tars = _written(folder, pictures)
+def _compared(work: str, folder: Path, images: Iterator[Any], args: argparse.Namespace) -> list[Row]:
+    tars = _written(folder, images)
     batch, batches = (args.batch, args.batches) if folder.name == "small" else (2, max(1, args.batches // 2))
     workers = _Workers(batches)
     arms = [workers.arm("BasicSR, PNG folder", _reference(folder / "png", batch), batch)]
@@ -111,7 +111,7 @@ def _pieces(photos: Path | None) -> Iterator[Any]:
         yield image[top : top + 400, left : left + 400]
 
 
-def _written(folder: Path, pictures: Iterator[Any]) -> dict[str, Path]:
+def _written(folder: Path, images: Iterator[Any]) -> dict[str, Path]:
     """The folder of PNGs, and the shards of each format by their names."""
     import cv2
 
@@ -120,9 +120,9 @@ def _written(folder: Path, pictures: Iterator[Any]) -> dict[str, Path]:
     (folder / "png").mkdir(parents=True)
     (folder / "shards-420").mkdir()
     with tarfile.open(folder / "shards-420" / "x.tar", "w") as tar:
-        for number, picture in enumerate(pictures):
-            cv2.imwrite(str(folder / "png" / f"{number:05d}.png"), picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])
-            _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        for number, image in enumerate(images):
+            cv2.imwrite(str(folder / "png" / f"{number:05d}.png"), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])
+            _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
             info = tarfile.TarInfo(f"{number:05d}.jpg")
             info.size = len(jpeg)
             tar.addfile(info, io.BytesIO(jpeg.tobytes()))
@@ -151,8 +151,8 @@ def _ours(folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
     import torchvision.io  # noqa: F401  (or every worker would, which takes a second)
 
     from sr.data import ShardSource
-    from sr.data.loader import Stream
+    from sr.data.loader import Loader
 
     source = ShardSource(path=str(folder))
-    stream = Stream(source, seed=0, scale=4, gt_size=256, crop_size=400, batch_size=batch, workers=1)
+    stream = Loader(source, seed=0, scale=4, gt_size=256, degrade_size=400, batch_size=batch, workers=1)
     return stream.batches

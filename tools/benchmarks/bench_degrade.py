@@ -1,7 +1,7 @@
 """Degradation of a batch, and its blur kernels, beside Real-ESRGAN's.
 
 The reference is `RealESRGANModel.feed_data` of the package basicsr, unchanged but for its devices (it asks for CUDA by
-name), for `filter2D`, which gets contiguous pictures (it fails on others), and without its pool of training pairs,
+name), for `filter2D`, which gets contiguous images (it fails on others), and without its pool of training pairs,
 which ours does not need. Ours is the recipe options/realesrgan_x4.yml. Each side draws its own parameters from the same
 ranges, so what they make is compared by its means alone; tests/test_degrade_parity.py compares them draw by draw.
 """
@@ -27,12 +27,12 @@ FEED = {
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=int, default=4, help="pictures (%(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="images (%(default)s)")
     parser.add_argument("--gt", type=int, default=400, help="their side before the crop to --crop (%(default)s)")
     parser.add_argument(
         "--halo", type=int, default=16, help="crop first, to --crop and this on each side (%(default)s)"
     )
-    parser.add_argument("--crop", type=int, default=256, help="side of the pictures that are trained on (%(default)s)")
+    parser.add_argument("--crop", type=int, default=256, help="side of the images that are trained on (%(default)s)")
     parser.add_argument("--batches", type=int, default=4, help="in one measured piece of work (%(default)s)")
     parser.add_argument("--kernels", type=int, default=48, help="samples of one kernel synthesis (%(default)s)")
 
@@ -76,9 +76,9 @@ def _arm(name: str, items: int, degrade: Callable[[Any, int], Any], gt: Any, bat
 
 
 def ours(args: argparse.Namespace) -> Callable[[Any, int], Any]:
-    from sr.train.builder import Build, load
+    from sr.train.builder import Builder, load
 
-    degradation = Build(load(RECIPE)).degradation(args.crop)
+    degradation = Builder(load(RECIPE)).degradation(args.crop)
     return lambda gt, number: degradation(gt, range(number * len(gt), (number + 1) * len(gt)))
 
 

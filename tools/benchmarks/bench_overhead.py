@@ -3,7 +3,7 @@
 --part log: a plain step, one that logs (shares of the losses, files written) and one that saves a checkpoint, with the
 nets of `step`; the checkpoint is written by a thread while the next step runs, so a round of `saves` is two steps.
 --part start: from the start of a process to the first degraded batch of options/realesrgan_x4.yml, nets built and data
-open (one picture, batch 1, VGG's weights random).
+open (one image, batch 1, VGG's weights random).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from bench_harness import Arm, Row, compare
 from PIL import Image
 from tqdm import tqdm
 
-from sr.data.batch import Raw
+from sr.data.batch import RawBatch
 from sr.train.tracker import Tracker
 
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> list[Row]:
 START = """
 import sys
 from sr.train.builder import Build, load
-engine = Build(load(sys.argv[1], sys.argv[2:])).engine()
+engine = Build(load(sys.argv[1], sys.argv[2:])).trainer()
 engine.prepare(next(engine.batches(0)))
 """
 
@@ -69,7 +69,7 @@ def _log(args: argparse.Namespace) -> list[Row]:
     del reference
     with tempfile.TemporaryDirectory() as folder:
         engine = bench_step.engine_of(sizes, Path(folder, "run"), "fp32", False, start, batch)
-        raws: Any = repeat(Raw([]))
+        raws: Any = repeat(RawBatch([]))
         plans = {every: replace(engine.plan, log_every=every) for every in (1, 1_000_000)}
 
         def step(every: int = 1_000_000) -> None:

@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sr.data.batch import Pair, Raw
+from sr.data.batch import Batch, RawBatch
 from sr.distributed.backends.ddp import State
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 from sr.train.model_optimizer import choose_precision
-from sr.train.trainer import Engine
+from sr.train.trainer import Trainer
 
 RATE, GAN_WEIGHT = 1e-4, 0.1
 Optimizers = Mapping[str, torch.optim.Optimizer]
@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> list[Row]:
             name = "ours, compiled" if compiled else "ours"
             if args.part == "gan":
                 optimizers = {role: player.optimizer for role, player in engine.players.items()}
-                arms.append(_step(name, precision, partial(engine.train_step, repeat(Raw([]))), optimizers))
+                arms.append(_step(name, precision, partial(engine.train_step, repeat(RawBatch([]))), optimizers))
             else:
                 generator = engine.players["generator"].module
-                arms.append(_alone(name, precision, generator, engine.prepare(Raw([])), engine._autocast))
+                arms.append(_alone(name, precision, generator, engine.prepare(RawBatch([])), engine._autocast))
         for path in args.other:
             other = Other(path, args, precisions[0], start, batch, rate=RATE, gan_weight=GAN_WEIGHT)
             if args.part == "gan":
@@ -97,13 +97,13 @@ def _count(arms: list[Arm], images: int) -> None:
     arms[0].output = counted
 
 
-def batch_of(args: argparse.Namespace) -> Pair:
+def batch_of(args: argparse.Namespace) -> Batch:
     """Smooth noise; as in Real-ESRGAN the target is not quite the ground truth."""
     side = args.gt // args.scale
     lq = torch.rand(args.batch, 3, side, side)
     gt = nn.functional.interpolate(lq, scale_factor=args.scale, mode="bicubic").clamp(0, 1)
     sharp = (gt + 0.1 * torch.randn_like(gt)).clamp(0, 1)
-    return Pair(*(images.to(args.device) for images in (lq, gt, sharp)))
+    return Batch(*(images.to(args.device) for images in (lq, gt, sharp)))
 
 
 RECIPE = {
@@ -120,8 +120,8 @@ RECIPE = {
 
 
 def engine_of(
-    args: argparse.Namespace, folder: Path, precision: str, compiled: bool, start: Mapping[str, State], batch: Pair
-) -> Engine:
+    args: argparse.Namespace, folder: Path, precision: str, compiled: bool, start: Mapping[str, State], batch: Batch
+) -> Trainer:
     """Ours as `sr train` makes it, but for its data: it is given `batch` again and again."""
     folder.mkdir()
     Image.new("RGB", (args.gt, args.gt)).save(folder / "any.png")
@@ -135,12 +135,12 @@ def engine_of(
     }
     file = folder / "step.yml"
     file.write_text(yaml.safe_dump(recipe))
-    engine = Build(load(file)).engine()
+    engine = Builder(load(file)).trainer()
     for role, player in engine.players.items():
         player.raw.load_state_dict(start[role])
     engine.ema.load_state(start["generator"])
     layout = torch.channels_last
-    pair = Pair(*(images.contiguous(memory_format=layout) for images in (batch.lq, batch.gt, batch.target)))
+    pair = Batch(*(images.contiguous(memory_format=layout) for images in (batch.lq, batch.gt, batch.target)))
     engine.prepare = lambda raw: pair
     return engine
 
@@ -167,7 +167,7 @@ def _step(name: str, precision: str, run: Callable[[], None], optimizers: Optimi
 
 
 def _alone(
-    name: str, precision: str, net: nn.Module, batch: Pair, autocast: Callable[[], AbstractContextManager[Any]]
+    name: str, precision: str, net: nn.Module, batch: Batch, autocast: Callable[[], AbstractContextManager[Any]]
 ) -> Arm:
     """The generator's forward and backward on L1."""
     parameters = list(net.parameters())

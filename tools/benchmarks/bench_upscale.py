@@ -1,12 +1,12 @@
 """Upscaling a folder with an RRDBNet x4: ours against the way of Real-ESRGAN's own program.
 
 The reference is rebuilt from what `RealESRGANer` is documented to do, on basicsr's RRDBNet with the same weights: a
-margin of 10 pixels mirrored to the right and below, tiles with 10 pixels around them cut off again, the whole picture
+margin of 10 pixels mirrored to the right and below, tiles with 10 pixels around them cut off again, the whole image
 and the whole output on the device, fp16 on CUDA (its default) and fp32 on a CPU. Weights are random, with dense blocks
-that have a say in the output, whose mean and spread are those of a picture; --weights takes a published file.
+that have a say in the output, whose mean and spread are those of an image; --weights takes a published file.
 
-Folder: files in, files out. Picture: one in memory, which shows the deviation before it is rounded to 8 bits; there
-the reference is fp32 on CUDA as well, so that the deviation is from fp32. Pictures are compared without the 16 pixels
+Folder: files in, files out. Image: one in memory, which shows the deviation before it is rounded to 8 bits; there
+the reference is fp32 on CUDA as well, so that the deviation is from fp32. Images are compared without the 16 pixels
 at the right and below that the mirrored margin changes. File: a result as a PNG, by OpenCV as there, with its size.
 """
 
@@ -25,7 +25,7 @@ ARMS = {
     "ours, bf16": {"precision": "bf16"},
     "ours, fp16": {"precision": "fp16"},
 }
-WORK = ["folder", "picture", "file"]
+WORK = ["folder", "image", "file"]
 DTYPES = {"ours, mixed": "bf16", "ours, bf16": "bf16", "ours, fp16": "fp16"}  # for the share of the peak
 
 
@@ -33,8 +33,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-feat", type=int, default=64)
     parser.add_argument("--num-block", type=int, default=23)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="of an RRDBNet x4 in place of random ones")
-    parser.add_argument("--size", type=int, nargs=2, default=(200, 320), metavar=("H", "W"), help="of a picture")
-    parser.add_argument("--pictures", type=int, default=1, help="in the folder (%(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=(200, 320), metavar=("H", "W"), help="of an image")
+    parser.add_argument("--images", type=int, default=1, help="in the folder (%(default)s)")
     parser.add_argument("--tile", type=int, help="of both (theirs: whole; ours: what fits the model)")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["ours, default"], help="beside the reference")
     parser.add_argument("--work", nargs="+", choices=WORK, default=WORK)
@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> list[Row]:
         keep_memory()
     ours, theirs = _models(args)
     height, width = args.size
-    operations = args.pictures * height * width * _operations(theirs)
-    shared = {"operations": operations, "items": args.pictures}
+    operations = args.images * height * width * _operations(theirs)
+    shared = {"operations": operations, "items": args.images}
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "in")
         folder.mkdir()
-        for number in range(args.pictures):
+        for number in range(args.images):
             image = probe(max(args.size) + number, 3)[0, :, :height, :width]
             write_rgb(folder / f"{number}.png", (image.permute(1, 2, 0) * 255).round().byte().numpy())
         files = list_images(folder)
@@ -64,14 +64,14 @@ def run(args: argparse.Namespace) -> list[Row]:
             half = args.device.type == "cuda"
             arms = [Arm("Real-ESRGAN's way", lambda: _their_folder(theirs, files, out, args, half), **shared)]
             arms += [Arm(n, lambda r=r: r(folder, out), dtype=d, **shared) for n, d, r in _folders(ours, args)]
-            rows += compare(f"folder of {args.pictures}", arms, rounds=args.pairs, device=args.device, memory=False)
-        if "picture" in args.work:
+            rows += compare(f"folder of {args.images}", arms, rounds=args.pairs, device=args.device, memory=False)
+        if "image" in args.work:
             pixels = read_rgb(files[0])
-            shared["operations"], shared["items"] = operations / args.pictures, 1
+            shared["operations"], shared["items"] = operations / args.images, 1
             reference = "Real-ESRGAN's way, fp32"
             arms = [Arm(reference, lambda: _inner(_theirs(theirs, pixels, args, half=False)), **shared)]
-            arms += [Arm(n, lambda r=r: _inner(r(pixels)), dtype=d, **shared) for n, d, r in _pictures(ours, args)]
-            rows += compare("picture", arms, rounds=args.pairs, device=args.device, memory=args.memory)
+            arms += [Arm(n, lambda r=r: _inner(r(pixels)), dtype=d, **shared) for n, d, r in _images(ours, args)]
+            rows += compare("image", arms, rounds=args.pairs, device=args.device, memory=args.memory)
         if "file" in args.work:
             rows += _file(Path(scratch), args)
     return rows
@@ -167,7 +167,7 @@ def _their_tiles(net: Any, image: Any, tile: int) -> Any:
 
 
 def _their_folder(net: Any, files: list[Path], out: Path, args: argparse.Namespace, half: bool) -> Any:
-    """One file after the other: read, enlarged, written."""
+    """One file after the other: read, upscaled, written."""
     import cv2
 
     out.mkdir(exist_ok=True)
@@ -183,13 +183,13 @@ def _written(out: Path) -> Any:
 
     from sr.images import list_images, read_rgb
 
-    pictures = [torch.tensor(read_rgb(file)).permute(2, 0, 1).float() / 255 for file in list_images(out)]
-    return torch.cat([_inner(picture).flatten() for picture in pictures])
+    images = [torch.tensor(read_rgb(file)).permute(2, 0, 1).float() / 255 for file in list_images(out)]
+    return torch.cat([_inner(image).flatten() for image in images])
 
 
-def _inner(picture: Any) -> Any:
+def _inner(image: Any) -> Any:
     """Without what a mirrored margin changes at the right and below."""
-    return picture[:, :-64, :-64]
+    return image[:, :-64, :-64]
 
 
 # ---- ours ------------------------------------------------------------------------------------------------------------
@@ -203,20 +203,20 @@ def _folders(model: Any, args: argparse.Namespace) -> Iterator[tuple[str, str, A
 
         def work(folder: Path, out: Path, how: Any = ARMS[name]) -> Any:
             report = upscale([folder], out, model, again=True, tile=args.tile, device=args.device, **how)
-            assert len(report.written) == args.pictures, report.failed
+            assert len(report.written) == args.images, report.failed
             return _written(out)
 
         yield name, DTYPES.get(name, "fp32"), work
 
 
-def _pictures(model: Any, args: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
+def _images(model: Any, args: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
     """With all that is found out about a model found out before."""
     import torch
 
-    from sr.inference.predictor import Inference
+    from sr.inference.predictor import Predictor
 
     for name in args.arms:
-        inference = Inference(model, tile=args.tile, device=args.device, **ARMS[name])  # type: ignore[arg-type]
+        inference = Predictor(model, tile=args.tile, device=args.device, **ARMS[name])  # type: ignore[arg-type]
 
         def work(pixels: Any, inference: Any = inference) -> Any:
             return inference([torch.from_numpy(pixels.astype("float32") / 255).permute(2, 0, 1)])[0]

@@ -53,7 +53,7 @@ def ratio(work: str, arm: str) -> Callable[[Rows], tuple[float, str] | None]:
         if row is None:
             return None
         off = max((found["max"] for found in row["deviation"].values()), default=None)
-        deviates = f", off by {off * 255:.2g}/255" if off is not None and work in ("picture", "folder") else ""
+        deviates = f", off by {off * 255:.2g}/255" if off is not None and work in ("image", "folder") else ""
         return row["ratio"], f"{row['ratio']:.2f}x ({row['arm']}{deviates})"
 
     return value
@@ -108,13 +108,13 @@ GOALS = [
     Goal("degradation, gt 400", "degrade", ratio("degradation", "ours"), 8.0, 8.0),
     Goal("the same, cropped first", "degrade", ratio("degradation", "ours, cropped"), 8.0, 8.0),
     Goal("kernels of a batch of 48", "degrade", ratio("blur kernels", "ours"), 3.0, None),
-    Goal("one loader worker, PNG", "data", ratio("one worker, pictures", "ours, PNG"), 1.4, None),
-    Goal("one loader worker, JPEG 4:2:0", "data", ratio("one worker, pictures", "ours, JPEG 4:2:0"), 4.0, None),
-    Goal("one loader worker, JPEG 4:4:4", "data", ratio("one worker, pictures", "ours, JPEG 4:4:4"), 4.0, None),
-    Goal("one loader worker, zst", "data", ratio("one worker, pictures", "ours, zst"), None, None),
-    Goal("one loader worker, npy", "data", ratio("one worker, pictures", "ours, npy"), 9.0, None),
+    Goal("one loader worker, PNG", "data", ratio("one worker, images", "ours, PNG"), 1.4, None),
+    Goal("one loader worker, JPEG 4:2:0", "data", ratio("one worker, images", "ours, JPEG 4:2:0"), 4.0, None),
+    Goal("one loader worker, JPEG 4:4:4", "data", ratio("one worker, images", "ours, JPEG 4:4:4"), 4.0, None),
+    Goal("one loader worker, zst", "data", ratio("one worker, images", "ours, zst"), None, None),
+    Goal("one loader worker, npy", "data", ratio("one worker, images", "ours, npy"), 9.0, None),
     Goal("upscaling a folder, default", "upscale", ratio("folder", "ours, default"), 3.5, 4.0),
-    Goal("upscaling a picture, default", "upscale", ratio("picture", "ours, default"), 3.5, 4.0),
+    Goal("upscaling an image, default", "upscale", ratio("image", "ours, default"), 3.5, 4.0),
     Goal("upscaling a folder, fastest", "upscale", ratio("folder", "ours, bf16"), 5.5, 8.0),
     Goal("step that logs", "overhead", logging, 1.02, 1.02, least=False),
     Goal("step that saves", "overhead", saving, 1.05, 1.05, least=False),
@@ -139,7 +139,7 @@ def commands(device: str, photos: Path | None) -> dict[str, list[str]]:
         "degrade": ["degrade", "--pairs", "3", "--no-memory"] + (["--batch", images] if cuda else ["--batches", "2"]),
         "upscale": ["upscale", "--pairs", "3", "--no-memory", "--arms", "ours, default"]
         + ["ours, bf16"] * faster
-        + ([] if cuda else ["--size", "96", "160", "--pictures", "2"]),
+        + ([] if cuda else ["--size", "96", "160", "--images", "2"]),
         "resume": ["resume", "--pairs", "3"],
     }
 

@@ -29,9 +29,9 @@ def measure(options: Any, steps: int) -> dict[str, float]:
     import torch
 
     from sr.distributed import comm
-    from sr.train.builder import Build
+    from sr.train.builder import Builder
 
-    engine = Build(options).engine()
+    engine = Builder(options).trainer()
     count = engine.plan.accumulate * (steps + 2)
     with closing(engine.batches(0)) as batches:
         raws = [next(batches) for _ in range(count)]
@@ -45,13 +45,13 @@ def measure(options: Any, steps: int) -> dict[str, float]:
     images = options.data.batch_size / comm.world()
     found = {"step": statistics.median(times[2:]), "images": images, "parameters": sum(nets.values())}
     found["checkpoint"] = 12 * found["parameters"] + 4 * nets["generator"]
-    alone = Build(options.model_copy(update={"data": options.data.model_copy(update={"workers": 0})}))
+    alone = Builder(options.model_copy(update={"data": options.data.model_copy(update={"workers": 0})}))
     source = alone.source()  # with the other processes
     if comm.is_main():
         found |= {"loader": loader_rate(alone.stream(source)), "disk": disk_rate(options.folder, found["checkpoint"])}
     if comm.world() > 1:
         found |= link_rate(engine.device)
-        comm.part()
+        comm.shutdown()
         torch.distributed.destroy_process_group()
     return found
 

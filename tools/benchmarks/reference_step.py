@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.nets.io.basicsr import basicsr
 
 LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
@@ -43,7 +43,7 @@ class Reference:
             parameters = getattr(self.model, f"net_{name}").parameters()
             setattr(self.model, f"optimizer_{name}", torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.99)))
 
-    def give(self, batch: Pair) -> None:
+    def give(self, batch: Batch) -> None:
         self.model.lq, self.model.gt, self.model.gt_usm = batch.lq, batch.gt, batch.target
 
     def step(self) -> None:

@@ -19,7 +19,7 @@ import torch
 from measure_step import parameters, wait
 
 from sr.core.errors import UserError
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 
 KINDS = "plain", "saving", "after", "plain"
 
@@ -33,7 +33,7 @@ def main() -> int:
     options = load(args.options, args.set)
     options.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder.parent, prefix="save_cost_") as folder:
-        engine = Build(load(args.options, [*args.set, f"out={folder}"])).engine()
+        engine = Builder(load(args.options, [*args.set, f"out={folder}"])).trainer()
         times = measure(engine, args.rounds)
         newest = sorted((engine.plan.folder / "checkpoints").glob("step_*"))[-1]
         size = sum(path.stat().st_size for path in newest.iterdir())

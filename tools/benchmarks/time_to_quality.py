@@ -5,7 +5,7 @@
 
 The file is one of a PSNR recipe with an rrdbnet, shards, adam and a validation set. Both get its nets, losses, rate
 (constant, so that no schedule has to guess how many steps there will be), batch and average. BasicSR trains with its
-`SRModel` and `PairedImageDataset` on PNG files of the same pictures and their bicubic partners, with one worker. They
+`SRModel` and `PairedImageDataset` on PNG files of the same images and their bicubic partners, with one worker. They
 train in turn, --slice seconds each, and each has a clock that stands still while the other trains and while both are
 measured, by the same code. Prints the set's mean psnr_y of both at each time, of the moving average that each saves for
 use, and of the net itself (--plot draws it): for thousands of steps BasicSR's average holds a part of the random start,
@@ -30,8 +30,8 @@ from sr.core.errors import UserError
 from sr.data import ShardSource
 from sr.images import bicubic, write_rgb
 from sr.nets.io.basicsr import basicsr
-from sr.train.builder import Build, load
-from sr.train.trainer import Engine
+from sr.train.builder import Builder, load
+from sr.train.trainer import Trainer
 
 Curve = list[tuple[float, int, float, float]]
 """Seconds trained, steps, psnr_y of the average and of the net."""
@@ -51,14 +51,14 @@ class Arm(Protocol):
 class Ours:
     name = "ours"
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Trainer) -> None:
         self.engine, self.batches = engine, engine.batches(0)
 
     def step(self) -> None:
         self.engine.train_step(self.batches)
 
     def nets(self) -> tuple[nn.Module, nn.Module]:
-        with self.engine.ema.whole() as net:
+        with self.engine.ema.unsharded() as net:
             return copy.deepcopy(net), copy.deepcopy(self.engine.players["generator"].raw)
 
 
@@ -67,7 +67,7 @@ class Reference:
 
     name = "BasicSR"
 
-    def __init__(self, engine: Engine, options: Any, folder: Path) -> None:
+    def __init__(self, engine: Trainer, options: Any, folder: Path) -> None:
         given, net = options.data, {k: v for k, v in options.generator.items() if k != "type"}
         rate = options.optimizer["generator"]
         opt = {
@@ -121,11 +121,11 @@ class Reference:
 
 
 def as_files(source: ShardSource, folder: Path, scale: int) -> None:
-    """The pictures of the shards, and their MATLAB bicubic reductions, as BasicSR reads them."""
+    """The images of the shards, and their MATLAB bicubic reductions, as BasicSR reads them."""
     for name in ("gt", "lq"):
         (folder / name).mkdir()
     places = [(shard, index) for shard, count in enumerate(source.counts) for index in range(count)]
-    for number, place in enumerate(tqdm(places, desc="pictures for BasicSR")):
+    for number, place in enumerate(tqdm(places, desc="images for BasicSR")):
         gt = torch.from_numpy(source.read(*place).gt).permute(2, 0, 1).float() / 255
         lq = bicubic.resize(gt[None], scale=1 / scale)[0].clamp(0, 1)
         for kind, image in (("gt", gt), ("lq", lq)):
@@ -193,7 +193,7 @@ def main() -> None:
         options = load(args.options, [*args.set, *fixed])
         if options.task != "psnr" or options.data.source["type"] != "shards":
             raise SystemExit(f"{args.options}: give a psnr recipe on shards, as options/rrdb_small_x4.yml is one")
-        engine = Build(options).engine()
+        engine = Builder(options).trainer()
         as_files(ShardSource(path=options.data.source["path"]), Path(folder), options.scale)
         arms: list[Arm] = [Ours(engine), Reference(engine, options, Path(folder))]
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {engine.device}")

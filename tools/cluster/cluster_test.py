@@ -157,7 +157,7 @@ def differs(one: Run, other: Run, step: int) -> float:
 
 
 def prepare(out: Path) -> None:
-    """The recipe and eight smooth random pictures."""
+    """The recipe and eight smooth random images."""
     photos = out / "photos"
     photos.mkdir(parents=True, exist_ok=True)
     for number in range(8):

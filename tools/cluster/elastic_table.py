@@ -75,9 +75,12 @@ def main() -> int:
                 folder = Path(out, "resumed")
                 shutil.copytree(Path(out, "half"), folder)
                 train(args, relaunch, folder, args.steps)
-                once, (weights, moments) = in_turn(folder), difference(end, tensors(folder))
+                once, (weights, optimizer_state) = in_turn(folder), difference(end, tensors(folder))
                 wrong |= not once or weights > args.tolerance
-                print(f"| {first} | {second} | {'yes' if once else 'NO'} | {weights:.1e} | {moments:.1e} |", flush=True)
+                print(
+                    f"| {first} | {second} | {'yes' if once else 'NO'} | {weights:.1e} | {optimizer_state:.1e} |",
+                    flush=True,
+                )
                 shutil.rmtree(folder)
             shutil.rmtree(Path(out, "half"))
     print(f"\nFrom step {half} to {args.steps} the weights moved by up to {moved:.1e}.")

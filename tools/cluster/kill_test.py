@@ -4,7 +4,7 @@
     python tools/cluster/kill_test.py options/quickstart.yml --kills 50 --writing --spread 0.3 --set save.every=1 ...
 
 Each kill falls at a random moment after the run has gone on by at least one step; with --writing, after a random
-number of further checkpoints and within `spread` seconds of the moment when the writing of one began. Those that left
+number of further checkpoints and within `wrap` seconds of the moment when the writing of one began. Those that left
 an unfinished checkpoint behind are counted. After each kill the run must continue from the newest finished checkpoint.
 Exit code 0 when the last checkpoints are equal to the last bit.
 """

@@ -1,4 +1,4 @@
-"""Draw tags of a run's log as curves, one picture.
+"""Draw tags of a run's log as curves, one image.
 
 python tools/docs/draw_curves.py runs/rrdb_small_x4/log.jsonl --tag val/Set5/psnr_y --tag g/pixel --out curves.png
 """
@@ -34,11 +34,11 @@ def draw_curve(log: Rows, title: str, tags: tuple[str, ...], size: tuple[int, in
     return canvas
 
 
-def below(pictures: list[Image.Image]) -> Image.Image:
-    """The pictures one below the other."""
-    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
-    for number, picture in enumerate(pictures):
-        sheet.paste(picture, (0, sum(p.height for p in pictures[:number])))
+def below(images: list[Image.Image]) -> Image.Image:
+    """The images one below the other."""
+    sheet = Image.new("RGB", (max(p.width for p in images), sum(p.height for p in images)), "white")
+    for number, image in enumerate(images):
+        sheet.paste(image, (0, sum(p.height for p in images[:number])))
     return sheet
 
 

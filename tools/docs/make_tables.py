@@ -24,7 +24,7 @@ PLACES = {
     "discriminators": "`discriminator`",
     "losses": "any name under `losses` but `gan`",
     "gan": "`losses.gan`",
-    "gan_terms": "the list `losses.gan.plus`",
+    "gan_terms": "the list `losses.gan.regularizers`",
     "weights": "`weight` of a loss, in place of a number",
     "degrade": "the list `degrade`",
     "sources": "`data.source`",

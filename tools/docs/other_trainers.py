@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sr.core.errors import UserError
-from sr.data.batch import Pair
+from sr.data.batch import Batch
 from sr.distributed.backends.ddp import State
 from sr.losses.perceptual import VGG19
 from sr.train.model_optimizer import PRECISIONS
@@ -43,7 +43,7 @@ class Other:
         args: argparse.Namespace,
         precision: str,
         start: Mapping[str, State],
-        batch: Pair,
+        batch: Batch,
         *,
         rate: float,
         gan_weight: float,
@@ -76,7 +76,7 @@ class Other:
             "discriminator": torch.optim.Adam(discriminator.parameters(), lr=rate, betas=(0.9, 0.99)),
         }
         images = (batch.lq, batch.gt, batch.target)
-        self.batch = Pair(*(i.contiguous(memory_format=torch.channels_last) for i in images))
+        self.batch = Batch(*(i.contiguous(memory_format=torch.channels_last) for i in images))
 
     def autocast(self) -> torch.autocast:
         dtype = PRECISIONS[self.precision]

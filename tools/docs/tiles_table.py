@@ -3,7 +3,7 @@
     python tools/docs/tiles_table.py
     python tools/docs/tiles_table.py RealESRGAN_x4plus.pth net_g_best.safetensors --side 192
 
-Nets of the table are small and have random weights, spread so that all layers count and a picture comes out. Prints a
+Nets of the table are small and have random weights, spread so that all layers count and an image comes out. Prints a
 table of Markdown; changes are the largest of any sample, in 8-bit steps. `cut` is what tiles without overlap do.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sr.inference.predictor import Inference
+from sr.inference.predictor import Predictor
 from sr.inference.receptive_field import probe
 from sr.inference.tiling import tiled
 from sr.nets import GENERATORS
@@ -64,24 +64,24 @@ def model_of(name: str) -> Model:
 
 
 def row(model: Model, *, side: int, tile: int) -> list[str]:
-    """Of the table, for a picture `side` high and half as wide."""
+    """Of the table, for an image `side` high and half as wide."""
     image = probe(side, model.channels)[0, :, :, : side // 2]
     with torch.no_grad():
         whole = model.net(image[None])[0].clamp(0, 1)
-    run = Inference(model, tile=tile, say=lambda sentence: None)
+    run = Predictor(model, tile=tile, say=lambda sentence: None)
     cut = tiled(model.net, image[None], scale=model.scale, tile=tile, overlap=0, multiple=model.multiple)[0].clamp(0, 1)
     changes = [((made - whole).abs().max() * 255).item() for made in (run([image])[0], cut)]
     reach = run.reach.pixels
     seen = [str(reach), str(run.overlap(tile))] if reach is not None else ["all", "taken whole"]
     if reach is None:
-        changes[0] = ((Inference(model)([image])[0] - whole).abs().max() * 255).item()
+        changes[0] = ((Predictor(model)([image])[0] - whole).abs().max() * 255).item()
     return [model.name, *seen, *(f"{change:.4f}" if change < 1 else f"{change:.0f}" for change in changes)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="models; left out: every net of the table")
-    parser.add_argument("--side", type=int, default=288, help="height of the picture (%(default)s)")
+    parser.add_argument("--side", type=int, default=288, help="height of the image (%(default)s)")
     parser.add_argument("--tile", type=int, default=96)
     args = parser.parse_args(argv)
     lines = [["net", "looks (pixels)", "overlap", "tiled", "cut"], ["---"] * 5]

@@ -2,7 +2,7 @@
 
     python tools/docs/try_pairs.py --shards datasets/photos --init net_g_best.safetensors --hr DIR --out pairs.png
 
-Needs shards of gt images and the weights of a generator from the PSNR stage. One picture: a row for each pair with the
+Needs shards of gt images and the weights of a generator from the PSNR stage. One image: a row for each pair with the
 curves of the discriminator's loss and of the output's sharpness, and a strip of a held-out image; a table on stdout.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from sr.config.options import resolve
 from sr.config.yaml_source import Document
 from sr.nets.io.load import open_model
-from sr.train.builder import TABLES, Build
+from sr.train.builder import TABLES, Builder
 
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "unet_sn + vanilla": ({"type": "unet_sn", "num_feat": 16}, {"type": "vanilla"}),
@@ -28,11 +28,11 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vgg + relativistic vanilla": ({"type": "vgg", "num_feat": 16}, {"type": "relativistic", "base": "vanilla"}),
     "multiscale patchgan + hinge + feature matching": (
         {"type": "multiscale", "num_scales": 2, "of": {"type": "patchgan", "num_feat": 16, "norm": "instance"}},
-        {"type": "hinge", "plus": [{"type": "feature_matching", "weight": 0.01}]},
+        {"type": "hinge", "regularizers": [{"type": "feature_matching", "weight": 0.01}]},
     ),
     "resnet 18 + softplus + r1": (
         {"type": "resnet", "num_layers": 18},
-        {"type": "softplus", "plus": [{"type": "r1", "weight": 1.0, "every": 8}]},
+        {"type": "softplus", "regularizers": [{"type": "r1", "weight": 1.0, "every": 8}]},
     ),
 }
 SHOWN = ["g/gan", "d/real", "d/fake", "g/sharpness", "g/pixel"]  # means of the first and the last third of a run
@@ -52,11 +52,12 @@ def options(args: argparse.Namespace, number: int, pair: str) -> dict[str, Any]:
         "init": {"generator": args.init},
         "losses": {"pixel": {"type": "l1"}, "gan": {"weight": args.weight, **gan}},
         "degrade": [{"type": "downscale", "mode": "bicubic"}],
-        "data": {"source": {"type": "shards", "path": args.shards}, "crop_size": 152, "gt_size": 128, "batch_size": 4,
+        "data": {"source": {"type": "shards", "path": args.shards}, "degrade_size": 152, "gt_size": 128, "batch_size":
+        4,
                  "workers": 1, "rotate": True},
         "optimizer": {name: {"type": "adam", "lr": 1e-4} for name in ("generator", "discriminator")},
         "train": {"total_steps": args.steps, "ema_decay": 0.9},
-        "validation": {"every": args.steps, "sets": {"held": {"hr": args.hr}}, "pictures": 1},
+        "validation": {"every": args.steps, "sets": {"held": {"hr": args.hr}}, "images": 1},
         "log": {"every": max(1, args.steps // 30)},
         "save": {"every": args.steps},
     }  # fmt: skip
@@ -71,23 +72,23 @@ def open_metadata(path: str) -> dict[str, str]:
 def train(values: dict[str, Any]) -> tuple[list[dict[str, float]], np.ndarray]:
     """(the log's entries, the strip of the first held-out image)"""
     chosen = resolve(Document("try_pairs", values, {}, {}), TABLES)
-    engine = Build(chosen).engine()
+    engine = Builder(chosen).trainer()
     engine.run()
     log = read(chosen.folder / "log.jsonl")
     assert engine.evaluate is not None
     with torch.no_grad():
-        strip = next(iter(engine.evaluate(engine.ema.net).pictures.values()))
+        strip = next(iter(engine.evaluate(engine.ema.net).images.values()))
     return log, strip
 
 
 def draw_row(title: str, log: list[dict[str, float]], strip: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(strip)
-    height = picture.height // len(CURVES)
-    row = Image.new("RGB", (340 + picture.width, picture.height + 18), "white")
+    image = Image.fromarray(strip)
+    height = image.height // len(CURVES)
+    row = Image.new("RGB", (340 + image.width, image.height + 18), "white")
     ImageDraw.Draw(row).text((6, 3), title, fill="black")
     for number, (name, tags) in enumerate(CURVES.items()):
         row.paste(draw_curve(log, name, tags, (336, height)), (0, 18 + number * height))
-    row.paste(picture, (340, 18))
+    row.paste(image, (340, 18))
     return row
 
 

@@ -20,7 +20,7 @@ from sr.nets.io.load import architecture, load_into, open_model
 from sr.nets.io.state_dicts import save_pth, save_safetensors, to_old_esrgan
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.unet import UNet
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 
 SIZES = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2}
 TINY = {
@@ -47,7 +47,7 @@ class Checkpoints:
         options = {**TINY, "out": str(folder / "runs")}
         options["data"] = {**TINY["data"], "source": {"type": "folder", "gt": str(folder / "photos")}}  # type: ignore[dict-item]
         (folder / "tiny.yml").write_text(yaml.safe_dump(options))
-        self.engine = Build(load(folder / "tiny.yml")).engine()
+        self.engine = Builder(load(folder / "tiny.yml")).trainer()
         self.engine.run()
         self.root, self.kept = folder / "runs" / "tiny" / "checkpoints", folder / "kept"
         shutil.copytree(self.root, self.kept)

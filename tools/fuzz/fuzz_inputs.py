@@ -24,7 +24,7 @@ from sr import cli
 from sr.core.errors import UserError
 from sr.data.make_shards import make_shards
 from sr.data.shards import ShardSource
-from sr.images import ImageError, read_picture, read_pixels, read_rgb, size_of
+from sr.images import ImageError, read_image, read_pixels, read_rgb, size_of
 
 ACCEPTED = "accepted"
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ class Options:
 
 
 class Images:
-    """Pictures of every format that is read: decoded by themselves, cut into shards and enlarged."""
+    """Images of every format that is read: decoded by themselves, cut into shards and upscaled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -122,12 +122,12 @@ class Images:
         report = make_shards(given, shards, size=32, step=32, progress=False)
         left_out = {Path(path).name for path, _ in report.skipped}
         cut = {ShardSource(path=str(shards)).name(0, n).split(": ")[1][7:] for n in range(report.samples)}
-        demand(len(left_out) + len({key.rpartition("_s")[0] for key in cut}) == 2, f"a picture was lost: {cut}")
+        demand(len(left_out) + len({key.rpartition("_s")[0] for key in cut}) == 2, f"an image was lost: {cut}")
         code, told = run("upscale", given, "-o", made, "-m", "bicubic", "--scale", 2)
-        pictures = sorted(path for path in made.rglob("*") if path.is_file() and path.suffix in (".png", file.suffix))
-        demand(len(pictures) == 2 if code == 0 else "1 image(s) failed" in told, f"not told: {told}")
-        for picture in pictures:
-            read_picture(picture)
+        images = sorted(path for path in made.rglob("*") if path.is_file() and path.suffix in (".png", file.suffix))
+        demand(len(images) == 2 if code == 0 else "1 image(s) failed" in told, f"not told: {told}")
+        for image in images:
+            read_image(image)
         demand(not list(self.folder.rglob("*.tmp")), "half-written output")
         return said
 
@@ -136,7 +136,7 @@ class Images:
         ways: list[Callable[[], Any]] = [
             lambda: np.zeros((*size_of(file), 3), np.uint8) if np.prod(size_of(file)) < 10**7 else None,
             lambda: read_rgb(file),
-            lambda: read_picture(file).rgb.permute(1, 2, 0).numpy(),
+            lambda: read_image(file).rgb.permute(1, 2, 0).numpy(),
             lambda: read_pixels(file.read_bytes(), channels=1, name=file.name).repeat(3, 2),
             lambda: read_pixels(file, channels=5)[..., :3],
         ]
@@ -149,7 +149,7 @@ class Images:
                 refused = sentence(error, file.name)
                 shapes.append(None)
         known = {shape for shape in shapes if shape is not None}
-        demand(len(known) <= 1, f"one picture, several sizes: {shapes}")
+        demand(len(known) <= 1, f"one image, several sizes: {shapes}")
         return ACCEPTED if shapes[1] else refused
 
 
@@ -158,10 +158,10 @@ class Tars:
 
     def __init__(self, folder: Path) -> None:
         self.tar = folder / "x.tar"
-        pictures = [encoded(Image.fromarray(photo(n, 8, 9 + n)), "PNG") for n in range(5)]
-        plain = {f"{n}.png": data for n, data in enumerate(pictures)}
-        pairs = {f"{n}.{role}.png": data for n, data in enumerate(pictures[:3]) for role in ("gt", "lq")}
-        long = {f"{'deep/' * 60}ä{n}.png": data for n, data in enumerate(pictures)}
+        images = [encoded(Image.fromarray(photo(n, 8, 9 + n)), "PNG") for n in range(5)]
+        plain = {f"{n}.png": data for n, data in enumerate(images)}
+        pairs = {f"{n}.{role}.png": data for n, data in enumerate(images[:3]) for role in ("gt", "lq")}
+        long = {f"{'deep/' * 60}ä{n}.png": data for n, data in enumerate(images)}
         mixed = plain | {f"{n}.json": b"{}" for n in range(5)}
         self.good = [
             (self._made(dict(sorted(files.items())), format), count)
@@ -231,7 +231,7 @@ class Indexes:
             return sentence(error, ".json" if "index.json" in str(error) else "tar")
         if not said:
             wrong = [at for at, image in pixels(source) if not np.array_equal(image, self.pixels[at])]
-            demand(not wrong, f"other pictures than before at {wrong}")
+            demand(not wrong, f"other images than before at {wrong}")
         return said or ACCEPTED
 
 

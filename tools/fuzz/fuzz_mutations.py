@@ -77,7 +77,7 @@ def of_tree(tree: Tree, rng: random.Random, most: int = 3, *, alike: bool = Fals
             case 4:
                 holder[key] = _like(holder[key], rng)
             case 5 if isinstance(holder, dict):
-                holder[rng.choice((f"{key}s", "type", "x", "plus", "weight"))] = holder.pop(key)
+                holder[rng.choice((f"{key}s", "type", "x", "regularizers", "weight"))] = holder.pop(key)
             case _:
                 holder[key] = [holder[key]] * rng.choice((1, 2, 50))
     return changed

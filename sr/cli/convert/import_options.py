@@ -132,7 +132,7 @@ def sharpening(given: Given, kind: str, synthetic: bool) -> list[dict[str, Any]]
     pixel, features = given.take("l1_gt_usm", True), given.take("percep_gt_usm", True)
     given.expect("gan_gt_usm", False, "the discriminator always sees the plain ground truth as real")
     if pixel != features:
-        given.remarks["percep_gt_usm"] = f"all fidelity losses have one target; it follows l1_gt_usm: {pixel}"
+        given.remarks["percep_gt_usm"] = f"all reconstruction losses have one target; it follows l1_gt_usm: {pixel}"
     if not synthetic and (pixel or features):
         given.remarks["l1_gt_usm"] = "the target of pairs is their ground truth as it is; sharpen the files beforehand"
     return [{"type": "sharpen", "target": pixel}]
@@ -195,7 +195,7 @@ def data(given: Given, gpus: int | None, name: str) -> dict[str, Any]:
     given.expect(f"{train}filename_tmpl", "{}", "partners have one name, lq maybe with _x4")
     return {
         "source": source,
-        "crop_size": max(400, size) if kind == "RealESRGANDataset" else None,
+        "degrade_size": max(400, size) if kind == "RealESRGANDataset" else None,
         "gt_size": size,
         "batch_size": given.need(f"{train}batch_size_per_gpu") * (gpus or named),
         "workers": given.take(f"{train}num_worker_per_gpu", 4),
@@ -241,8 +241,8 @@ def validation(given: Given, scale: int) -> dict[str, Any] | None:
         else:
             given.remarks[path] = "psnr and ssim, in RGB and of the luma, are what is measured"
             given.take(path)
-    every, pictures = given.take("val.val_freq"), given.take("val.save_img", True)
-    found = {"every": every and int(every), "best": best, "pictures": None if pictures else 0}
+    every, images = given.take("val.val_freq"), given.take("val.save_img", True)
+    found = {"every": every and int(every), "best": best, "images": None if images else 0}
     return {"sets": sets} | found
 
 

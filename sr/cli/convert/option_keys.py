@@ -41,7 +41,7 @@ REASONS = {
     "wandb": "curves go to TensorBoard",
     "better": "known of each metric",
     "pbar": "progress is always shown",
-    "suffix": "saved pictures are named after their set",
+    "suffix": "saved images are named after their set",
     "datasets.train.name": "the run's own name is shown",
 }
 

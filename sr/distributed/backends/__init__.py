@@ -8,14 +8,14 @@ from torch import nn
 
 from sr.core.errors import UserError
 from sr.distributed import comm
-from sr.distributed.backends.ddp import DDP, Whole
+from sr.distributed.backends.ddp import DDP, ReplicatedBackend
 from sr.distributed.backends.launch_config import Launch, accelerator, read_launch
 from sr.distributed.backends.sharded import check_player
 
 __all__ = ["Launch", "Whole", "accelerator", "read_launch", "spread"]
 
 
-def spread(
+def wrap(
     name: str,
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -26,7 +26,7 @@ def spread(
     limit: float | None,
     accumulate: int,
     keep: bool,
-) -> Whole:
+) -> ReplicatedBackend:
     """Take over one player's net and optimizer as the launch asks. Collective.
 
     limit: of the gradient norm. accumulate: backward passes of a step. keep: the weights stay whole from forward to
@@ -36,7 +36,11 @@ def spread(
     """
     if launch.backend == "ddp":
         wanted = "DDP" if comm.world() > 1 else "one process"
-        made = DDP(net, optimizer, prepare=accelerator.prepare_model) if comm.world() > 1 else Whole(net, optimizer)
+        made = (
+            DDP(net, optimizer, prepare=accelerator.prepare_model)
+            if comm.world() > 1
+            else ReplicatedBackend(net, optimizer)
+        )
     else:
         check_player(name, net, optimizer, precision=precision, way=str(launch))
         wanted = "ZeRO-2" if keep and launch.backend == "zero3" else str(launch)

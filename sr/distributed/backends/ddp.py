@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 State = Mapping[str, Tensor]
 
 
-class Whole:
+class ReplicatedBackend:
     """One module and its optimizer on one process; the other backends change what differs.
 
     raw: the net itself. module: what the task calls. pattern: the net without memory for its parameters (see `fill`).
@@ -36,7 +36,7 @@ class Whole:
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
-    def quiet(self, last: bool) -> AbstractContextManager[None]:
+    def no_sync(self, last: bool) -> AbstractContextManager[None]:
         """No gradient exchange inside an accumulation window; must enclose the forward too."""
         return nullcontext()
 
@@ -60,29 +60,29 @@ class Whole:
         """This rank's part of every parameter, by name; the memory that training uses."""
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
+    def unshard(self, name: str, part: Tensor) -> Tensor:
         """A tensor of the shape of parameter `name` from every rank's part of it, on the device. Collective."""
         return part
 
-    def part(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's part of a whole tensor: the inverse of `whole`, and not collective."""
+    def shard(self, name: str, whole: Tensor) -> Tensor:
+        """This rank's part of a whole tensor: the inverse of `unshard`, and not collective."""
         return whole
 
     def gathered(self, parts: State) -> dict[str, Tensor]:
-        """`whole` of many, by name. Collective."""
+        """`unshard` of many, by name. Collective."""
         return dict(parts)
 
     # ---- weights and moments -----------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
         """Weights and moments by the names of the parameters: `model/<name>`, `<moment>/<name>`. Collective."""
-        return {f"model/{name}": value for name, value in self.weights().items()} | self.moments()
+        return {f"model/{name}": value for name, value in self.weights().items()} | self.optimizer_state()
 
     def weights(self) -> dict[str, Tensor]:
         """Parameters and buffers, as a state dict. Collective."""
         return self.raw.state_dict()
 
-    def moments(self) -> dict[str, Tensor]:
+    def optimizer_state(self) -> dict[str, Tensor]:
         """What the optimizer remembers: `<moment>/<name>`, of the parameter's shape or a scalar. Collective."""
         return {
             f"{moment}/{name}": torch.as_tensor(value)
@@ -97,14 +97,14 @@ class Whole:
         Raises ValueError naming what does not fit, before anything is changed.
         """
         weights = {key.removeprefix("model/"): value for key, value in state.items() if key.startswith("model/")}
-        moments = {key: value for key, value in state.items() if not key.startswith("model/")}
-        self.check(weights, moments)
+        optimizer_state = {key: value for key, value in state.items() if not key.startswith("model/")}
+        self.check(weights, optimizer_state)
         self.load_weights(weights)
-        self.load_moments(moments)
+        self.load_optimizer_state(optimizer_state)
 
-    def check(self, weights: State, moments: State) -> None:
+    def check(self, weights: State, optimizer_state: State) -> None:
         fit(self.pattern, weights)
-        for key, value in moments.items():
+        for key, value in optimizer_state.items():
             name = key.partition("/")[2]
             if name not in self.shapes:
                 raise ValueError(f"'{key}' is of no parameter")
@@ -114,12 +114,12 @@ class Whole:
     @torch.no_grad()
     def load_weights(self, weights: State) -> None:
         for name, part in self.owned().items():
-            part.copy_(self.part(name, weights[name]))
+            part.copy_(self.shard(name, weights[name]))
         for name, buffer in buffers(self.raw).items():
             buffer.copy_(weights[name])
 
-    def load_moments(self, moments: State) -> None:
-        for key, value in moments.items():
+    def load_optimizer_state(self, optimizer_state: State) -> None:
+        for key, value in optimizer_state.items():
             moment, _, name = key.partition("/")
             parameter = self.parameters[name]
             whole = self.like(name, value) if value.dim() else value.to(parameter.device)
@@ -130,7 +130,7 @@ class Whole:
         return torch.empty_like(self.parameters[name], dtype=value.dtype, requires_grad=False).copy_(value)
 
 
-class DDP(Whole):
+class DDP(ReplicatedBackend):
     """The whole module on every process; gradients are averaged while the backward pass runs."""
 
     def __init__(
@@ -157,7 +157,7 @@ class DDP(Whole):
     def way(self) -> str:
         return "DDP" if isinstance(self.wrapper, DistributedDataParallel) else "no exchange at all"
 
-    def quiet(self, last: bool) -> AbstractContextManager[None]:
+    def no_sync(self, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self.wrapper.no_sync()
 
 

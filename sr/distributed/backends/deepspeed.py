@@ -15,7 +15,7 @@ import torch.distributed as td
 from torch import Tensor, nn
 
 from sr.distributed import comm
-from sr.distributed.backends.ddp import State, Whole
+from sr.distributed.backends.ddp import ReplicatedBackend, State
 from sr.distributed.backends.launch_config import Launch
 from sr.distributed.backends.sharded import Sharded, align, straighten
 
@@ -25,7 +25,7 @@ SMALL = 10_000  # parameters of fewer values stay whole in stage 3: fetching cos
 Places = dict[str, int]
 
 
-class Zero(Whole):
+class Zero(ReplicatedBackend):
     """What the stages share: stepping through the engine, and moments in rows that hold many parameters.
 
     A row is all that the optimizer knows of a group; what it counts (steps) it counts for the whole row.
@@ -79,7 +79,7 @@ class Zero(Whole):
         super().load_weights(weights)
         self.zero.refresh_fp32_params()
 
-    def moments(self) -> dict[str, Tensor]:
+    def optimizer_state(self) -> dict[str, Tensor]:
         kept = {}
         for row, places in self.rows():
             for moment, given in self.optimizer.state.get(row, {}).items():
@@ -91,18 +91,18 @@ class Zero(Whole):
                         kept[f"{moment}/{name}"] = whole.to("cpu", copy=True)
         return kept
 
-    def check(self, weights: State, moments: State) -> None:
-        super().check(weights, moments)
+    def check(self, weights: State, optimizer_state: State) -> None:
+        super().check(weights, optimizer_state)
         for _, places in self.rows():
-            for moment in _kinds(moments):
-                if not _alike([moments.get(f"{moment}/{name}") for name in places]):
+            for moment in _kinds(optimizer_state):
+                if not _alike([optimizer_state.get(f"{moment}/{name}") for name in places]):
                     raise ValueError(f"'{moment}' differs between parameters that {self.way} steps as one")
 
-    def load_moments(self, moments: State) -> None:
+    def load_optimizer_state(self, optimizer_state: State) -> None:
         for row, places in self.rows():
             state = {}
-            for moment in _kinds(moments):
-                values = {name: moments.get(f"{moment}/{name}") for name in places}
+            for moment in _kinds(optimizer_state):
+                values = {name: optimizer_state.get(f"{moment}/{name}") for name in places}
                 first = next(iter(values.values()))
                 if first is not None:
                     state[moment] = self.pack(row, places, values) if first.dim() else first.to(row.device, copy=True)
@@ -157,11 +157,11 @@ class Zero3(Sharded, Zero):
     def owned(self) -> dict[str, Tensor]:
         return {name: parameter.ds_tensor.detach() for name, parameter in self.parameters.items()}
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
+    def unshard(self, name: str, part: Tensor) -> Tensor:
         shape = self.shapes[name]
         return _gather(part.to(self.device))[: shape.numel()].view(shape)
 
-    def part(self, name: str, whole: Tensor) -> Tensor:
+    def shard(self, name: str, whole: Tensor) -> Tensor:
         size = -(-whole.numel() // comm.world())
         mine = whole.flatten()[size * comm.rank() :][:size]
         return nn.functional.pad(mine, (0, size - mine.numel()))
@@ -179,12 +179,12 @@ class Zero3(Sharded, Zero):
 
     def unpack(self, places: Places, values: Tensor) -> Iterator[tuple[str, Tensor]]:
         for name, start in places.items():
-            yield name, self.whole(name, values[start : start + self.parameters[name].ds_tensor.numel()])
+            yield name, self.unshard(name, values[start : start + self.parameters[name].ds_tensor.numel()])
 
     def pack(self, row: Tensor, places: Places, wholes: Mapping[str, Any]) -> Tensor:
         packed = torch.zeros_like(row, requires_grad=False)
         for name, start in places.items():
-            mine = self.part(name, wholes[name])
+            mine = self.shard(name, wholes[name])
             packed[start : start + mine.numel()] = mine.to(row.device)
         return packed
 
@@ -221,8 +221,8 @@ def _gather(part: Tensor) -> Tensor:
     return line
 
 
-def _kinds(moments: State) -> list[str]:
-    return sorted({key.partition("/")[0] for key in moments})
+def _kinds(optimizer_state: State) -> list[str]:
+    return sorted({key.partition("/")[0] for key in optimizer_state})
 
 
 def _alike(values: list[Tensor | None]) -> bool:

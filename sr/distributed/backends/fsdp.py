@@ -49,7 +49,7 @@ class FSDP2(Sharded):
         cut = all(isinstance(parameter, DTensor) for parameter in self.parameters.values())
         return "FSDP2" if cut else "no cut parameters"
 
-    def quiet(self, last: bool) -> AbstractContextManager[None]:
+    def no_sync(self, last: bool) -> AbstractContextManager[None]:
         self.root.set_requires_gradient_sync(last)
         return nullcontext()
 
@@ -76,20 +76,20 @@ class FSDP2(Sharded):
     def owned(self) -> dict[str, Tensor]:
         return {name: parameter.to_local().detach() for name, parameter in self.parameters.items()}
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
+    def unshard(self, name: str, part: Tensor) -> Tensor:
         like = self.parameters[name]
-        spread = DTensor.from_local(
+        wrap = DTensor.from_local(
             part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
         )
-        return spread.full_tensor()
+        return wrap.full_tensor()
 
-    def part(self, name: str, whole: Tensor) -> Tensor:
+    def shard(self, name: str, whole: Tensor) -> Tensor:
         chunks = whole.chunk(comm.world())
         return chunks[comm.rank()] if comm.rank() < len(chunks) else whole[:0]
 
-    def moments(self) -> dict[str, Tensor]:
+    def optimizer_state(self) -> dict[str, Tensor]:
         kept = {}
-        for key, value in super().moments().items():
+        for key, value in super().optimizer_state().items():
             whole = value.full_tensor() if isinstance(value, DTensor) else value
             if comm.is_main():
                 kept[key] = whole.to("cpu", copy=True)
@@ -101,7 +101,7 @@ class FSDP2(Sharded):
 
     def like(self, name: str, value: Tensor) -> Tensor:
         moment: Any = torch.empty_like(self.parameters[name], dtype=value.dtype, requires_grad=False)
-        moment.to_local().copy_(self.part(name, value))
+        moment.to_local().copy_(self.shard(name, value))
         return moment
 
 

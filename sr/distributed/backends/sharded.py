@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 from sr.core.errors import UserError
 from sr.distributed import comm
-from sr.distributed.backends.ddp import State, Whole, buffers
+from sr.distributed.backends.ddp import ReplicatedBackend, State, buffers
 
 ELEMENTWISE = torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD
 """Optimizers to which a parameter is a row of numbers that do not know each other: any part can be stepped alone."""
 
 
-class Sharded(Whole):
+class Sharded(ReplicatedBackend):
     """Every rank holds a part of every parameter."""
 
     sharded = True
@@ -20,7 +20,7 @@ class Sharded(Whole):
     def gathered(self, parts: State) -> dict[str, Tensor]:
         kept = {}
         for name, part in parts.items():  # one at a time, so that the device never holds all of them whole
-            whole = self.whole(name, part)
+            whole = self.unshard(name, part)
             if comm.is_main():
                 kept[name] = whole.to("cpu", copy=True)
         return kept

@@ -15,7 +15,7 @@ from sr.evaluate.metrics.ssim import ssim
 
 
 class Metric(NamedTuple):
-    """measure: nan for a picture that is too small. perfect: its value for equal pictures (niqe, which has no target:
+    """measure: nan for an image that is too small. perfect: its value for equal images (niqe, which has no target:
     of natural ones), so also which way is better. missing: what it lacks here, None for nothing."""
 
     measure: Callable[..., float]

@@ -1,4 +1,4 @@
-"""NIQE (Mittal, Soundararajan and Bovik, IEEE SPL 2013): how far a picture is from natural ones, without a target."""
+"""NIQE (Mittal, Soundararajan and Bovik, IEEE SPL 2013): how far an image is from natural ones, without a target."""
 
 import functools
 import importlib.util
@@ -47,7 +47,7 @@ def missing_model() -> str | None:
     """The sentence that says what is not on this disk and how to get it."""
     if _file() is None:
         folder = Path(torch.hub.get_dir(), "checkpoints")
-        return f"its model of natural pictures is not here; pip install 'sr[basicsr]', or put that's {FILE} in {folder}"
+        return f"its model of natural images is not here; pip install 'sr[basicsr]', or put that's {FILE} in {folder}"
     return None
 
 
@@ -74,7 +74,7 @@ def _read(file: Path) -> tuple[Tensor, Tensor]:
             mean, covariance = (torch.from_numpy(content[key]).double() for key in ("mu_pris_param", "cov_pris_param"))
             return mean.reshape(_FEATURES), covariance.reshape(_FEATURES, _FEATURES)
     except Exception as error:  # zip, numpy and torch have their own each
-        raise UserError(f"{file} is not NIQE's model of natural pictures ({error}); take it from basicsr") from None
+        raise UserError(f"{file} is not NIQE's model of natural images ({error}); take it from basicsr") from None
 
 
 def _normalized(image: Tensor) -> Tensor:

@@ -15,17 +15,17 @@ SMALLEST = 31  # pixels: of less AlexNet's convolutions and poolings leave nothi
 
 
 def lpips(output: Tensor, target: Tensor, *, border: int) -> float:
-    """0 for equal pictures; output, target: [3, h, w] in 0..1. border: pixels left out on every side.
+    """0 for equal images; output, target: [3, h, w] in 0..1. border: pixels left out on every side.
 
-    With AlexNet, the authors' choice for a metric. nan for pictures of less than 31 pixels a side.
+    With AlexNet, the authors' choice for a metric. nan for images of less than 31 pixels a side.
     """
     return _distance("lpips", output, target, border=border, smallest=SMALLEST)
 
 
 def dists(output: Tensor, target: Tensor, *, border: int) -> float:
-    """0 for equal pictures, of which the same texture in other places is near; else as `lpips`.
+    """0 for equal images, of which the same texture in other places is near; else as `lpips`.
 
-    Of the picture at its own size: the authors' example shrinks larger ones to 256 pixels first.
+    Of the image at its own size: the authors' example shrinks larger ones to 256 pixels first.
     """
     return _distance("dists", output, target, border=border, smallest=1)
 

@@ -25,7 +25,7 @@ def counted(image: Tensor, *, border: int, y: bool) -> Tensor:
 
 
 def counted_rgb(image: Tensor, *, border: int) -> Tensor:
-    """The same in 0..1, of RGB alone. Raises UserError for other pictures."""
+    """The same in 0..1, of RGB alone. Raises UserError for other images."""
     _check_rgb(image)
     return counted(image, border=border, y=False) / 255
 

@@ -1,4 +1,4 @@
-"""How much fine detail a picture has."""
+"""How much fine detail an image has."""
 
 import torch.nn.functional as F
 from torch import Tensor

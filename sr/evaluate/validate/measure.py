@@ -1,4 +1,4 @@
-"""The pictures of the sets, shared over the ranks: run, measured, and the first of them drawn."""
+"""The images of the sets, shared over the ranks: run, measured, and the first of them drawn."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sr.core.errors import UserError
 from sr.distributed.comm import gather, is_main, rank, world
-from sr.distributed.rng import seeded
+from sr.distributed.rng import fork_rng
 from sr.evaluate.metrics import METRICS
 from sr.evaluate.validate.sets import Example, Item, ValSet, border_of
 from sr.evaluate.validate.sheet import Cells, captions, cells, sheet
@@ -25,8 +25,8 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of one picture, by name of the metric, without those that it is too small for. given: those of its
-    input as it is, where that was asked for and input and target are pictures of one kind."""
+    """The scores of one image, by name of the metric, without those that it is too small for. given: those of its
+    input as it is, where that was asked for and input and target are images of one kind."""
 
     set: str
     name: str
@@ -36,18 +36,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """rows: in the order of the sets. pictures: "set/name" -> input, output and target side by side; sheets: the same
+    """rows: in the order of the sets. images: "set/name" -> input, output and target side by side; sheets: the same
     of a whole set, one under another; both uint8 [h, w, 3]. left_out: metric -> why it could not be measured, on all
-    pictures or on some."""
+    images or on some."""
 
     rows: list[Row]
-    pictures: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]
     sheets: dict[str, np.ndarray] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def means(self) -> dict[str, Scores]:
-        """{set: {metric: mean over its pictures that have it}}."""
+        """{set: {metric: mean over its images that have it}}."""
         return _means({(row.set, row.name): row.scores for row in self.rows})
 
     @property
@@ -75,16 +75,16 @@ def evaluate(
     *,
     scale: int,
     metrics: Sequence[str] = ("psnr_y", "ssim_y"),
-    pictures: int = 0,
+    images: int = 0,
     inputs: bool = False,
     border: int | None = None,
 ) -> Results:
-    """Measure `run` on every picture of the sets; a border of `scale` pixels is left out where it enlarges (or of
-    `border`). Collective: the ranks share the pictures, and every rank returns the same table.
+    """Measure `run` on every image of the sets; a border of `scale` pixels is left out where it upscales (or of
+    `border`). Collective: the ranks share the images, and every rank returns the same table.
 
     run: float [1, c, h, w] on the host -> [1, C, h*scale, w*scale] on any device; it must not wait for other ranks.
-    Random draws in it depend on the picture's name alone. Lab pictures are measured as RGB.
-    metrics: those that any rank lacks the weights for are left out. pictures: draw the first so many of each set.
+    Random draws in it depend on the image's name alone. Lab images are measured as RGB.
+    metrics: those that any rank lacks the weights for are left out. images: draw the first so many of each set.
     inputs: measure the inputs as they are too, where they have the target's shape or are grey.
     When one rank fails all raise, so that none is left waiting.
     """
@@ -93,7 +93,7 @@ def evaluate(
     counted = [name for name in metrics if name not in left_out]
     border = border_of(scale) if border is None else border
     measure = partial(_measure, run, border=border, metrics=counted, inputs=inputs)
-    jobs = [(val.name, item, number < pictures) for val in sets for number, item in enumerate(val.items)]
+    jobs = [(val.name, item, number < images) for val in sets for number, item in enumerate(val.items)]
     measured = _shared(measure, jobs)
     drawn: dict[str, dict[str, Cells]] = {}
     for row, shown in measured:
@@ -102,7 +102,7 @@ def evaluate(
     heads = captions(scale)
     return Results(
         rows=[row for row, _ in measured],
-        pictures={f"{val}/{name}": sheet([c], heads) for val, rows in drawn.items() for name, c in rows.items()},
+        images={f"{val}/{name}": sheet([c], heads) for val, rows in drawn.items() for name, c in rows.items()},
         sheets={val: sheet(list(rows.values()), heads) for val, rows in drawn.items()},
         left_out=left_out | _too_small([row for row, _ in measured], counted),
     )
@@ -110,10 +110,10 @@ def evaluate(
 
 def _too_small(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, str]:
     lacking = {metric: sum(metric not in row.scores for row in rows) for metric in metrics}
-    return {name: f"{count} of {len(rows)} pictures are too small for it" for name, count in lacking.items() if count}
+    return {name: f"{count} of {len(rows)} images are too small for it" for name, count in lacking.items() if count}
 
 
-Job = tuple[str, Item, bool]
+MeasureJob = tuple[str, Item, bool]
 
 
 class _Measured(NamedTuple):
@@ -121,7 +121,7 @@ class _Measured(NamedTuple):
     cells: Cells | None
 
 
-def _shared(measure: Callable[[Job], _Measured], jobs: Sequence[Job]) -> list[_Measured]:
+def _shared(measure: Callable[[MeasureJob], _Measured], jobs: Sequence[MeasureJob]) -> list[_Measured]:
     """`measure` of every job, each done by one rank and known to all. Collective."""
     found: dict[int, _Measured] = {}
     failure: Exception | None = None
@@ -143,27 +143,27 @@ def _shared(measure: Callable[[Job], _Measured], jobs: Sequence[Job]) -> list[_M
 
 
 def _measure(
-    run: Callable[[Tensor], Tensor], job: Job, *, border: int, metrics: Sequence[str], inputs: bool
+    run: Callable[[Tensor], Tensor], job: MeasureJob, *, border: int, metrics: Sequence[str], inputs: bool
 ) -> _Measured:
     name, item, draw = job
     example = item.load()
-    with seeded(item.name):  # the draws that `sr translate` makes for the file of that stem
+    with fork_rng(item.name):  # the draws that `sr translate` makes for the file of that stem
         output = run(example.lq[None])[0].to(example.gt.device, torch.float32)
     if output.shape != example.gt.shape:
         right, found = (f"{x.shape[-1]}x{x.shape[-2]} of {x.shape[-3]} channels" for x in (example.gt, output))
         raise UserError(f"{item.place}: the model made {found} where {right} is right; set scale to the model's own")
-    given, made, wanted = _pictures(example, output)
+    given, made, wanted = _images(example, output)
 
-    def scores(picture: Tensor) -> Scores:
-        values = {metric: METRICS[metric].measure(picture, wanted, border=border) for metric in metrics}
-        finite = bool(picture.isfinite().all())  # a broken output keeps its nan, which the mean is to show
+    def scores(image: Tensor) -> Scores:
+        values = {metric: METRICS[metric].measure(image, wanted, border=border) for metric in metrics}
+        finite = bool(image.isfinite().all())  # a broken output keeps its nan, which the mean is to show
         return {metric: value for metric, value in values.items() if not (finite and math.isnan(value))}
 
     row = Row(name, item.name, scores(made), scores(given) if inputs and given.shape == wanted.shape else {})
     return _Measured(row, cells(given, made, wanted) if draw else None)
 
 
-def _pictures(example: Example, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _images(example: Example, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Input, output and target as they are looked at: Lab as RGB, the input without colour; grey as RGB."""
     lq, gt, colours = example
     if colours == "lab":

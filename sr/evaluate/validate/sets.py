@@ -31,7 +31,7 @@ class Example(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One picture to validate on. name: in tables, its stem, or more where stems repeat. place: where it came from,
+    """One image to validate on. name: in tables, its stem, or more where stems repeat. place: where it came from,
     for errors. load: reads it, on the rank that measures it."""
 
     name: str
@@ -56,10 +56,10 @@ def border_of(scale: int) -> int:
 def val_set(name: str, *, hr: Sequence[Path], lr: Sequence[Path] | None = None, scale: int) -> ValSet:
     """Pair the files by stem (`img_001.png` with `img_001.png`, `img_001x4.png` or `img_001_LR.png`) and check sizes.
 
-    Only headers are read. Raises UserError when a picture has no partner, is too small, or has the wrong size.
+    Only headers are read. Raises UserError when an image has no partner, is too small, or has the wrong size.
     """
     if not hr:
-        raise UserError(f"validation set '{name}' has no pictures; give a folder with images in 'hr'")
+        raise UserError(f"validation set '{name}' has no images; give a folder with images in 'hr'")
     partners = dict.fromkeys(hr) if lr is None else _pairs(name, hr, lr, scale)
     for high, low in partners.items():
         _check_sizes(high, low, scale)
@@ -131,7 +131,7 @@ def _tensor(image: np.ndarray) -> Tensor:
 
 
 def output_set(name: str, *, hr: Sequence[Path], outputs: Sequence[Path], scale: int) -> ValSet:
-    """Pictures that were enlarged already, each as the input of its pair, to be measured as it is.
+    """Images that were upscaled already, each as the input of its pair, to be measured as it is.
 
     An output goes with the hr whose name its own begins with (`img_001_x4.png` with `img_001.png`); hr loses the rows
     and columns that the output lacks, less than `scale`. Raises UserError for an hr without or with several outputs,
@@ -142,7 +142,7 @@ def output_set(name: str, *, hr: Sequence[Path], outputs: Sequence[Path], scale:
     items = []
     for key, path in keys.items():
         if len(found[key]) != 1:
-            those = " and ".join(found[key]) if found[key] else f"none of {len(outputs)} pictures"
+            those = " and ".join(found[key]) if found[key] else f"none of {len(outputs)} images"
             raise UserError(f"validation set '{name}': {path} goes with {those}; give it one output of its name")
         output = Path(found[key][0])
         (height, width), (high, wide) = size_of(output), size_of(path)
@@ -153,7 +153,7 @@ def output_set(name: str, *, hr: Sequence[Path], outputs: Sequence[Path], scale:
         _check_room(str(output), height, width, scale)
         items.append(Item(path.stem, str(output), partial(_load_output, path, output)))
     if len(items) < len(hr):
-        raise UserError(f"validation set '{name}': two pictures share a name; rename one, or give folders one by one")
+        raise UserError(f"validation set '{name}': two images share a name; rename one, or give folders one by one")
     return ValSet(name, items)
 
 
@@ -187,14 +187,14 @@ def source_set(
 ) -> ValSet:
     """All samples of a source, in order; translation's a and b as `direction` says.
 
-    size: both pictures are resized to size x size first, bicubic, as the tests of pix2pix are. Samples are read when
+    size: both images are resized to size x size first, bicubic, as the tests of pix2pix are. Samples are read when
     they are measured. Raises UserError for a source that has no pairs of its own (a mix, unpaired sets).
     """
     if not hasattr(source, "counts"):
         raise UserError(f"validation set '{name}': its source has no pairs of its own; name one that has them")
     places = [(shard, index) for shard, count in enumerate(source.counts) for index in range(count)]
     if not places:
-        raise UserError(f"validation set '{name}' has no pictures; correct the path in its source")
+        raise UserError(f"validation set '{name}' has no images; correct the path in its source")
     full = [source.name(*place) for place in places]
     names = _told_apart(full, [Path(whole.rpartition(": ")[2]).stem for whole in full])
     load = partial(_load_sample, source, direction=direction, size=size, scale=scale, colours=colours)

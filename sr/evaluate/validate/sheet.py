@@ -1,4 +1,4 @@
-"""Pictures side by side with captions, for people to look at."""
+"""Images side by side with captions, for people to look at."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,9 @@ def captions(scale: int) -> tuple[str, str, str]:
 
 
 def cells(lq: Tensor, output: Tensor, gt: Tensor) -> Cells:
-    """The input (enlarged by bicubic to the others' size), the output and the target, each uint8 [h, w, 3].
+    """The input (upscaled by bicubic to the others' size), the output and the target, each uint8 [h, w, 3].
 
-    lq: [c, h, w]; output, gt: [C, h*scale, w*scale], all in 0..1. Large pictures show their centre only.
+    lq: [c, h, w]; output, gt: [C, h*scale, w*scale], all in 0..1. Large images show their centre only.
     """
     scale = gt.shape[-1] // lq.shape[-1]
     top, left = (max(0, side - STRIP_SIDE // scale) // 2 for side in lq.shape[-2:])

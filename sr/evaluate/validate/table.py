@@ -11,7 +11,7 @@ from sr.evaluate.validate.measure import Results, Scores
 
 
 def lines(results: Results) -> list[str]:
-    """A table for people: a line for each picture, the mean, and the mean of the inputs as they are; a block for each
+    """A table for people: a line for each image, the mean, and the mean of the inputs as they are; a block for each
     set, under its name where there are several."""
     blocks = [(name, _rows(results, name)) for name in results.means]
     width = max(24, *(len(name) for _, rows in blocks for name, _ in rows))
@@ -52,7 +52,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_csv(path: str | Path, results: Results) -> None:
-    """A row for each picture: set, image, and a column for each metric, empty where a picture is too small for it.
+    """A row for each image: set, image, and a column for each metric, empty where an image is too small for it.
 
     Whole or not at all.
     """

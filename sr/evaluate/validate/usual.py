@@ -23,7 +23,7 @@ class Found(NamedTuple):
 
 def usual_sets(folder: str, *, scale: int) -> list[Found]:
     """Every set in a folder, or the set that it is itself: Set5/{HR,LR_bicubic/X4} (EDSR's benchmark),
-    Set5/{GTmod12,LRbicx4} (BasicSR), Set5/image_SRF_4 (SelfExSR), Set5/{hr,lr}, or pictures alone, whose lr is made.
+    Set5/{GTmod12,LRbicx4} (BasicSR), Set5/image_SRF_4 (SelfExSR), Set5/{hr,lr}, or images alone, whose lr is made.
 
     Raises UserError where there is none.
     """
@@ -47,14 +47,14 @@ def _set(folder: Path, scale: int) -> Found | None:
     high = next((folder / name for name in _HR if (folder / name).is_dir()), None)
     if high is not None:
         names = (name.format(scale=scale) for name in _LR)
-        low = next((folder / name for name in names if _has_pictures(folder / name)), None)
+        low = next((folder / name for name in names if _has_images(folder / name)), None)
         return Found(folder.name, list_images(high), list_images(low) if low else None)
-    if _has_pictures(folder):
+    if _has_images(folder):
         return Found(folder.name, [path for path in list_images(folder) if path.parent == folder], None)
     return None
 
 
-def _has_pictures(folder: Path) -> bool:
+def _has_images(folder: Path) -> bool:
     return any(path.parent == folder for path in list_images(folder))
 
 

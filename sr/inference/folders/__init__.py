@@ -1,1 +1,1 @@
-"""Folders of pictures at scale: what goes where, what is done already, who does what, and no part waits for another."""
+"""Folders of images at scale: what goes where, what is done already, who does what, and no part waits for another."""

@@ -1,4 +1,4 @@
-"""Files, folder trees, lists and shards, picture by picture and over all processes of a launch."""
+"""Files, folder trees, lists and shards, image by image and over all processes of a launch."""
 
 import signal
 import sys
@@ -12,28 +12,28 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sr.distributed.rng import seeded
-from sr.images import Picture
-from sr.inference.folders.manifest import Records, Setting, digest, fingerprint, sweep
+from sr.distributed.rng import fork_rng
+from sr.images import ImageData
+from sr.inference.folders.manifest import Manifest, Setting, digest, fingerprint, sweep
 from sr.inference.folders.pipeline import TOGETHER_PIXELS, How, Outcome, Pipeline
-from sr.inference.folders.plan import Job, Plan, plan
-from sr.inference.folders.work_queue import Crew
+from sr.inference.folders.plan import ConversionJob, ConversionPlan, plan
+from sr.inference.folders.work_queue import WorkQueue
 from sr.inference.predictor import OnTiles
-from sr.inference.video import Film, make_video
+from sr.inference.video import VideoSettings, make_video
 
-__all__ = ["TOGETHER_PIXELS", "OnTiles", "Report", "convert", "fingerprint"]
+__all__ = ["TOGETHER_PIXELS", "ConversionReport", "OnTiles", "convert", "fingerprint"]
 
 LOOK_SECONDS = 0.5  # between two looks at what the other processes have done
 TELL_SECONDS = 60.0  # between two lines in a log
 
-Work = Callable[[Picture, OnTiles], Picture]
-Many = Callable[[Sequence[Picture], OnTiles], Sequence[Picture]]
+Work = Callable[[ImageData, OnTiles], ImageData]
+Many = Callable[[Sequence[ImageData], OnTiles], Sequence[ImageData]]
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """What became of the inputs. kept: outputs that were there already, of the same content and settings.
-    failed: with reasons. ignored: files in the folders that are no pictures by name."""
+    failed: with reasons. ignored: files in the folders that are no images by name."""
 
     written: list[Path] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
@@ -52,36 +52,36 @@ def convert(
     format: str | None = None,
     suffix: str = "",
     again: bool = False,
-    film: Film | None = None,
+    film: VideoSettings | None = None,
     **how: Any,
-) -> Report:
-    """Write `work` of files, folder trees, `list:FILE`s and tars into `output`; a picture that fails is reported and
+) -> ConversionReport:
+    """Write `work` of files, folder trees, `list:FILE`s and tars into `output`; an image that fails is reported and
     the rest goes on. Collective: on several processes each takes its part, and rank 0 has the report of all.
 
     output: a folder that mirrors the trees, or a file name when the input is one file. What `.sr/` in that folder says
     was made of the same content by the same `settings` (all that changes pixels, but for what is named here) is kept,
-    unless `again`; without settings nothing is remembered. format: png, jpg, webp or tif; None keeps each picture's own
+    unless `again`; without settings nothing is remembered. format: png, jpg, webp or tif; None keeps each image's own
     where that can be written, else png. suffix: put behind every stem. work: called with a function for its progress,
-    (done, all); random draws in it depend on the file's stem alone. many: the same for several small pictures at once,
-    without draws. film: how videos are written. how: see `How`. Raises UserError before the first picture when the plan
+    (done, all); random draws in it depend on the file's stem alone. many: the same for several small images at once,
+    without draws. film: how videos are written. how: see `How`. Raises UserError before the first image when the plan
     cannot work.
     """
-    chosen, film = How(**how, again=again), film or Film()
-    crew: Crew[Job] = Crew()
-    found = plan(inputs, output, format=format, suffix=suffix) if crew.is_main else Plan([], [], [], None)
-    folder = crew.share(found.folder if settings is not None else None)
-    records = Records(folder, _digests(settings or {}, chosen.quality, film))
+    chosen, film = How(**how, again=again), film or VideoSettings()
+    queue: WorkQueue[ConversionJob] = WorkQueue()
+    found = plan(inputs, output, format=format, suffix=suffix) if queue.is_main else ConversionPlan([], [], [], None)
+    folder = queue.share(found.folder if settings is not None else None)
+    records = Manifest(folder, _digests(settings or {}, chosen.quality, film))
     records.load()
-    crew.begin([job for job in found.jobs if again or not records.is_done(job)])
-    if crew.is_main:
-        sweep(crew.jobs)
-    with _ended_alike(), _progress(crew, title, all=len(found.jobs)) as show:
+    queue.begin([job for job in found.jobs if again or not records.is_done(job)])
+    if queue.is_main:
+        sweep(queue.jobs)
+    with _ended_alike(), _progress(queue, title, all=len(found.jobs)) as show:
         at_work = _AtWork(work, many, film, records.settings["video"], show)
-        parts = list(crew.gather(Pipeline(crew, records, chosen, at_work).run()))
-    if crew.is_main:
+        parts = list(queue.gather(Pipeline(queue, records, chosen, at_work).run()))
+    if queue.is_main:
         records.fold()
-    crew.part()
-    return _joined(found, crew.jobs, parts)
+    queue.shutdown()
+    return _joined(found, queue.jobs, parts)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class _AtWork:
 
     work: Work
     many: Many | None
-    film: Film
+    film: VideoSettings
     key: str
     show: Callable[[str], None]
 
@@ -98,18 +98,18 @@ class _AtWork:
     def takes_several(self) -> bool:
         return self.many is not None
 
-    def one(self, job: Job, picture: Picture) -> Picture:
-        with seeded(job.stem):
-            return self.work(picture, lambda done, tiles: self.show(f"{job.label.name} {done}/{tiles}"))
+    def one(self, job: ConversionJob, image: ImageData) -> ImageData:
+        with fork_rng(job.stem):
+            return self.work(image, lambda done, tiles: self.show(f"{job.label.name} {done}/{tiles}"))
 
-    def several(self, jobs: Sequence[Job], pictures: Sequence[Picture]) -> Sequence[Picture]:
+    def several(self, jobs: Sequence[ConversionJob], images: Sequence[ImageData]) -> Sequence[ImageData]:
         assert self.many is not None
-        return self.many(pictures, lambda done, tiles: self.show(f"{jobs[0].label.name} ... {done}/{tiles}"))
+        return self.many(images, lambda done, tiles: self.show(f"{jobs[0].label.name} ... {done}/{tiles}"))
 
-    def video(self, job: Job) -> tuple[int, str]:
-        def frame(picture: Picture) -> Picture:
-            with seeded(job.stem):
-                return self.work(picture, lambda done, tiles: None)
+    def video(self, job: ConversionJob) -> tuple[int, str]:
+        def frame(image: ImageData) -> ImageData:
+            with fork_rng(job.stem):
+                return self.work(image, lambda done, tiles: None)
 
         def shown(done: int, frames: int) -> None:
             self.show(f"{job.label.name} frame {done}" + (f"/{frames}" if frames else ""))
@@ -117,17 +117,17 @@ class _AtWork:
         return make_video(job.source, job.target, frame, film=self.film, key=self.key, on_frames=shown)
 
 
-def _joined(found: Plan, jobs: Sequence[Job], parts: Sequence[Outcome]) -> Report:
+def _joined(found: ConversionPlan, jobs: Sequence[ConversionJob], parts: Sequence[Outcome]) -> ConversionReport:
     """Of all processes, by name."""
     begun = {job.target for job in jobs}
     kept = [job.target for job in found.jobs if job.target not in begun]
     kept += [job.target for part in parts for job in part.kept]
     failed = [(job.label, reason) for part in parts for job, reason in part.failed]
     written = [job.target for part in parts for job in part.written]
-    return Report(sorted(written), sorted(kept), sorted(failed + found.refused), found.ignored)
+    return ConversionReport(sorted(written), sorted(kept), sorted(failed + found.refused), found.ignored)
 
 
-def _digests(settings: Mapping[str, Setting], quality: int, film: Film) -> dict[str, str]:
+def _digests(settings: Mapping[str, Setting], quality: int, film: VideoSettings) -> dict[str, str]:
     """For each kind of job, of what changes its output."""
     extra: dict[str, dict[str, Setting]] = {"exact": {}, "lossy": {"quality": quality}, "video": film._asdict()}
     return {kind: digest({**settings, **more}) for kind, more in extra.items()}
@@ -147,21 +147,21 @@ def _ended_alike() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(crew: Crew[Job], title: str, *, all: int) -> Iterator[Callable[[str], None]]:
-    """One bar, on rank 0, for all processes. Yields what shows the place inside a picture."""
-    if not crew.is_main:
+def _progress(queue: WorkQueue[ConversionJob], title: str, *, all: int) -> Iterator[Callable[[str], None]]:
+    """One bar, on rank 0, for all processes. Yields what shows the place inside an image."""
+    if not queue.is_main:
         yield lambda text: None
         return
-    begun, over = len(crew.jobs), threading.Event()
-    with tqdm(total=all, initial=all - begun, unit="picture", desc=title, disable=None, smoothing=0.05) as bar:
+    begun, over = len(queue.jobs), threading.Event()
+    with tqdm(total=all, initial=all - begun, unit="image", desc=title, disable=None, smoothing=0.05) as bar:
 
         def look() -> None:
             told = time.monotonic()
             while not over.wait(LOOK_SECONDS):
-                bar.update(all - begun + crew.done - bar.n)
+                bar.update(all - begun + queue.done - bar.n)
                 if bar.disable and time.monotonic() - told > TELL_SECONDS:  # a file takes what is printed, no terminal
                     told = time.monotonic()
-                    print(f"sr: {all - begun + crew.done} of {all} done", file=sys.stderr, flush=True)
+                    print(f"sr: {all - begun + queue.done} of {all} done", file=sys.stderr, flush=True)
 
         looking = threading.Thread(target=look, daemon=True)
         looking.start()
@@ -170,4 +170,4 @@ def _progress(crew: Crew[Job], title: str, *, all: int) -> Iterator[Callable[[st
         finally:
             over.set()
             looking.join()
-            bar.update(all - begun + crew.done - bar.n)
+            bar.update(all - begun + queue.done - bar.n)

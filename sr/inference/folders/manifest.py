@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sr.core.atomic import replacing
-from sr.inference.folders.plan import Job
+from sr.inference.folders.plan import ConversionJob
 
 FOLDER = ".sr"
 Setting = str | int | float | bool | None
@@ -45,13 +45,13 @@ class Stamp(NamedTuple):
     mtime: int
 
 
-def stamp(job: Job) -> Stamp:
+def stamp(job: ConversionJob) -> Stamp:
     """Raises OSError."""
     seen = job.source.stat()
     return Stamp(job.size if job.member else seen.st_size, seen.st_mtime_ns)
 
 
-class Records:
+class Manifest:
     """folder: the output folder; None remembers nothing. settings: for each kind of job, a digest of all that changes
     its output."""
 
@@ -77,7 +77,7 @@ class Records:
             if known is None or known.at <= record.at:
                 self._known[record.target] = record
 
-    def candidate(self, job: Job) -> Record | None:
+    def candidate(self, job: ConversionJob) -> Record | None:
         """The record of this job's output, where that is still there as it was made, by these settings."""
         record = self._known.get(self._key(job))
         if record is None or record.settings != self.settings[job.kind]:
@@ -87,14 +87,14 @@ class Records:
                 return record
         return None
 
-    def is_done(self, job: Job) -> bool:
+    def is_done(self, job: ConversionJob) -> bool:
         """Whether the input is by size and time that of the record. (Another time alone: its content is compared.)"""
         record = self.candidate(job)
         with contextlib.suppress(OSError):
             return record is not None and (record.bytes, record.mtime) == stamp(job)
         return False
 
-    def add(self, job: Job, stamped: Stamp, sha256: str, made: int) -> None:
+    def add(self, job: ConversionJob, stamped: Stamp, sha256: str, made: int) -> None:
         if self._own is not None:
             settings = self.settings[job.kind]
             record = Record(self._key(job), str(job.label), *stamped, sha256, settings, made, time.time())
@@ -118,7 +118,7 @@ class Records:
                 if path.stat().st_size == size:
                     path.unlink()
 
-    def _key(self, job: Job) -> str:
+    def _key(self, job: ConversionJob) -> str:
         return job.target.relative_to(self.folder).as_posix() if self.folder else ""
 
 
@@ -136,7 +136,7 @@ def fingerprint(net: nn.Module) -> str:
     return made.hexdigest()
 
 
-def sweep(jobs: Sequence[Job], *, older: float = 600.0) -> None:
+def sweep(jobs: Sequence[ConversionJob], *, older: float = 600.0) -> None:
     """Remove what a killed run was writing when it died: files beside the outputs, untouched for `older` seconds."""
     names: dict[Path, set[str]] = {}
     for job in jobs:

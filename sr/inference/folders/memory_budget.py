@@ -7,7 +7,7 @@ class Closed(Exception):
     """Nobody waits for room any more."""
 
 
-class Budget:
+class MemoryBudget:
     """Room for `limit` pixels; something larger than that is let in alone. Turns are in order, so none can starve."""
 
     def __init__(self, limit: int) -> None:

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from sr.core.errors import UserError
-from sr.images import MAX_PIXELS, ImageError, Picture, read_picture, size_of, write_picture
-from sr.inference.folders.manifest import Records, Stamp, stamp
-from sr.inference.folders.memory_budget import Budget
-from sr.inference.folders.plan import Job
+from sr.images import MAX_PIXELS, ImageData, ImageError, read_image, size_of, write_image
+from sr.inference.folders.manifest import Manifest, Stamp, stamp
+from sr.inference.folders.memory_budget import MemoryBudget
+from sr.inference.folders.plan import ConversionJob
 from sr.inference.folders.tars import read_member
-from sr.inference.folders.work_queue import Crew
+from sr.inference.folders.work_queue import WorkQueue
 
-READERS, WRITERS = 2, 16  # threads of a process; a GPU makes pictures faster than a few cores compress them
-READ_PIXELS, WRITE_PIXELS = 32_000_000, 64_000_000  # decoded pictures that wait, 12 bytes a pixel
-TOGETHER_PIXELS = 1_000_000  # of pictures that are worked on in one call
+READERS, WRITERS = 2, 16  # threads of a process; a GPU makes images faster than a few cores compress them
+READ_PIXELS, WRITE_PIXELS = 32_000_000, 64_000_000  # decoded images that wait, 12 bytes a pixel
+TOGETHER_PIXELS = 1_000_000  # of images that are worked on in one call
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
 
 
@@ -31,13 +31,13 @@ FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
 class Outcome:
     """Of the jobs of one process. kept: found to be done by their content."""
 
-    written: list[Job] = field(default_factory=list)
-    kept: list[Job] = field(default_factory=list)
-    failed: list[tuple[Job, str]] = field(default_factory=list)
+    written: list[ConversionJob] = field(default_factory=list)
+    kept: list[ConversionJob] = field(default_factory=list)
+    failed: list[tuple[ConversionJob, str]] = field(default_factory=list)
 
 
 class How(NamedTuple):
-    """quality: of JPEG and WebP, where 100 is lossless. max_pixels: of a picture, checked before it is decoded.
+    """quality: of JPEG and WebP, where 100 is lossless. max_pixels: of an image, checked before it is decoded.
     first_frame: of animations and files of several pages, which are refused otherwise. again: what is there too."""
 
     quality: int = 95
@@ -53,34 +53,34 @@ class AtWork(Protocol):
     @property
     def takes_several(self) -> bool: ...
 
-    def one(self, job: Job, picture: Picture) -> Picture: ...
+    def one(self, job: ConversionJob, image: ImageData) -> ImageData: ...
 
-    def several(self, jobs: Sequence[Job], pictures: Sequence[Picture]) -> Sequence[Picture]: ...
+    def several(self, jobs: Sequence[ConversionJob], images: Sequence[ImageData]) -> Sequence[ImageData]: ...
 
-    def video(self, job: Job) -> tuple[int, str]: ...
+    def video(self, job: ConversionJob) -> tuple[int, str]: ...
 
 
 class _Loaded(NamedTuple):
-    """picture: None where the output is one of this very content already, or for a video, which is read later."""
+    """image: None where the output is one of this very content already, or for a video, which is read later."""
 
-    job: Job
+    job: ConversionJob
     stamped: Stamp
     sha256: str
-    picture: Picture | None
+    image: ImageData | None
     pixels: int = 0
 
 
 class Pipeline:
     """crew: gives the jobs and hears what is done. records: of what was made."""
 
-    def __init__(self, crew: Crew[Job], records: Records, how: How, at_work: AtWork) -> None:
-        self._crew, self._records, self._how, self._at_work = crew, records, how, at_work
-        self._reading, self._writing = Budget(READ_PIXELS), Budget(WRITE_PIXELS)
+    def __init__(self, queue: WorkQueue[ConversionJob], records: Manifest, how: How, at_work: AtWork) -> None:
+        self._queue, self._records, self._how, self._at_work = queue, records, how, at_work
+        self._reading, self._writing = MemoryBudget(READ_PIXELS), MemoryBudget(WRITE_PIXELS)
         self._turns, self._writes = 0, 0
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
-        self._ahead: deque[tuple[Job, Future[_Loaded]]] = deque()
-        self._behind: deque[tuple[Job, Future[None]]] = deque()
+        self._ahead: deque[tuple[ConversionJob, Future[_Loaded]]] = deque()
+        self._behind: deque[tuple[ConversionJob, Future[None]]] = deque()
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -99,14 +99,14 @@ class Pipeline:
 
     def _fill(self) -> bool:
         """Have the readers busy; whether anything is left to do."""
-        while len(self._ahead) < self._crew.ahead and (job := self._crew.take()) is not None:
+        while len(self._ahead) < self._queue.ahead and (job := self._queue.take()) is not None:
             self._ahead.append((job, self._readers.submit(self._load, job, self._turns)))
             self._turns += 1
         return bool(self._ahead)
 
     # ---- in the threads ----------------------------------------------------------------------------------------------
 
-    def _load(self, job: Job, turn: int) -> _Loaded:
+    def _load(self, job: ConversionJob, turn: int) -> _Loaded:
         pixels = 0
         try:
             stamped = stamp(job)
@@ -124,15 +124,15 @@ class Pipeline:
         finally:
             self._reading.take(pixels, turn=turn)  # whatever happens, or the turns behind would wait for ever
         try:
-            picture = read_picture(data, name=name, max_pixels=self._how.max_pixels, first_frame=self._how.first_frame)
+            image = read_image(data, name=name, max_pixels=self._how.max_pixels, first_frame=self._how.first_frame)
         except BaseException:
             self._reading.give(pixels)
             raise
-        return _Loaded(job, stamped, sha256, picture, pixels)
+        return _Loaded(job, stamped, sha256, image, pixels)
 
-    def _write(self, loaded: _Loaded, made: Picture) -> None:
+    def _write(self, loaded: _Loaded, made: ImageData) -> None:
         try:
-            size = write_picture(loaded.job.target, made, quality=self._how.quality)
+            size = write_image(loaded.job.target, made, quality=self._how.quality)
             self._records.add(loaded.job, loaded.stamped, loaded.sha256, size)
         finally:
             self._writing.give(made.pixels)
@@ -143,16 +143,16 @@ class Pipeline:
         loaded = self._next()
         if loaded is None:
             return
-        if loaded.picture is None:
-            self._without_picture(loaded)
+        if loaded.image is None:
+            self._without_image(loaded)
             return
         group = [loaded]
         while self._at_work.takes_several and self._ahead and self._ahead[0][1].done():
             if sum(one.pixels for one in group) + self._waiting() > TOGETHER_PIXELS:
                 break
             following = self._next()
-            if following is not None and following.picture is None:
-                self._without_picture(following)
+            if following is not None and following.image is None:
+                self._without_image(following)
             elif following is not None:
                 group.append(following)
         try:
@@ -162,7 +162,7 @@ class Pipeline:
                 self._reading.give(one.pixels)
 
     def _waiting(self) -> int:
-        """Pixels of the picture that is next; 0 where reading it failed."""
+        """Pixels of the image that is next; 0 where reading it failed."""
         future = self._ahead[0][1]
         return 0 if future.exception() else future.result().pixels
 
@@ -175,10 +175,10 @@ class Pipeline:
             self._fail(job, error)
             return None
 
-    def _without_picture(self, loaded: _Loaded) -> None:
+    def _without_image(self, loaded: _Loaded) -> None:
         if not loaded.job.is_video:
             self.outcome.kept.append(loaded.job)
-            self._crew.tick()
+            self._queue.tick()
             return
         try:
             size, sha256 = self._at_work.video(loaded.job)
@@ -191,26 +191,26 @@ class Pipeline:
     def _through(self, group: Sequence[_Loaded]) -> None:
         if len(group) > 1:
             try:
-                made = self._at_work.several([one.job for one in group], [one.picture for one in group if one.picture])
+                made = self._at_work.several([one.job for one in group], [one.image for one in group if one.image])
             except Exception:  # alone, each of them shows what is wrong with it
                 logging.getLogger(__name__).debug("%s together", group[0].job.label, exc_info=True)
             else:
-                for one, picture in zip(group, made, strict=True):
-                    self._pass_on(one, picture)
+                for one, image in zip(group, made, strict=True):
+                    self._pass_on(one, image)
                 return
         for one in group:
-            assert one.picture is not None
+            assert one.image is not None
             try:
-                picture = self._at_work.one(one.job, one.picture)
+                image = self._at_work.one(one.job, one.image)
             except Exception as error:
                 self._fail(one.job, error)
             else:
-                self._pass_on(one, picture)
+                self._pass_on(one, image)
 
-    def _pass_on(self, loaded: _Loaded, made: Picture) -> None:
+    def _pass_on(self, loaded: _Loaded, made: ImageData) -> None:
         self._writing.take(made.pixels, turn=self._writes)
         self._writes += 1
-        self._behind.append((loaded.job, self._writers.submit(self._write, loaded._replace(picture=None), made)))
+        self._behind.append((loaded.job, self._writers.submit(self._write, loaded._replace(image=None), made)))
 
     def _settle(self, *, wait: bool) -> None:
         """What became of what was written."""
@@ -223,16 +223,16 @@ class Pipeline:
             else:
                 self._succeed(job)
 
-    def _succeed(self, job: Job) -> None:
+    def _succeed(self, job: ConversionJob) -> None:
         self.outcome.written.append(job)
-        self._crew.tick()
+        self._queue.tick()
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: ConversionJob, error: Exception) -> None:
         if isinstance(error, OSError) and error.errno in FULL:
             raise error
         logging.getLogger(__name__).debug("%s", job.label, exc_info=error)
         self.outcome.failed.append((job, _reason(error)))
-        self._crew.tick()
+        self._queue.tick()
 
 
 def _measured(data: bytes, name: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Which picture goes where: files, folder trees, lists and shards in; a tree of names that never collide out."""
+"""Which image goes where: files, folder trees, lists and shards in; a tree of names that never collide out."""
 
 import os
 from collections import Counter
@@ -10,7 +10,7 @@ from sr.core.errors import UserError
 from sr.images import SUFFIXES, list_images
 from sr.inference.folders.tars import members
 
-PICTURES = (*SUFFIXES, ".gif")  # GIF is read, and written as PNG
+IMAGES = (*SUFFIXES, ".gif")  # GIF is read, and written as PNG
 VIDEOS = (".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
 VIDEOS_OUT = (".mp4", ".mkv", ".mov", ".m4v")
 TAR = ".tar"
@@ -20,8 +20,8 @@ LISTS = "list:", "@"
 _DENSITY = {".jpg": 4.0, ".jpeg": 4.0, ".webp": 6.0, ".png": 0.6} | dict.fromkeys(VIDEOS, 200.0)
 
 
-class Job(NamedTuple):
-    """source: a file, or the tar that holds the picture: `member`, `size` bytes from `offset` on."""
+class ConversionJob(NamedTuple):
+    """source: a file, or the tar that holds the image: `member`, `size` bytes from `offset` on."""
 
     source: Path
     target: Path
@@ -64,24 +64,24 @@ class _Found(NamedTuple):
     member: str = ""
 
 
-class Plan(NamedTuple):
-    """jobs: largest first. ignored: files that are no pictures by name. folder: where the records are, if anywhere.
+class ConversionPlan(NamedTuple):
+    """jobs: largest first. ignored: files that are no images by name. folder: where the records are, if anywhere.
     refused: what no job could be made of, with reasons."""
 
-    jobs: list[Job]
+    jobs: list[ConversionJob]
     ignored: list[Path]
     refused: list[tuple[Path, str]]
     folder: Path | None
 
 
-def plan(inputs: Sequence[Path], output: Path, *, format: str | None, suffix: str) -> Plan:
+def plan(inputs: Sequence[Path], output: Path, *, format: str | None, suffix: str) -> ConversionPlan:
     """What is to be done. No two targets are equal, none is an input. Raises UserError where that cannot be."""
     found, ignored, refused = _sources(inputs, output)
     if not found and not refused:
-        raise UserError(f"no pictures in {', '.join(map(str, inputs))}; give pictures or a folder with some")
+        raise UserError(f"no images in {', '.join(map(str, inputs))}; give images or a folder with some")
     folder: Path | None = output
-    if len(inputs) == 1 and _is_picture(inputs[0]) and output.suffix and not output.is_dir():
-        jobs, folder = [Job(found[0].source, _single(found[0], output, format, suffix), found[0].size)], None
+    if len(inputs) == 1 and _is_image(inputs[0]) and output.suffix and not output.is_dir():
+        jobs, folder = [ConversionJob(found[0].source, _single(found[0], output, format, suffix), found[0].size)], None
     elif output.is_file():
         raise UserError(f"{output} is a file; give a folder to write to")
     else:
@@ -91,10 +91,10 @@ def plan(inputs: Sequence[Path], output: Path, *, format: str | None, suffix: st
         if job.target.resolve() in sources:
             raise UserError(f"{job.target} would overwrite an input; give another output folder, or --suffix _x4")
     jobs.sort(key=lambda job: -job.cost)
-    return Plan(jobs, ignored, refused, folder)
+    return ConversionPlan(jobs, ignored, refused, folder)
 
 
-def _is_picture(given: Path) -> bool:
+def _is_image(given: Path) -> bool:
     return given.is_file() and given.suffix.lower() != TAR
 
 
@@ -111,7 +111,7 @@ def _single(found: _Found, output: Path, format: str | None, suffix: str) -> Pat
 
 
 def _sources(inputs: Sequence[Path], output: Path) -> tuple[list[_Found], list[Path], list[tuple[Path, str]]]:
-    """What was found, without repeats; the files that are no pictures; and what is refused, with reasons."""
+    """What was found, without repeats; the files that are no images; and what is refused, with reasons."""
     found: dict[tuple[Path, str], _Found] = {}
     ignored: list[Path] = []
     refused: list[tuple[Path, str]] = []
@@ -120,7 +120,7 @@ def _sources(inputs: Sequence[Path], output: Path) -> tuple[list[_Found], list[P
             found.setdefault((path.resolve(), ""), _Found(path, place, _size(path)))
             continue
         try:
-            inside, bad = members(path, PICTURES)
+            inside, bad = members(path, IMAGES)
         except UserError as error:
             refused.append((path, str(error)))
             continue
@@ -132,7 +132,7 @@ def _sources(inputs: Sequence[Path], output: Path) -> tuple[list[_Found], list[P
 
 
 def _named_files(inputs: Sequence[Path], output: Path, ignored: list[Path]) -> Iterator[tuple[Path, Path]]:
-    """(file, its place below the input). What folders hold that is no picture goes to `ignored`."""
+    """(file, its place below the input). What folders hold that is no image goes to `ignored`."""
     for given in inputs:
         if given.is_file():
             yield given, Path(given.name)
@@ -146,10 +146,10 @@ def _named_files(inputs: Sequence[Path], output: Path, ignored: list[Path]) -> I
 
 def _inside(folder: Path, output: Path, ignored: list[Path]) -> Iterator[tuple[Path, Path]]:
     earlier = output if folder.resolve() in output.resolve().parents else None  # what an earlier run wrote there
-    pictures = _outside(earlier, list_images(folder, (*PICTURES, *VIDEOS, TAR)))
-    others = {path for path in folder.rglob("*") if path.is_file()} - set(pictures)
+    images = _outside(earlier, list_images(folder, (*IMAGES, *VIDEOS, TAR)))
+    others = {path for path in folder.rglob("*") if path.is_file()} - set(images)
     ignored += _outside(earlier, sorted(path for path in others if not _hidden(path.relative_to(folder))))
-    for path in pictures:
+    for path in images:
         yield path, path.relative_to(folder)
 
 
@@ -190,7 +190,7 @@ def _outside(folder: Path | None, paths: Iterable[Path]) -> list[Path]:
 # ---- where it goes ---------------------------------------------------------------------------------------------------
 
 
-def _targets(found: Sequence[_Found], output: Path, format: str | None, suffix: str) -> list[Job]:
+def _targets(found: Sequence[_Found], output: Path, format: str | None, suffix: str) -> list[ConversionJob]:
     """Names by stem; where several inputs share one (a.png, a.jpg), each carries its old ending: a_png, a_jpg."""
     endings = [_ending(one.place, format) for one in found]
     plain = [_named(one.place, suffix + ending) for one, ending in zip(found, endings, strict=True)]
@@ -204,7 +204,7 @@ def _targets(found: Sequence[_Found], output: Path, format: str | None, suffix: 
             name = _named(one.place, f"_{one.place.suffix[1:]}{again}{suffix}{ending}")
             number += 1
         taken.add(_key(name))
-        jobs.append(Job(one.source, output / name, one.size, one.offset, one.member))
+        jobs.append(ConversionJob(one.source, output / name, one.size, one.offset, one.member))
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""Pictures inside tars, each one read away; no name leads out of the folder that mirrors the tar."""
+"""Images inside tars, each one read away; no name leads out of the folder that mirrors the tar."""
 
 import tarfile
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Member(NamedTuple):
 
 
 def members(tar: Path, suffixes: Sequence[str]) -> tuple[list[Member], list[tuple[str, str]]]:
-    """The pictures of a tar by suffix, and those refused: (name, reason). Of equal names the last counts, as for tar.
+    """The images of a tar by suffix, and those refused: (name, reason). Of equal names the last counts, as for tar.
 
     Costs one pass over the headers. Raises UserError, which does not name it, where it is no whole, uncompressed tar.
     """

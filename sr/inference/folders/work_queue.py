@@ -25,7 +25,7 @@ AHEAD = 64  # jobs at most that a process takes before their turn
 T = TypeVar("T")
 
 
-class Crew(Generic[T]):
+class WorkQueue(Generic[T]):
     """One process's view. Without a launcher it is alone."""
 
     def __init__(self) -> None:
@@ -86,10 +86,10 @@ class Crew(Generic[T]):
         else:
             self._send(f"part/{self.rank}", part)
 
-    def part(self) -> None:
+    def shutdown(self) -> None:
         """This process is done, and nobody is to miss it."""
         if self._store is not None:
-            comm.part()
+            comm.shutdown()
 
     def _send(self, key: str, value: Any) -> None:
         assert self._store is not None

@@ -16,10 +16,10 @@ from typing import Any
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
-from sr.images import Picture
+from sr.images import ImageData
 from sr.inference.folders.pipeline import FULL
 from sr.inference.video.frames import frames_of, look_at
-from sr.inference.video.segments import CODECS, END, Film, check_sound, encode_all, join, segments_in
+from sr.inference.video.segments import CODECS, END, VideoSettings, check_sound, encode_all, join, segments_in
 
 __all__ = ["CODECS", "Film", "make_video"]
 
@@ -29,9 +29,9 @@ OnFrames = Callable[[int, int], None]
 def make_video(
     source: Path,
     target: Path,
-    work: Callable[[Picture], Picture],
+    work: Callable[[ImageData], ImageData],
     *,
-    film: Film,
+    film: VideoSettings,
     key: str,
     on_frames: OnFrames = lambda done, frames: None,
 ) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Frames of a video as pictures, with their times, and what is to be known of it to make it again."""
+"""Frames of a video as images, with their times, and what is to be known of it to make it again."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sr.core.errors import UserError
-from sr.images import Picture
+from sr.images import ImageData
 
 AHEAD = 4  # frames that are decoded, and that wait to be encoded
 SD_LINES = 720  # below, an untagged video is of BT.601, from here on of BT.709: what players assume
@@ -23,7 +23,7 @@ BT709, BT601 = 1, 6
 LIMITED, FULL = 1, 2
 
 
-class Look(NamedTuple):
+class VideoInfo(NamedTuple):
     """What is to be known of a video before its first frame. turn: quarters counterclockwise. matrix: AVColorSpace."""
 
     time_base: Fraction
@@ -38,10 +38,10 @@ class Look(NamedTuple):
     turn: int
 
 
-def look_at(av: Any, source: Path) -> Look:
+def look_at(av: Any, source: Path) -> VideoInfo:
     with av.open(str(source)) as file:
         if not file.streams.video:
-            raise UserError("holds no video; give a file with a picture")
+            raise UserError("holds no video; give a file with an image")
         stream = file.streams.video[0]
         first = next(file.decode(stream), None)
         if first is None:
@@ -51,7 +51,7 @@ def look_at(av: Any, source: Path) -> Look:
         matrix = int(first.colorspace)
         if matrix not in MATRIX:
             matrix = BT601 if first.height < SD_LINES else BT709
-        return Look(
+        return VideoInfo(
             time_base=stream.time_base or 1 / rate,
             rate=rate,
             frames=frames,
@@ -65,8 +65,8 @@ def look_at(av: Any, source: Path) -> Look:
         )
 
 
-def frames_of(av: Any, source: Path, look: Look, *, skip: int) -> Generator[tuple[int, Picture], None, None]:
-    """(time in units of look.time_base, picture), decoded ahead by a thread."""
+def frames_of(av: Any, source: Path, look: VideoInfo, *, skip: int) -> Generator[tuple[int, ImageData], None, None]:
+    """(time in units of look.time_base, image), decoded ahead by a thread."""
     step = max(round(1 / look.rate / look.time_base), 1)
     with av.open(str(source)) as file, ThreadPoolExecutor(1) as pool:
         stream = file.streams.video[0]
@@ -81,9 +81,9 @@ def frames_of(av: Any, source: Path, look: Look, *, skip: int) -> Generator[tupl
 
         decoded = islice(timed(), skip, None)
 
-        def load() -> tuple[int, Picture] | None:
+        def load() -> tuple[int, ImageData] | None:
             for time, frame in decoded:
-                return time, _picture(frame, look)
+                return time, _image(frame, look)
             return None
 
         waiting = deque([pool.submit(load) for _ in range(AHEAD)])
@@ -92,7 +92,7 @@ def frames_of(av: Any, source: Path, look: Look, *, skip: int) -> Generator[tupl
             waiting.append(pool.submit(load))
 
 
-def _picture(frame: Any, look: Look) -> Picture:
+def _image(frame: Any, look: VideoInfo) -> ImageData:
     format, top = ("rgb48le", 65535) if look.deep else ("rgb24", 255)
     matrix, limits = MATRIX[look.matrix], FULL if look.full else LIMITED
     rgb = frame.reformat(
@@ -104,7 +104,7 @@ def _picture(frame: Any, look: Look) -> Picture:
         interpolation=careful_bicubic(),
     ).to_ndarray()
     upright = np.ascontiguousarray(np.rot90(rgb, look.turn).transpose(2, 0, 1), dtype=np.float32)
-    return Picture(rgb=torch.from_numpy(upright).div_(top), bits=16 if look.deep else 8)
+    return ImageData(rgb=torch.from_numpy(upright).div_(top), bits=16 if look.deep else 8)
 
 
 def careful_bicubic() -> int:

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
-from sr.images import Picture
-from sr.inference.video.frames import AHEAD, FULL, LIMITED, MATRIX, Look, careful_bicubic
+from sr.images import ImageData
+from sr.inference.video.frames import AHEAD, FULL, LIMITED, MATRIX, VideoInfo, careful_bicubic
 
 CODECS = "libx264", "libx265", "libsvtav1"
 END = "all"  # the file that tells that no segment is missing
 
 
-class Film(NamedTuple):
+class VideoSettings(NamedTuple):
     """How videos are written. codec: one of CODECS. crf: smaller is better and larger. preset: of x264 and x265.
     segment: frames."""
 
@@ -42,11 +42,11 @@ def segments_in(parts: Path) -> list[Path]:
 
 def encode_all(
     av: Any,
-    frames: Iterator[tuple[int, Picture]],
+    frames: Iterator[tuple[int, ImageData]],
     parts: Path,
-    work: Callable[[Picture], Picture],
-    look: Look,
-    film: Film,
+    work: Callable[[ImageData], ImageData],
+    look: VideoInfo,
+    film: VideoSettings,
     on_frames: Callable[[int], None],
 ) -> None:
     """Segment by segment, behind those that are there; encoded by a thread while the next frame is worked on."""
@@ -60,8 +60,8 @@ def encode_all(
                 segment = _Segment(av, aside, look, film)
                 behind: deque[Future[None]] = deque()
                 try:
-                    for time, picture in chain([first], islice(frames, film.segment - 1)):
-                        behind.append(pool.submit(segment.add, time, work(picture)))
+                    for time, image in chain([first], islice(frames, film.segment - 1)):
+                        behind.append(pool.submit(segment.add, time, work(image)))
                         count += 1
                         on_frames(count)
                         while len(behind) > AHEAD:
@@ -76,15 +76,15 @@ def encode_all(
 class _Segment:
     """A file of some frames. It opens with the first, whose size it takes."""
 
-    def __init__(self, av: Any, path: Path, look: Look, film: Film) -> None:
+    def __init__(self, av: Any, path: Path, look: VideoInfo, film: VideoSettings) -> None:
         self._av, self._look, self._film = av, look, film
         self._file = av.open(str(path), "w", format="nut")
         self._stream: Any = None
 
-    def add(self, time: int, picture: Picture) -> None:
+    def add(self, time: int, image: ImageData) -> None:
         look = self._look
-        height, width = picture.rgb.shape[-2:]
-        rgb = F.pad(picture.rgb[None], (0, width % 2, 0, height % 2), mode="replicate")[0]  # 4:2:0 has even sides
+        height, width = image.rgb.shape[-2:]
+        rgb = F.pad(image.rgb[None], (0, width % 2, 0, height % 2), mode="replicate")[0]  # 4:2:0 has even sides
         if self._stream is None:
             self._stream = self._opened(rgb.shape[-1], rgb.shape[-2])
         top, kind, format = (65535, np.uint16, "rgb48le") if look.deep else (255, np.uint8, "rgb24")
@@ -138,8 +138,8 @@ def check_sound(av: Any, source: Path, suffix: str) -> None:
             raise UserError(f"its sound does not go into {suffix} ({said}); {fix}") from None
 
 
-def join(av: Any, segments: list[Path], source: Path, target: Path, suffix: str, look: Look) -> None:
-    """The pictures of the segments and all else of the source, in the order of time, as they are."""
+def join(av: Any, segments: list[Path], source: Path, target: Path, suffix: str, look: VideoInfo) -> None:
+    """The images of the segments and all else of the source, in the order of time, as they are."""
     with contextlib.ExitStack() as stack:
         given = stack.enter_context(av.open(str(source)))
         first = stack.enter_context(av.open(str(segments[0])))
@@ -152,8 +152,8 @@ def join(av: Any, segments: list[Path], source: Path, target: Path, suffix: str,
             stream.metadata.update(given.streams[index].metadata)
         wanted = [given.streams[index] for index in taken]
         others = ((taken[packet.stream.index], packet) for packet in given.demux(wanted) if packet.size)
-        pictures = ((video, packet) for packet in _packets(av, segments, look))
-        merged = heapq.merge(pictures, others if wanted else (), key=lambda pair: _time(pair[1]))
+        images = ((video, packet) for packet in _packets(av, segments, look))
+        merged = heapq.merge(images, others if wanted else (), key=lambda pair: _time(pair[1]))
         for stream, packet in merged:  # a packet's own stream may be gone with its file
             packet.stream = stream
             made.mux(packet)
@@ -165,11 +165,11 @@ def _time(packet: Any) -> float:
 
 
 def _kept(given: Any, alike: bool) -> list[Any]:
-    """Streams beside the pictures: all sound; words where the container stays of its kind, and so can hold them."""
+    """Streams beside the images: all sound; words where the container stays of its kind, and so can hold them."""
     return [*given.streams.audio, *(given.streams.subtitles if alike else ())]
 
 
-def _packets(av: Any, segments: list[Path], look: Look) -> Iterator[Any]:
+def _packets(av: Any, segments: list[Path], look: VideoInfo) -> Iterator[Any]:
     """Every packet with how long it lasts: until the next one, the last one as long as the mean."""
     before: Any = None
     for path in segments:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Critic(Protocol):
+class CriticProtocol(Protocol):
     """Images [B, 3, h, w] in 0..1 -> one or more logit maps [B, 1, h', w']."""
 
     def __call__(self, images: Tensor) -> list[Tensor]: ...
@@ -35,10 +35,10 @@ class Labelled(ABC):
     def distance(self, logits: Tensor, label: float) -> Tensor:
         """The mean distance of float32 logits from a label."""
 
-    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def generator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {"gan": self._over(critic(fake), self.real_label)}
 
-    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {"real": self._over(critic(real), self.real_label), "fake": self._over(critic(fake), self.fake_label)}
 
     def _over(self, maps: list[Tensor], label: float) -> Tensor:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr.losses.adversarial.base import Critic, over_maps
+from sr.losses.adversarial.base import CriticProtocol, over_maps
 
 
 class Hinge:
@@ -14,10 +14,10 @@ class Hinge:
 
     boundary = 0.0
 
-    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def generator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {"gan": over_maps(lambda x: -x.mean(), critic(fake))}
 
-    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {
             "real": over_maps(lambda x: F.relu(1 - x).mean(), critic(real)),
             "fake": over_maps(lambda x: F.relu(1 + x).mean(), critic(fake)),

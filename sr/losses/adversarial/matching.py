@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sr.losses.adversarial.base import Critic
+from sr.losses.adversarial.base import CriticProtocol
 from sr.losses.pixel import mean
 
 LAYERS = 4
@@ -17,12 +17,12 @@ class FeatureMatching:
     costs two more forwards of the discriminator.
     """
 
-    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def generator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             _, wanted = critic.features(real)
         _, features = critic.features(fake)
         distances = [mean((a.float() - b.float()).abs()) for a, b in zip(features, wanted, strict=True)]
         return {"matching": LAYERS * torch.stack(distances).mean()}
 
-    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {}

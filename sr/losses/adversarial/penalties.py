@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sr.losses.adversarial.base import Critic
+from sr.losses.adversarial.base import CriticProtocol
 
 
 class _Lazy:
@@ -22,7 +22,7 @@ class _Lazy:
     def __init__(self, *, every: PositiveInt = 16) -> None:
         self.every = every
 
-    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def generator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {}
 
 
@@ -32,7 +32,7 @@ class R1(_Lazy):
     It acts at every Nth step (`every` = N) with N times its weight.
     """
 
-    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {"r1": _squared_slopes(critic, real).mean() / 2}
 
 
@@ -42,7 +42,7 @@ class R2(_Lazy):
     It acts at every Nth step (`every` = N) with N times its weight.
     """
 
-    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {"r2": _squared_slopes(critic, fake).mean() / 2}
 
 
@@ -52,16 +52,16 @@ class GradientPenalty:
     The places are drawn anew for each step and rank, so other numbers of processes see other places.
     """
 
-    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def generator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return {}
 
-    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         between = torch.lerp(fake.float(), real.float(), torch.rand(len(real), 1, 1, 1, device=real.device))
         slopes = (_squared_slopes(critic, between) + 1e-12).sqrt()  # the root of 0 has no gradient
         return {"gp": (slopes - 1).square().mean()}
 
 
-def _squared_slopes(critic: Critic, images: Tensor) -> Tensor:
+def _squared_slopes(critic: CriticProtocol, images: Tensor) -> Tensor:
     """||gradient of the logits by the image||^2 for each map and image, [maps, B]."""
     images = images.detach().float().requires_grad_()
     squares = []

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr.distributed.comm import mean_over_ranks
-from sr.losses.adversarial.base import Critic, over_maps
+from sr.losses.adversarial.base import CriticProtocol, over_maps
 
 BASES: dict[str, Callable[[Tensor], Tensor]] = {
     "vanilla": lambda x: F.softplus(-x).mean(),
@@ -28,14 +28,14 @@ class Relativistic:
     def __init__(self, *, base: Literal["vanilla", "lsgan", "hinge"] = "vanilla") -> None:
         self.base = BASES[base]
 
-    def generator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def generator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         terms = self._distances(critic, real=fake, fake=real)
         return {"gan": terms["real"] + terms["fake"]}
 
-    def discriminator(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return self._distances(critic, real=real, fake=fake)
 
-    def _distances(self, critic: Critic, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def _distances(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         reals, fakes = critic(real), critic(fake)
         means = mean_over_ranks(torch.stack([x.float().mean() for x in (*reals, *fakes)]))
         mean_real, mean_fake = means.chunk(2)

@@ -21,11 +21,11 @@ VERSION = 2  # of winograd.c: one that was compiled before, and not again, is le
 LAYOUT = torch.channels_last
 Side = Literal[4, 6]  # of a tile of the output, in pixels
 MOST = 2048  # channels; winograd.c says the same
-FEWEST_6, GAIN_6 = 64, 0.95  # tiles of 6 x 6 pixels in a picture; their products as a part of those of 4 x 4
+FEWEST_6, GAIN_6 = 64, 0.95  # tiles of 6 x 6 pixels in an image; their products as a part of those of 4 x 4
 FEWEST = {1: 32, 2: 128}  # tiles of 4 x 4 pixels at a stride: with less, to take the kernel to its places costs more
 
 
-class _Picture(ctypes.Structure):
+class _Image(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int) for name in ("batch", "height", "width")]
 
 
@@ -55,8 +55,8 @@ def _load() -> Any:
             library = ctypes.CDLL(str(Path(__file__).with_name(f"_winograd{suffix}")))
             if library.winograd_version() != VERSION:
                 continue
-            library.winograd_conv.argtypes = [_Picture, ctypes.c_int, _Input, _Kernel, _Output, ctypes.c_int]
-            library.winograd_kernel_gradient.argtypes = [_Picture, _Input, _Input, _Kernel, ctypes.c_int]
+            library.winograd_conv.argtypes = [_Image, ctypes.c_int, _Input, _Kernel, _Output, ctypes.c_int]
+            library.winograd_kernel_gradient.argtypes = [_Image, _Input, _Input, _Kernel, ctypes.c_int]
             return library
     return None
 
@@ -132,7 +132,7 @@ class Conv2d(nn.Conv2d):
         return conv2d(input, weight, bias, stride=1, padding=1)
 
 
-def hasten(net: AnyModule, device: torch.device) -> AnyModule:
+def use_fast_conv(net: AnyModule, device: torch.device) -> AnyModule:
     """Let the convolutions of `net` that are of this kind go the faster way, on a device that has it. Returns `net`."""
     if device.type != "cpu":
         return net
@@ -184,8 +184,8 @@ class _Conv(torch.autograd.Function):
 def side(x: Tensor, *others: Tensor | None) -> Side:
     """Of the tiles for a convolution of x: 4 where somebody wants gradients, of x or of others that go in.
 
-    Else 6 for large pictures: for 36 pixels they take 64 places in place of 81, but waste more at the edges, and the
-    kernel's way is longer. How many pictures go together changes nothing.
+    Else 6 for large images: for 36 pixels they take 64 places in place of 81, but waste more at the edges, and the
+    kernel's way is longer. How many images go together changes nothing.
     """
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, *others)):
         return 4
@@ -233,17 +233,17 @@ def conv(
         0 if add is None else add.stride(3),
         width,
     )
-    picture, threads = _Picture(batch, height, width), torch.get_num_threads()
-    _check(_library.winograd_conv(picture, side, _input(x), kernel, output, threads))
+    image, threads = _Image(batch, height, width), torch.get_num_threads()
+    _check(_library.winograd_conv(image, side, _input(x), kernel, output, threads))
     return into
 
 
 def kernel_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
     """The gradient of weight, of that of the convolution's result."""
     x, gradient, made = lying(x), lying(gradient), torch.empty_like(weight)
-    picture = _Picture(len(x), *x.shape[2:])
+    image = _Image(len(x), *x.shape[2:])
     _check(
-        _library.winograd_kernel_gradient(picture, _input(x), _input(gradient), _kernel(made), torch.get_num_threads())
+        _library.winograd_kernel_gradient(image, _input(x), _input(gradient), _kernel(made), torch.get_num_threads())
     )
     return made
 

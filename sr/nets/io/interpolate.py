@@ -49,7 +49,7 @@ def _parted(part: str) -> tuple[str, float]:
 def _check(first_path: str, first: Model, path: str, model: Model) -> None:
     """Raises UserError, naming the first parameter that differs."""
     if first.scale != model.scale:
-        raise UserError(f"{path} enlarges by {model.scale}, {first_path} by {first.scale}; blend models of one scale")
+        raise UserError(f"{path} upscales by {model.scale}, {first_path} by {first.scale}; blend models of one scale")
     ours, theirs = first.net.state_dict(), model.net.state_dict()
     for key in [*ours, *(key for key in theirs if key not in ours)]:
         shapes = [list(state[key].shape) if key in state else "missing" for state in (ours, theirs)]

@@ -59,7 +59,7 @@ def open_model(path: str | Path, *, expect_scale: int | None = None, direction: 
     else:
         model = _published_rrdb(path, chosen, expect_scale) or _published_translator(chosen) or _foreign(path, chosen)
     if expect_scale not in (None, model.scale):
-        raise UserError(f"{path} enlarges by {model.scale}, not {expect_scale}; give its scale or another model")
+        raise UserError(f"{path} upscales by {model.scale}, not {expect_scale}; give its scale or another model")
     model.net.eval()
     return model
 

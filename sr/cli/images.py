@@ -1,4 +1,4 @@
-"""Verbs that make pictures: upscale, translate."""
+"""Verbs that make images: upscale, translate."""
 
 import argparse
 from pathlib import Path
@@ -8,15 +8,13 @@ from sr.core.errors import UserError
 
 
 def add(verb: Add) -> None:
-    made = verb(
-        upscale, "enlarge pictures and videos: files, folder trees, tars, lists; over all processes of a launch"
-    )
+    made = verb(upscale, "upscale images and videos: files, folder trees, tars, lists; over all processes of a launch")
     written(made, required=False)
     made.add_argument("--scale", type=int, help="needed for bicubic")
     enlarging(made)
     device(made)
     made = verb(
-        translate, "translate pictures and videos: files, folder trees, tars, lists; over all processes of a launch"
+        translate, "translate images and videos: files, folder trees, tars, lists; over all processes of a launch"
     )
     written(made)
     translation(made)
@@ -28,7 +26,7 @@ def add(verb: Add) -> None:
 def enlarging(made: argparse.ArgumentParser) -> None:
     made.add_argument("--blend", nargs="+", metavar="FILE:SHARE", help="in place of --model: a mean of models")
     made.add_argument("--outscale", type=float, metavar="X", help="how many times larger, as 2.5 (what the model does)")
-    made.add_argument("--alpha", choices=("bicubic", "net"), default="bicubic", help="what enlarges it (%(default)s)")
+    made.add_argument("--alpha", choices=("bicubic", "net"), default="bicubic", help="what upscales it (%(default)s)")
     made.add_argument("--tta", action="store_true", help="the mean over 8 flips and rotations; 8 times slower")
     made.add_argument(
         "--precision",

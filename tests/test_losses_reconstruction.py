@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sr.core.errors import UserError
-from sr.data.batch import Pair
-from sr.losses import FIDELITY
+from sr.data.batch import Batch
+from sr.losses import RECONSTRUCTION
 from sr.losses.colour import Colour
 from sr.losses.edges import Edge, Gradient
 from sr.losses.frequency import FFT, FocalFrequency
@@ -17,7 +17,7 @@ from sr.losses.ldl import LDL
 from sr.losses.pixel import L1, L2, Charbonnier, Huber
 from sr.losses.structure import MSSSIM, SSIM
 from sr.losses.variation import TV
-from sr.train.builder import Build, load
+from sr.train.builder import Builder, load
 
 LOSSES = {
     "l1": L1(),
@@ -39,16 +39,16 @@ OTHERWHERE = {"vgg19", "perceptual", "style", "lpips", "dists", "distill"}  # te
 
 
 def test_no_loss_is_forgotten() -> None:
-    assert {name.removesuffix("_isotropic") for name in LOSSES} | OTHERWHERE == set(FIDELITY)
+    assert {name.removesuffix("_isotropic") for name in LOSSES} | OTHERWHERE == set(RECONSTRUCTION)
 
 
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
 def value(loss: nn.Module, output: Tensor, target: Tensor) -> Tensor:
-    """The loss, however it is called; the moving average it may ask for gives a flat picture."""
+    """The loss, however it is called; the moving average it may ask for gives a flat image."""
     if isinstance(loss, LDL):
-        return loss.compare(output, batch=Pair(target, target, target), average=lambda lq: torch.ones_like(lq))
+        return loss.compare(output, batch=Batch(target, target, target), average=lambda lq: torch.ones_like(lq))
     return loss(output, target)
 
 
@@ -101,7 +101,7 @@ def test_falls_on_the_way_down_its_gradient(loss: nn.Module) -> None:
 
 @pytest.mark.parametrize("loss", [SSIM(), MSSSIM()], ids=["ssim", "ms_ssim"])
 def test_images_too_small_for_the_window_are_told(loss: nn.Module) -> None:
-    with pytest.raises(UserError, match=r"given 10; enlarge data\.gt_size"):
+    with pytest.raises(UserError, match=r"given 10; upscale data\.gt_size"):
         loss(*images(10, 200))
 
 
@@ -109,4 +109,4 @@ def test_all_train_a_step_by_a_line_of_options_each(recipe: Callable[..., Path])
     rows = [name for name in LOSSES if name != "tv_isotropic"]
     sets = [f"losses.own_{name}={{type: {name}, weight: 0.1}}" for name in rows]
     sets += ["losses.own_ms_ssim.exponents=[0.3, 0.7]", "losses.own_tv.kind=isotropic", "train.total_steps=1"]
-    Build(load(recipe(), sets)).engine().run()
+    Builder(load(recipe(), sets)).trainer().run()
