@@ -8,7 +8,7 @@ from pathlib import Path
 import cluster
 import pytest
 
-from tests.helpers.program import ROOT
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 

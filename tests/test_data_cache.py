@@ -15,9 +15,10 @@ from sr.data.colorize import Colorize
 from sr.data.crops import Crops
 from sr.data.remote import cache, download
 from sr.data.sampling_order import SamplingOrder
-from tests.helpers.data import SETTINGS, shown
+from tests.test_data_sources import shown
+from tests.test_data_stream import SETTINGS
 
-pytest_plugins = ["tests.helpers.shard_server"]
+pytest_plugins = ["tests.shard_server"]
 
 
 def read_all(source):

@@ -13,9 +13,10 @@ from sr.data import ShardSource, index
 from sr.data.loader import Loader
 from sr.data.make_shards import make_shards
 from sr.images import write_rgb
-from tests.helpers.data import SETTINGS, flat, image, make_tar, png, same, shown
+from tests.test_data_sources import image, make_tar, png, shown
+from tests.test_data_stream import SETTINGS, flat, same
 
-pytest_plugins = ["tests.helpers.shard_server"]
+pytest_plugins = ["tests.shard_server"]
 
 
 def test_the_index_makes_the_order_known_before_the_first_byte(server, at):

@@ -1,17 +1,39 @@
 """Shards, their index, and folders as sources."""
 
+import io
 import pickle
 import shutil
 import subprocess
 import tarfile
 
+import numpy as np
 import pytest
 
 from sr.core.errors import UserError
 from sr.data import SOURCES, FolderSource, ShardSource, index
 from sr.data.paths import image_paths
-from sr.images import ImageError, write_rgb
-from tests.helpers.data import image, make_tar, png, shown
+from sr.images import ImageError, encode_rgb, write_rgb
+
+
+def image(number, size=8):
+    return np.full((size, size, 3), number, np.uint8)
+
+
+def png(number, size=8):
+    return encode_rgb(image(number, size), "png")
+
+
+def make_tar(path, members, **options):
+    with tarfile.open(path, "w", **options) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def shown(source):
+    return [int(source.read(s, i).gt[0, 0, 0]) for s, count in enumerate(source.counts) for i in range(count)]
 
 
 def test_the_table_names_the_sources():

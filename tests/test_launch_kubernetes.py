@@ -9,7 +9,7 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from tests.helpers.program import ROOT
+from tests.conftest import ROOT
 
 FILE = ROOT / "launch" / "kubernetes.yaml"
 

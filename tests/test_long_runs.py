@@ -15,8 +15,8 @@ from long_run import VideoInfo, family, looked, mean
 
 from sr import cli
 from sr.train import checkpoint
-from tests.helpers.program import ROOT
-from tests.helpers.training import engine
+from tests.conftest import ROOT
+from tests.test_engine import engine
 
 Recipe = Callable[..., Path]
 

@@ -12,7 +12,8 @@ from PIL import Image
 from sr.nets.io.load import architecture
 from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.rrdbnet import RRDBNet
-from tests.helpers.program import ON_CPU, ROOT, TWO, sr
+from tests.conftest import ROOT, sr
+from tests.test_launch import ON_CPU, TWO
 
 COUNT = 30
 

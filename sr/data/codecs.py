@@ -16,10 +16,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from sr.images import MAX_PIXELS, SUFFIXES, ImageError, encode_rgb, read_pixels, with_channels
+from sr.images import MAX_PIXELS, READ_SUFFIXES, ImageError, encode_rgb, read_pixels, with_channels
 
 FORMATS = ("png", "jpg", "webp", "npy", "zst")  # that we write
-MEMBER_SUFFIXES = (*SUFFIXES, ".npy", ".zst")
+MEMBER_SUFFIXES = (*READ_SUFFIXES, ".npy", ".zst")
 NPY_MAGIC = b"\x93NUMPY"
 HEADER = struct.Struct("<4sB3x3I")
 MAGIC, VERSION = b"SRPX", 1

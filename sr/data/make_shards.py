@@ -25,7 +25,7 @@ from sr.data import index as shard_index
 from sr.data.folder import pair_up
 from sr.data.paired import half_of, halves
 from sr.data.source import fit_gt
-from sr.images import SUFFIXES, ImageError, list_images, read_rgb, size_of
+from sr.images import READ_SUFFIXES, ImageError, list_images, read_rgb, size_of
 
 SMALLEST = 32  # pixels; anything smaller teaches nothing
 PLAN = "plan.json"
@@ -109,7 +109,7 @@ def make_shards(
     _check(cutting, lq, scale, per_shard)
     paths = list_images(inputs) if isinstance(inputs, str | Path) and Path(inputs).is_dir() else _files(inputs)
     if not paths:
-        raise UserError(f"{inputs} holds no images; name a folder with {', '.join(SUFFIXES)} files")
+        raise UserError(f"{inputs} holds no images; name a folder with {', '.join(READ_SUFFIXES)} files")
     partners: Sequence[Path | None] = pair_up(paths, list_images(lq)) if lq else [None] * len(paths)
     out = Path(out)
     with _processes(workers) as run:

@@ -21,7 +21,7 @@ from sr.distributed import comm
 from sr.evaluate.metrics import METRICS, SUPER_RESOLUTION, TRANSLATION
 from sr.evaluate.validate import Results, ValSet, evaluate, output_set, source_set, val_set
 from sr.evaluate.validate.usual import set_names, usual_sets
-from sr.images import SUFFIXES, write_rgb
+from sr.images import WRITE_SUFFIXES, write_rgb
 from sr.inference.tiling import check_overlap, tiled
 from sr.inference.translate import trained_direction
 from sr.inference.upscale import pick_model
@@ -133,8 +133,8 @@ def score(
     set. Collective."""
     check_overlap(tile, overlap)
     names = known(metrics, enlarging=model.scale > 1)
-    if sheet is not None and Path(sheet).suffix.lower() not in SUFFIXES:
-        raise UserError(f"{sheet}: cannot write that; end the name in one of {', '.join(SUFFIXES)}")
+    if sheet is not None and Path(sheet).suffix.lower() not in WRITE_SUFFIXES:
+        raise UserError(f"{sheet}: cannot write that; end the name in one of {', '.join(WRITE_SUFFIXES)}")
     sets, net = images.of(model, direction), model.net.to(device)
     if sheet is not None and len(sets) > 1:
         raise UserError(f"{sheet}: a contact sheet shows one set, not {len(sets)}; give one --hr")

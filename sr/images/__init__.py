@@ -1,13 +1,16 @@
 """Image files: found, read without surprises, and written whole or not at all."""
 
-from sr.images.image import MAX_PIXELS, SUFFIXES, ImageData, ImageError, list_images
+from sr.images.formats import READ_SUFFIXES, WRITE_SUFFIXES
+from sr.images.image import ImageData, ImageError, list_images
+from sr.images.limits import MAX_PIXELS
 from sr.images.meta import Meta
 from sr.images.read import read_image, read_pixels, read_rgb, size_of, with_channels
 from sr.images.write import encode_rgb, write_image, write_rgb
 
 __all__ = [
     "MAX_PIXELS",
-    "SUFFIXES",
+    "READ_SUFFIXES",
+    "WRITE_SUFFIXES",
     "ImageData",
     "ImageError",
     "Meta",

@@ -9,10 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from sr.core.errors import UserError
+from sr.images.formats import READ_SUFFIXES
 from sr.images.meta import Meta
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 500_000_000
 
 
 class ImageError(UserError):
@@ -23,7 +21,7 @@ class ImageError(UserError):
         self.name, self.reason = name, reason
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}; replace the file or take it out"
+        return f"{self.name}: {self.reason}" + ("" if ";" in self.reason else "; replace the file or take it out")
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,8 @@ class ImageData:
 
     rgb: float32 [3, h, w] in 0..1 (a grey file has three equal channels). alpha: float32 [1, h, w] or None.
     bits: per channel in the file. icc: the colour profile that the values refer to. meta: what it says about itself.
+    lossless: of a WebP, whether it was. missing_rows: the share that the file, cut short, does not hold or not in full.
+    notes: what was left out on reading, each in a few words.
     """
 
     rgb: Tensor
@@ -40,13 +40,16 @@ class ImageData:
     bits: Literal[8, 16] = 8
     icc: bytes | None = None
     meta: Meta = field(default_factory=Meta)
+    lossless: bool = False
+    missing_rows: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def pixels(self) -> int:
         return self.rgb.shape[-2] * self.rgb.shape[-1]
 
 
-def list_images(folder: str | Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+def list_images(folder: str | Path, suffixes: Sequence[str] = READ_SUFFIXES) -> list[Path]:
     """Every image file under a folder, by suffix in any case, sorted; hidden files and folders are passed over."""
     found = []
     for parent, folders, files in os.walk(folder):

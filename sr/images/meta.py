@@ -7,11 +7,15 @@ which was applied, the size and the thumbnail. A damaged part is left out too: n
 import contextlib
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from sr.images.png import Chunk
+from sr.images.xmp import clean
 
 _MAIN = {  # of the first EXIF table, which in a TIFF is that of the image itself: those that describe, in words
     *(0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298),
@@ -27,30 +31,46 @@ JPEG_SEGMENT = 65_500  # bytes that a JPEG holds in one
 
 @dataclass(frozen=True)
 class Meta:
-    """exif: tables as in a JPEG, behind "Exif\\0\\0". dpi: across and down. text: (keyword, value) as in a PNG."""
+    """exif: tables as in a JPEG, behind "Exif\\0\\0". dpi: across and down. text: (keyword, value) as in a PNG.
+    color: chunks of a PNG that state the meaning of the colours, beside any profile."""
 
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
     text: tuple[tuple[str, str], ...] = ()
     xmp: bytes | None = None
+    color: tuple[Chunk, ...] = ()
 
 
 def read_meta(image: Image.Image) -> Meta:
     """Of an image that is decoded and turned upright."""
-    dpi = _dpi(image)
-    return Meta(_exif(image, dpi), dpi, _text(image), _xmp(image))
+    dpi = _dpi(image.getexif, image.info.get("dpi"))
+    return Meta(_exif(image.getexif, dpi), dpi, _text(image), _xmp(image.info.get("xmp") or image.info.get(_XMP_KEY)))
 
 
-def _exif(image: Image.Image, dpi: tuple[float, float] | None) -> bytes | None:
+def read_tiff_meta(data: bytes) -> Meta:
+    """Of a TIFF file, whose first table is one of EXIF."""
+
+    def table() -> Image.Exif:
+        exif = Image.Exif()
+        exif.load(b"Exif\0\0" + data)
+        return exif
+
+    dpi, xmp = _dpi(table, None), None
+    with contextlib.suppress(Exception):
+        xmp = table().get(_XMP)
+    return Meta(_exif(table, dpi), dpi, (), _xmp(xmp))
+
+
+def _exif(table: Callable[[], Image.Exif], dpi: tuple[float, float] | None) -> bytes | None:
     with contextlib.suppress(Exception):  # other people's tables break in all ways
-        given, kept = image.getexif(), Image.Exif()
+        given, kept = table(), Image.Exif()
         for tag in _MAIN & given.keys():
             kept[tag] = given[tag]
-        for table in (_CAMERA, _PLACE):
-            rows = {tag: value for tag, value in given.get_ifd(table).items() if tag not in _STALE}
+        for place in (_CAMERA, _PLACE):
+            rows = {tag: value for tag, value in given.get_ifd(place).items() if tag not in _STALE}
             if rows:
-                kept.get_ifd(table).update(rows)
-                kept[table] = rows
+                kept.get_ifd(place).update(rows)
+                kept[place] = rows
         if dpi:
             kept[_X], kept[_Y], kept[_UNIT] = *dpi, 2
         data = kept.tobytes()
@@ -59,11 +79,10 @@ def _exif(image: Image.Image, dpi: tuple[float, float] | None) -> bytes | None:
     return None
 
 
-def _dpi(image: Image.Image) -> tuple[float, float] | None:
+def _dpi(table: Callable[[], Image.Exif], found: Any) -> tuple[float, float] | None:
     with contextlib.suppress(Exception):
-        found = image.info.get("dpi")
         if found is None:
-            exif = image.getexif()
+            exif = table()
             unit = {2: 1.0, 3: 2.54}[exif[_UNIT]]
             found = (exif[_X] * unit, exif[_Y] * unit)
         across, down = (float(value) for value in found)
@@ -81,12 +100,9 @@ def _text(image: Image.Image) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, value in kept.items() if len(value) <= MOST_TEXT)
 
 
-def _xmp(image: Image.Image) -> bytes | None:
-    found: Any = image.info.get("xmp") or image.info.get(_XMP_KEY)
-    if found is None and image.format == "TIFF":
-        found = getattr(image, "tag_v2", {}).get(_XMP)
+def _xmp(found: Any) -> bytes | None:
     data = found.encode() if isinstance(found, str) else found
-    return data if isinstance(data, bytes) and 0 < len(data) <= MOST_TEXT else None
+    return clean(data) if isinstance(data, bytes) and 0 < len(data) <= MOST_TEXT else None
 
 
 # ---- into files ------------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""Reading: any depth, orientation, palette and channel order, within a bound on pixels that holds before decoding."""
+"""Read images of any depth, orientation, palette and channel order; the bound on pixels holds before decoding."""
 
 import contextlib
 import io
 import struct
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,31 +13,38 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from sr.images.image import MAX_PIXELS, ImageData, ImageError
-from sr.images.meta import Meta, read_meta
+from sr.images import jpeg, png
+from sr.images.color_space import read_color
+from sr.images.formats import READ_FORMATS
+from sr.images.image import ImageData, ImageError
+from sr.images.limits import MAX_PIXELS, check_size
+from sr.images.meta import Meta, read_meta, read_tiff_meta
+from sr.images.tiff import is_tiff, read_bands, read_tiff, tiff_size
 
-# Pillow has a bound of its own at 89 million pixels, low for scans; ours is checked before decoding, in `_open`.
+# Pillow has a limit of 89 million pixels, low for scans; ours is checked before decoding, in `_open`.
 Image.MAX_IMAGE_PIXELS = None
 
 Source = str | Path | bytes
-FORMATS = "PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "QOI", "PPM", "JPEG2000"
-"""What is decoded, whatever a file is called. Pillow knows more, and runs other programs for some of it (EPS)."""
+FORMATS = tuple(sorted({*READ_FORMATS.values()} - {"TIFF"}))  # of Pillow; TIFF has a reader of its own
 
 
 @dataclass(frozen=True)
 class _Read:
-    """pixels: uint8 or uint16 [h, w, 1 to 4 channels: grey or RGB, then alpha if any]."""
+    """pixels: uint8 or uint16 [h, w, 1 to 4 channels: grey or RGB, then alpha if any]. See ImageData for the others."""
 
     pixels: np.ndarray
-    icc: bytes | None
-    meta: Meta
+    icc: bytes | None = None
+    meta: Meta = field(default_factory=Meta)
+    missing_rows: float = 0.0
+    lossless: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def read_rgb(source: Source, *, name: str | None = None) -> np.ndarray:
-    """The image as uint8 [h, w, 3], in the orientation that EXIF asks for; `name` stands for it in errors.
+    """Read an image as uint8 [h, w, 3], in the orientation that EXIF asks for; `name` stands for it in errors.
 
     Grey is repeated, palettes and CMYK are converted, alpha is dropped, 16 bits are rounded to 8, and of an
-    animation the first frame is taken. Raises ImageError.
+    animation the first frame is taken. Raises ImageError, also where rows are missing.
     """
     return read_pixels(source, channels=3, name=name)
 
@@ -46,7 +53,7 @@ def read_pixels(source: Source, *, channels: int, name: str | None = None) -> np
     """Like `read_rgb`, as uint8 [h, w, channels]: grey, grey and alpha, RGB, RGB and alpha (see `with_channels`), or
     from 5 on the bands of a TIFF of 8 or 16 bits, as they are stored. Raises ImageError.
     """
-    pixels = _read(source, name).pixels if channels <= 4 else _read_bands(source, channels, name)
+    pixels = _read(source, name, bands=channels).pixels if channels <= 4 else _read_bands(source, channels, name)
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return with_channels(pixels, channels)
@@ -73,13 +80,20 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def read_image(
-    source: Source, *, name: str | None = None, max_pixels: int = MAX_PIXELS, first_frame: bool = True
+    source: Source,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    first_frame: bool = True,
+    partial: bool = False,
 ) -> ImageData:
-    """Like `read_rgb`, with nothing dropped. first_frame: False refuses what holds several frames or pages.
+    """Like `read_rgb`, with nothing dropped. Raises ImageError.
 
-    Raises ImageError.
+    Args:
+        first_frame: False refuses what holds several frames or pages.
+        partial: True reads as many rows as there are of a JPEG or PNG that is cut short; see `missing_rows`.
     """
-    read = _read(source, name, max_pixels=max_pixels, first_frame=first_frame)
+    read = _read(source, name, max_pixels=max_pixels, first_frame=first_frame, partial=partial)
     bits: Literal[8, 16] = 16 if read.pixels.dtype == np.uint16 else 8
     planes = torch.from_numpy(read.pixels.transpose(2, 0, 1).astype(np.float32))
     planes /= 2**bits - 1
@@ -91,61 +105,144 @@ def read_image(
         bits=bits,
         icc=read.icc,
         meta=read.meta,
+        lossless=read.lossless,
+        missing_rows=read.missing_rows,
+        notes=read.notes,
     )
 
 
 def size_of(source: Source, *, name: str | None = None) -> tuple[int, int]:
     """(height, width) as `read_rgb` would return it, from the header alone. Raises ImageError."""
     try:
+        if _is_tiff(source):
+            return tiff_size(_file(source))
         with _open(source) as image:
-            # (Of a TIFF, Pillow tells the size after turning.)
-            turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+            turned = _orientation(image) in (5, 6, 7, 8)
             return image.size if turned else (image.height, image.width)
     except Exception as error:
         raise _unreadable(source, name, error) from None
 
 
-def _read(source: Source, name: str | None, *, max_pixels: int = MAX_PIXELS, first_frame: bool = True) -> _Read:
+# ---- decoding --------------------------------------------------------------------------------------------------------
+
+
+def _read(
+    source: Source,
+    name: str | None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    first_frame: bool = True,
+    partial: bool = False,
+    bands: int = 0,
+) -> _Read:
     try:
-        with _open(source, max_pixels) as image:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if is_tiff(data[:4]):
+            return _from_tiff(data, max_pixels, bands, first_frame)
+        with _open(data, max_pixels) as image:
             if not first_frame:
                 _check_still(image)
-            raw = _raw_mode(image)
-            deep = image.mode in ("RGB", "RGBA") and ";16" in raw and not raw.startswith("LA")
-            pixels = np.asarray(_upright(image))
-            if deep:
-                # Pillow keeps the upper byte of 16-bit colours; read with the other byte order it gives the lower.
-                with _open(source, max_pixels) as twin:
-                    _swap_bytes(twin)
-                    pixels = pixels.astype(np.uint16) << 8 | np.asarray(_upright(twin))
-            elif image.format == "PNG" and raw.startswith("LA;16"):
-                pixels = _deep_grey_and_alpha(source)
-            icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
-            return _Read(pixels[..., None] if pixels.ndim == 2 else pixels, icc, read_meta(image))
+            kind = image.format
+        read = _repaired(data, kind)
+        if read.missing_rows and not partial:
+            raise ValueError(f"is cut short: {read.missing_rows:.0%} of its rows are missing")
+        return read
     except Exception as error:  # decoders raise all sorts on damaged input, and none of it may end a run
-        if isinstance(error, UnidentifiedImageError):
-            with contextlib.suppress(ImageError):  # a TIFF of deep grey and alpha, which Pillow does not know
-                return _Read(_read_bands(source, 2, name, max_pixels), None, Meta())
         raise _unreadable(source, name, error) from None
+
+
+def _repaired(data: bytes, kind: str | None) -> _Read:
+    """Decode; of a JPEG or PNG that is cut short, what there is."""
+    missing = 0.0
+    if kind in ("JPEG", "MPO"):
+        data, missing = jpeg.complete(data)
+    try:
+        read = _decoded(data)
+    except Exception:
+        if kind != "PNG":
+            raise
+        with contextlib.suppress(Exception):
+            whole, missing = png.complete(data)
+            if missing < 1:
+                return replace(_decoded(whole), missing_rows=missing)
+        raise
+    return replace(read, missing_rows=missing)
+
+
+def _decoded(data: bytes) -> _Read:
+    with _open(data) as image:
+        key = png.transparent_color(data) if image.format == "PNG" else None
+        if key is not None:
+            image.info.pop("transparency", None)  # Pillow compares it to samples that are scaled already
+        pixels = _pixels(image, data)
+        if key is not None:
+            depth = png.header_of(data).depth
+            pixels = _with_clear(pixels, key * (255 // (2**depth - 1)) if depth < 8 else key)
+        color = read_color(image, data)
+        meta = replace(read_meta(image), color=color.chunks)
+        return _Read(pixels, color.icc, meta, lossless=_is_lossless_webp(data), notes=color.notes)
+
+
+def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
+    """uint8 or uint16 [h, w, channels], upright."""
+    raw = _raw_mode(image)
+    deep = image.mode in ("RGB", "RGBA") and ";16" in raw and not raw.startswith("LA")
+    pixels = np.asarray(_upright(image))
+    if deep:
+        # Pillow keeps the upper byte of 16-bit colours; read with the other byte order it gives the lower.
+        with _open(data) as twin:
+            twin.info.pop("transparency", None)
+            _swap_bytes(twin)
+            pixels = pixels.astype(np.uint16) << 8 | np.asarray(_upright(twin))
+    elif image.format == "PNG" and raw.startswith("LA;16"):
+        pixels = _deep_grey_and_alpha(data)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _with_clear(pixels: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Add alpha: 0 where a pixel has the colour `key`."""
+    clear = (pixels == key).all(axis=2, keepdims=True)
+    return np.concatenate([pixels, np.where(clear, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)], axis=2)
+
+
+def _from_tiff(data: bytes, max_pixels: int, bands: int, first_page: bool) -> _Read:
+    read = read_tiff(data, max_pixels=max_pixels, bands=bands, first_page=first_page)
+    notes = (f"{read.dropped} extra channels without a meaning are left out",) if read.dropped else ()
+    pixels, icc = read.pixels, read.icc
+    if read.cmyk:
+        pixels, icc = np.asarray(_seen(Image.fromarray(np.ascontiguousarray(pixels), "CMYK"), icc)), None
+    return _Read(np.ascontiguousarray(pixels), icc, read_tiff_meta(data), notes=notes)
 
 
 def _read_bands(source: Source, channels: int, name: str | None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """uint8 or uint16 [h, w, channels] of a TIFF, whose bands may be samples, planes or pages."""
-    import tifffile  # Pillow opens no such TIFF
-
     try:
-        with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            stored = file.series[0]
-            bands = [axis for axis, letter in enumerate(stored.axes) if letter not in "YX"]
-            if len(bands) != 1 or stored.ndim != 3 or stored.shape[bands[0]] != channels:
-                raise ValueError(f"holds {'x'.join(map(str, stored.shape))} values, not height x width x {channels}")
-            if stored.dtype not in (np.uint8, np.uint16):
-                raise ValueError(f"{stored.dtype} pixels have no known white; convert it to 16 bits")
-            if stored.size > max_pixels * channels:
-                raise ValueError(f"{stored.size // channels} pixels are more than the {max_pixels} allowed")
-            return np.moveaxis(stored.asarray(), bands[0], 2)
+        return read_bands(_file(source), channels, max_pixels)
     except Exception as error:
         raise _unreadable(source, name, error) from None
+
+
+def _file(source: Source) -> str | Path | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _is_tiff(source: Source) -> bool:
+    if isinstance(source, bytes):
+        return is_tiff(source[:4])
+    with open(source, "rb") as file:
+        return is_tiff(file.read(4))
+
+
+def _is_lossless_webp(data: bytes) -> bool:
+    """By its chunks (RFC 9649)."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return False
+    place = 12
+    while place + 8 <= len(data):
+        if data[place : place + 4] in (b"VP8L", b"VP8 ", b"ANMF"):
+            return data[place : place + 4] == b"VP8L"
+        place += 8 + (int.from_bytes(data[place + 4 : place + 8], "little") + 1) // 2 * 2
+    return False
 
 
 def _orientation(image: Image.Image) -> int:
@@ -155,19 +252,20 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _open(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    if image.width * image.height > max_pixels:
+    image = Image.open(_file(source), formats=FORMATS)
+    try:
+        check_size(image.width, image.height, max_pixels)
+    except ValueError:
         image.close()
-        raise ValueError(f"{image.width}x{image.height} pixels are more than the {max_pixels} allowed")
+        raise
     return image
 
 
 def _check_still(image: Image.Image) -> None:
-    """Raises ValueError for an animation or several pages. (A camera's MPO is a still with a preview behind it.)"""
+    """Raises ValueError for an animation. (A camera's MPO is a still with a preview behind it.)"""
     count = getattr(image, "n_frames", 1)
     if count > 1 and image.format != "MPO":
-        what = "pages" if image.format == "TIFF" else "frames"
-        raise ValueError(f"holds {count} {what}; take the first by --first-frame, or convert it to a video")
+        raise ValueError(f"holds {count} frames; take the first by --first-frame, or convert it to a video")
 
 
 def _upright(image: Image.Image) -> Image.Image | np.ndarray:
@@ -183,16 +281,15 @@ def _upright(image: Image.Image) -> Image.Image | np.ndarray:
     if image.mode == "F":
         raise ValueError("float pixels have no known white; convert it to 16 bits")
     if image.mode == "CMYK":
-        return _seen(image)
+        return _seen(image, image.info.get("icc_profile"))
     clear = "transparency" in image.info or image.mode in ("La", "LA", "PA", "RGBa", "RGBA")
     gray = image.mode in ("1", "L", "La", "LA")
     mode = ("L" if gray else "RGB") + ("A" if clear else "")
     return image if image.mode == mode else image.convert(mode)
 
 
-def _seen(inks: Image.Image) -> Image.Image:
+def _seen(inks: Image.Image, profile: bytes | None) -> Image.Image:
     """CMYK as sRGB: by the file's profile, else (or where that is broken) by Pillow's plain formula."""
-    profile = inks.info.get("icc_profile")
     with contextlib.suppress(ImageCms.PyCMSError, OSError, TypeError, ValueError):
         if profile:
             made = ImageCms.profileToProfile(
@@ -220,12 +317,12 @@ def _swap_bytes(image: Image.Image) -> None:
     ]
 
 
-def _deep_grey_and_alpha(source: Source) -> np.ndarray:
+def _deep_grey_and_alpha(source: bytes) -> np.ndarray:
     """uint16 [h, w, 2] of a PNG, of which Pillow gives the upper bytes alone.
 
     Read as RGBA of 8 bits, whose four bytes a pixel go through the same filters, it gives all of them.
     """
-    data = bytearray(source if isinstance(source, bytes) else Path(source).read_bytes())
+    data = bytearray(source)
     data[24:26] = 8, 6
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     with _open(bytes(data)) as twin:

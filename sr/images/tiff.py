@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from sr.images.icc import icc_of_tiff
 from sr.images.limits import check_size
 
 PREFIXES = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
@@ -72,10 +73,23 @@ def read_tiff(data: bytes, *, max_pixels: int, bands: int = 0, first_page: bool 
         samples = _decoded(data, page)
         read = _bands(page, samples) if page.samplesperpixel == bands > 1 else None
         read = read or _interpreted(page, samples)
-        icc = page.tags.get(ICC)
-        return read._replace(
-            pixels=_turned(read.pixels, _orientation(page)), icc=None if icc is None else bytes(icc.value)
-        )
+        return read._replace(pixels=_turned(read.pixels, _orientation(page)), icc=_profile(page, read.pixels.shape[2]))
+
+
+def read_bands(source: Any, count: int, max_pixels: int) -> np.ndarray:
+    """uint8 or uint16 [h, w, count] of a path or a binary file, whose bands may be samples, planes or pages."""
+    import tifffile
+
+    with tifffile.TiffFile(source) as file:
+        stored, page = file.series[0], file.pages[0]
+        bands = [axis for axis, letter in enumerate(stored.axes) if letter not in "YX"]
+        if len(bands) != 1 or stored.ndim != 3 or stored.shape[bands[0]] != count:
+            raise ValueError(f"holds {'x'.join(map(str, stored.shape))} values, not height x width x {count}")
+        if page.photometric not in (MINISBLACK, RGB) or stored.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"{stored.dtype} pixels have no known white; convert it to 16 bits")
+        if stored.size > max_pixels * count:
+            raise ValueError(f"{stored.size // count} pixels are more than the {max_pixels} allowed")
+        return _full_range(np.moveaxis(stored.asarray(), bands[0], 2), page.bitspersample)
 
 
 def _pages(file: Any) -> list[Any]:
@@ -83,6 +97,14 @@ def _pages(file: Any) -> list[Any]:
     if not pages:
         raise ValueError("holds nothing but a reduced copy of an image; convert it with the program that made it")
     return [page.aspage() for page in pages[:1]] + pages[1:]
+
+
+def _profile(page: Any, samples: int) -> bytes | None:
+    if (icc := page.tags.get(ICC)) is not None:
+        return bytes(icc.value)
+    tags = {code: page.tags[code].value for code in (301, 318, 319) if code in page.tags}
+    tags |= {code: _rationals(tags[code]) for code in (318, 319) if code in tags}
+    return icc_of_tiff(tags, gray=samples <= 2) if page.photometric in (MINISBLACK, RGB) else None
 
 
 def _orientation(page: Any) -> int:

@@ -13,13 +13,15 @@ from PIL import Image
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
-from sr.images import meta
-from sr.images.image import SUFFIXES, ImageData
+from sr.images import meta, png
+from sr.images.formats import WRITE_FORMATS
+from sr.images.icc import icc_of_chunks
+from sr.images.image import ImageData
 from sr.images.meta import Meta
 
-MAX_SIDE = {"jpg": 65_500, "jpeg": 65_500, "webp": 16_383}  # pixels; of the formats that have such a bound
-CLEAR = "png", "webp", "tif", "tiff"  # hold alpha
-DEEP = "png", "tif", "tiff"  # hold 16 bits
+MAX_SIDE = {"jpg": 65_500, "webp": 16_383}  # pixels; of the formats that have such a bound
+CLEAR = "png", "webp", "tif"  # hold alpha
+DEEP = "png", "tif"  # hold 16 bits
 BAND = 256  # rows
 QUICK = {"compress_type": zlib.Z_RLE}  # for PNG, which filters before: far less time for a few percent of size
 
@@ -44,22 +46,38 @@ def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int
     """Write in the format of the path's suffix; returns the size of the file in bytes.
 
     Grey, alpha, 16 bits, profile and metadata are kept as far as the format can hold them; where it holds no alpha, the
-    image is laid on white. Raises UserError where the format holds no image so large.
+    image is laid on white. quality: of jpg and webp, which is lossless at 100 and where the input was. Raises
+    UserError where the format holds no image so large, or not its colours.
     """
     format = _format(path)
     longest, most = max(image.rgb.shape[-2:]), MAX_SIDE.get(format)
     if most is not None and longest > most:
         raise UserError(f"{longest} pixels are more than the {most} that {format} holds in a row; give --format png")
+    icc = _profile(path, image, format)
+    if image.lossless and format == "webp":
+        quality = 100
     deep = image.bits == 16 and format in DEEP
     pixels = _quantized(image, deep=deep, clear=format in CLEAR)
     if not deep:
         encoded = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        data = _encode(encoded, format, quality, image.icc, image.meta, QUICK)
+        data = _encode(encoded, format, quality, icc, image.meta, QUICK)
     else:
-        data = (_png16 if format == "png" else _tiff16)(pixels, image.icc, image.meta)
+        data = (_png16 if format == "png" else _tiff16)(pixels, icc, image.meta)
+    if format == "png":  # Pillow does not know them all
+        data = data[: png.HEADER_END] + png.pack(image.meta.color) + data[png.HEADER_END :]
     with replacing(path) as aside:
         aside.write_bytes(data)
     return len(data)
+
+
+def _profile(path: str | Path, image: ImageData, format: str) -> bytes | None:
+    """The profile to write. Only a PNG holds the colour chunks of a PNG; elsewhere a profile says the same."""
+    if image.icc or format == "png" or not image.meta.color:
+        return image.icc
+    try:
+        return icc_of_chunks(image.meta.color, gray=image.gray)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}, which {format} cannot hold; give --format png") from None
 
 
 def _quantized(image: ImageData, *, deep: bool, clear: bool) -> np.ndarray:
@@ -81,9 +99,9 @@ def _quantized(image: ImageData, *, deep: bool, clear: bool) -> np.ndarray:
 
 def _format(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"{path}: no format called '{suffix}'; choose one of {', '.join(SUFFIXES)}")
-    return suffix[1:]
+    if suffix not in WRITE_FORMATS:
+        raise UserError(f"{path}: no format called '{suffix}'; choose one of {', '.join(WRITE_FORMATS)}")
+    return WRITE_FORMATS[suffix]
 
 
 def _encode(
@@ -96,7 +114,7 @@ def _encode(
         "webp": {"format": "WEBP", "quality": quality, "lossless": quality == 100},
         "tif": {"format": "TIFF", "compression": "tiff_deflate"},
     }
-    options = kinds.get({"jpeg": "jpg", "tiff": "tif"}.get(format, format), {"format": format.upper()})
+    options = kinds.get(format, {"format": format.upper()})
     try:
         return _saved(image, icc, options | meta.options(about, options["format"]))
     except Exception:  # metadata that another program wrote may be more than ours can write; the image counts
@@ -121,8 +139,7 @@ def _png16(pixels: np.ndarray, icc: bytes | None, about: Meta) -> bytes:
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
     chunks += [(b"iCCP", b"ICC\0\0" + zlib.compress(icc))] if icc else []
     chunks += [*meta.png_chunks(about), (b"IDAT", zlib.compress(body.tobytes(), 1)), (b"IEND", b"")]
-    framed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+    return png.SIGNATURE + png.pack(chunks)
 
 
 def _tiff16(pixels: np.ndarray, icc: bytes | None, about: Meta) -> bytes:

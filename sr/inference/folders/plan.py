@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sr.core.errors import UserError
-from sr.images import SUFFIXES, list_images
+from sr.images import READ_SUFFIXES, WRITE_SUFFIXES, list_images
 from sr.inference.folders.tars import members
 
-IMAGES = (*SUFFIXES, ".gif")  # GIF is read, and written as PNG
+IMAGES = READ_SUFFIXES
 VIDEOS = (".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
 VIDEOS_OUT = (".mp4", ".mkv", ".mov", ".m4v")
 TAR = ".tar"
@@ -101,7 +101,7 @@ def _is_image(given: Path) -> bool:
 def _single(found: _Found, output: Path, format: str | None, suffix: str) -> Path:
     if format or suffix:
         raise UserError(f"{output} names the file itself; leave out --format and --suffix, or give a folder")
-    allowed = VIDEOS_OUT if found.source.suffix.lower() in VIDEOS else SUFFIXES
+    allowed = VIDEOS_OUT if found.source.suffix.lower() in VIDEOS else WRITE_SUFFIXES
     if output.suffix.lower() not in allowed:
         raise UserError(f"{output}: cannot write '{output.suffix}'; end the name in one of {', '.join(allowed)}")
     return output
@@ -212,7 +212,7 @@ def _ending(place: Path, format: str | None) -> str:
     if place.suffix.lower() in VIDEOS:
         return place.suffix if place.suffix.lower() in VIDEOS_OUT else ".mkv"  # which holds any sound
     ending = f".{format}" if format else place.suffix
-    return ending if ending.lower() in SUFFIXES else ".png"
+    return ending if ending.lower() in WRITE_SUFFIXES else ".png"
 
 
 def _named(place: Path, rest: str) -> Path:

@@ -1,0 +1,71 @@
+"""What a file states about the meaning of its colours: ICC profiles, and PNG's chunks and their relatives."""
+
+import contextlib
+import struct
+from typing import NamedTuple
+
+from PIL import Image
+
+from sr.images import png
+from sr.images.icc import adobe_rgb
+
+INTEROPERABILITY, ADOBE = 0xA005, "R03"  # table of EXIF, and its index for Adobe RGB
+HEAD = 1 << 16  # bytes in which boxes of AVIF and JPEG 2000 are looked for
+
+
+class Color(NamedTuple):
+    """icc: the profile. chunks: colour chunks of a PNG, or those that say the same as another file."""
+
+    icc: bytes | None = None
+    chunks: tuple[png.Chunk, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_color(image: Image.Image, data: bytes) -> Color:
+    """Of an image that Pillow has opened."""
+    icc = None if image.mode == "CMYK" else image.info.get("icc_profile") or None  # what describes inks is used up
+    kind = image.format
+    if kind == "PNG":
+        given = png.head_chunks(data)
+        return Color(icc, tuple((name, given[name]) for name in png.COLOR_CHUNKS if name in given))
+    if kind == "AVIF":
+        return Color(icc, () if icc else _nclx(data), _deep(data))
+    if kind == "JPEG2000":
+        return Color(icc or _restricted_icc(data))
+    if kind == "QOI" and data[13:14] == b"\1":  # all channels are linear
+        return Color(None, ((b"gAMA", struct.pack(">I", 100_000)),))
+    return Color(icc or (_exif_icc(image) if image.mode == "RGB" else None))
+
+
+def _nclx(data: bytes) -> tuple[png.Chunk, ...]:
+    """The colour box of AVIF (ISO 14496-12, 12.1.5) as PNG's cICP; none where it says sRGB or nothing."""
+    place = data[:HEAD].find(b"colrnclx")
+    if place < 0 or place + 14 > len(data):
+        return ()
+    primaries, transfer = struct.unpack_from(">HH", data, place + 8)
+    usual = primaries in (1, 2) and transfer in (2, 13)
+    return () if usual else ((b"cICP", bytes([primaries & 255, transfer & 255, 0, 1])),)
+
+
+def _deep(data: bytes) -> tuple[str, ...]:
+    """Whether an AVIF has more than 8 bits (av1C, AV1 in ISOBMFF 2.3), of which Pillow gives 8."""
+    place = data[:HEAD].find(b"av1C")
+    deep = place >= 0 and place + 7 <= len(data) and data[place + 6] & 0x40
+    return ("more than 8 bits per channel are rounded to 8",) if deep else ()
+
+
+def _restricted_icc(data: bytes) -> bytes | None:
+    """The profile in a colour box of JPEG 2000 (ISO 15444-1, I.5.3.3)."""
+    place = data[:HEAD].find(b"colr")
+    if place < 4 or data[place + 4 : place + 5] != b"\2":
+        return None
+    length = int.from_bytes(data[place - 4 : place], "big")
+    profile = data[place + 7 : place - 4 + length]
+    return profile if profile[36:40] == b"acsp" else None
+
+
+def _exif_icc(image: Image.Image) -> bytes | None:
+    with contextlib.suppress(Exception):  # other people's tables break in all ways
+        if image.getexif().get_ifd(INTEROPERABILITY).get(1) == ADOBE:
+            return adobe_rgb()
+    return None
