@@ -19,7 +19,7 @@ from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors
 from tests.test_translate import save
 
 needs_onnx = pytest.mark.skipif(
-    find_spec("onnx") is None or find_spec("onnxruntime") is None, reason="ONNX is the extra sr[export]"
+    find_spec("onnx") is None or find_spec("onnxruntime") is None, reason="ONNX is the extra sr-train[export]"
 )
 SMALL: dict[str, dict[str, Any]] = {
     "rrdbnet": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4},
@@ -136,7 +136,7 @@ def test_onnx_without_its_packages(tmp_path, capsys, monkeypatch):
     saved(tmp_path / "m.safetensors")
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "net.onnx")]) == 2
-    assert "onnx and onnxruntime not installed here; run: pip install 'sr[export]'" in capsys.readouterr().err
+    assert "onnx and onnxruntime not installed here; run: pip install 'sr-train[export]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", ["published", "old-esrgan"])
@@ -152,7 +152,7 @@ def test_weights_open_in_spandrel(tmp_path, scale, ending, layout):
     torch.testing.assert_close(theirs(image), expected(net, image).clamp(0, 1), atol=1e-5, rtol=0)
 
 
-@pytest.mark.skipif(find_spec("basicsr") is None, reason="the reference is the extra sr[basicsr]")
+@pytest.mark.skipif(find_spec("basicsr") is None, reason="the reference is the extra sr-train[basicsr]")
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_pth_is_what_basicsr_loads(tmp_path, scale):
     from sr.nets.io.basicsr import basicsr

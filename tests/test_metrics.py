@@ -21,7 +21,7 @@ from sr.evaluate.metrics.psnr import psnr
 from sr.evaluate.metrics.ssim import ssim
 from sr.images import bicubic
 
-needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="the reference is the extra sr[basicsr]")
+needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="the reference is the extra sr-train[basicsr]")
 niqe = importlib.import_module("sr.evaluate.metrics.niqe")  # the name in the package is the function
 WITH_FILES = "lpips", "dists", "niqe"
 
@@ -156,7 +156,7 @@ def check_distance(name: str) -> None:
     perceptual._net.cache_clear()
 
 
-@pytest.mark.skipif(find_spec("lpips") is None, reason="the calibration is the extra sr[perceptual]")
+@pytest.mark.skipif(find_spec("lpips") is None, reason="the calibration is the extra sr-train[perceptual]")
 def test_lpips_with_weights_at_hand(tmp_path, monkeypatch):
     torch.manual_seed(0)
     as_weights(tmp_path, monkeypatch, "alexnet-owt-7be5be79.pth", alexnet())

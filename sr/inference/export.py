@@ -98,7 +98,7 @@ def _safetensors(source: _Source, target: Path) -> str:
 def _onnx(source: _Source, target: Path) -> str:
     missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise UserError(f"{target}: {' and '.join(missing)} not installed here; run: pip install 'sr[export]'")
+        raise UserError(f"{target}: {' and '.join(missing)} not installed here; run: pip install 'sr-train[export]'")
     model = source.model
     still = _without_dropout(model.net)
     with replacing(target, sync=True) as aside:

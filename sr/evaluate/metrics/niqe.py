@@ -47,7 +47,10 @@ def missing_model() -> str | None:
     """The sentence that says what is not on this disk and how to get it."""
     if _file() is None:
         folder = Path(torch.hub.get_dir(), "checkpoints")
-        return f"its model of natural images is not here; pip install 'sr[basicsr]', or put that's {FILE} in {folder}"
+        return (
+            f"the statistics of natural images ({FILE}) are missing; run pip install 'sr-train[basicsr]', "
+            f"or put the file into {folder}"
+        )
     return None
 
 

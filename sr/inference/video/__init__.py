@@ -3,7 +3,7 @@
 A segment is so many frames, encoded into a file of its own beside the output and renamed when whole; the next start
 goes on behind the last one. When all are there they are joined, without encoding again, with the sound of the source.
 Frames go through as RGB and come back in the matrix and range of the source. There are no B frames, so that segments
-join whatever the times of their frames are. Through PyAV: `pip install 'sr[video]'`.
+join whatever the times of their frames are. Through PyAV: `pip install 'sr-train[video]'`.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError:
-        raise UserError("videos need the package av; pip install 'sr[video]'") from None
+        raise UserError("videos need the package av; pip install 'sr-train[video]'") from None
     return av
 
 

@@ -17,7 +17,7 @@ def basicsr(module: str) -> ModuleType:
     place for it. Raises UserError where basicsr is not installed.
     """
     if importlib.util.find_spec("basicsr") is None:
-        raise UserError(f"basicsr.{module} needs the package basicsr: pip install 'sr[basicsr]' (Python up to 3.12)")
+        raise UserError(f"basicsr.{module} needs the package basicsr: pip install 'sr-train[basicsr]' (Python < 3.13)")
     if _REMOVED not in sys.modules and importlib.util.find_spec(_REMOVED) is None:
         from torchvision.transforms.functional import rgb_to_grayscale
 
