@@ -12,7 +12,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -63,8 +63,9 @@ class Problem(NamedTuple):
     message: str
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
+def nearest(word: str, known: Iterable[Any], cutoff: float = 0.6) -> str:
+    """` Did you mean 'x'?`, or nothing where no known word is similar."""
+    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=cutoff)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
@@ -136,7 +137,10 @@ def check(
         return [Problem((*path, "type"), str(error))]
     values = {key: value for key, value in part.items() if key != "type"}
     model = part_model(tables[name], factory, inner=name == outer)
-    return check_model(model, values, tables, path, owner=part["type"], plugins=plugins, outer=name)
+    problems = check_model(model, values, tables, path, owner=part["type"], plugins=plugins, outer=name)
+    for key in part.keys() - values.keys() - {"type"}:  # nulls
+        del part[key]
+    return problems
 
 
 def check_model(
@@ -149,15 +153,48 @@ def check_model(
     plugins: bool = True,
     outer: str = "",
 ) -> list[Problem]:
-    """Everything wrong with `values` for a model, and with every part inside them."""
-    problems: list[Problem] = []
-    try:
-        model.model_validate_json(json.dumps(values, default=str), strict=True)
-    except ValidationError as error:
-        problems = [_sentence(model, details, path, owner) for details in error.errors()]
+    """Everything wrong with `values` for a model, and with every part inside them.
+
+    A null where the model takes none means that the key is left out: it is removed from `values`.
+    """
+    empty = _drop_nulls(model, values)
+    problems = [_sentence(model, details, path, owner, empty) for details in _errors(model, values)]
     for name, part, where in parts_in(model, values, path):
         problems += check(part, name, tables, where, plugins=plugins, outer=outer)
     return problems
+
+
+def _errors(model: type[BaseModel], values: Any) -> list[Any]:
+    try:
+        model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        return [found for found in error.errors() if not _other_branch(found)]
+    return []
+
+
+def _other_branch(found: Any) -> bool:
+    """Whether an error is about a branch of a union that the value was not meant for: text or a container."""
+    container = isinstance(found.get("input"), Mapping | list)
+    branch = str(found["loc"][-1]) if found["loc"] else ""
+    return container if branch == "str" else branch.startswith(("list[", "dict[")) and not container
+
+
+def _drop_nulls(model: type[BaseModel], values: Any) -> set[Path]:
+    """Remove, in place, the keys whose value is null and may not be; returns where they were."""
+    dropped: set[Path] = set()
+    for details in _errors(model, values):
+        if details["type"] == "extra_forbidden" or details.get("input", ...) is not None:
+            continue
+        target, found = values, []
+        for step in details["loc"]:  # its last steps may be branches of a union, which are not keys
+            if not isinstance(target, Mapping) or target.get(step) is None:
+                break
+            target = target[step]
+            found.append(step)
+        if isinstance(target, dict) and step in target:
+            del target[step]
+            dropped.add((*found, step))
+    return dropped
 
 
 def parts_in(model: type[BaseModel], values: Any, path: Path) -> Iterator[tuple[str, Any, Path]]:
@@ -197,11 +234,12 @@ def signature(model: type[BaseModel]) -> str:
     shown = []
     for name, info in model.model_fields.items():
         default = info.get_default()
-        shown.append(name if info.is_required() or default is None else f"{name}={json.dumps(default, default=str)}")
+        plain = info.is_required() or default is None or isinstance(default, BaseModel)
+        shown.append(name if plain else f"{name}={json.dumps(default, default=str)}")
     return ", ".join(shown) or "nothing"
 
 
-def _sentence(model: type[BaseModel], details: Any, path: Path, owner: str) -> Problem:
+def _sentence(model: type[BaseModel], details: Any, path: Path, owner: str, empty: set[Path]) -> Problem:
     where = (*path, *_clean(details["loc"]))
     holder = _holder(model, details["loc"])
     name = owner if holder is model and owner else ".".join(map(str, where[:-1])) or "the file"
@@ -209,8 +247,13 @@ def _sentence(model: type[BaseModel], details: Any, path: Path, owner: str) -> P
     if details["type"] == "extra_forbidden":
         known = list(holder.model_fields)
         return Problem(where, f"{name} takes no '{key}'. It takes {signature(holder)}.{nearest(str(key), known)}")
+    if details["type"] == "missing" and tuple(details["loc"]) in empty:
+        return Problem(where, "is required but empty; give it a value, or indent its keys below it")
     if details["type"] == "missing":
         return Problem(where[:-1], f"{name} needs '{key}'. It takes {signature(holder)}.")
+    if details["type"] == "string_type" and isinstance(given, bool | int | float):
+        kind = "true or false" if isinstance(given, bool) else "a number"
+        return Problem(where, f'is text, but {json.dumps(given)} is read as {kind}; write it in quotes ("...")')
     hint = ""
     if details["type"] == "literal_error":
         hint = nearest(str(given), str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", "))
@@ -219,7 +262,8 @@ def _sentence(model: type[BaseModel], details: Any, path: Path, owner: str) -> P
 
 def _clean(location: Sequence[str | int]) -> Path:
     """pydantic's location without the names of union branches (they are its own, not the user's keys)."""
-    return tuple(step for step in location if isinstance(step, int) or step.replace("_", "").isalnum())
+    steps = location[:-1] if location[-1:] == ("str",) else location
+    return tuple(step for step in steps if isinstance(step, int) or step.replace("_", "").isalnum())
 
 
 def _holder(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
