@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sr.train.builder import Builder, load
 from sr.config.yaml_source import read
 from sr.core.errors import UserError
+from sr.train.builder import Builder, load
 from tests.conftest import TINY
 
 Recipe = Callable[..., Path]
@@ -103,7 +103,7 @@ def test_null_removes_any_optional_part(recipe: Recipe) -> None:
         *("optimizer.generator.betas=null", "degrade.0=null", "degrade.2=null", "schedule=null", "data.make=null"),
     ]
     options = load(file, removed)
-    assert list(options.losses.fidelity) == ["pixel"]
+    assert list(options.losses.reconstruction) == ["pixel"]
     assert list(options.validation.sets) == ["other"]
     assert (options.save.keep, options.init, options.schedule) == (3, {}, {"type": "constant"})
     assert [stage["type"] for stage in options.degrade] == ["downscale"]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import torch
 import yaml
+from pydantic import NonNegativeInt
 from torch import nn
 
 from sr.config import registry
@@ -54,7 +55,7 @@ TABLES: Mapping[str, Table] = {
     "degrade": Table(STAGES),
     "sources": Table(SOURCES, supplied=("channels",)),
     "optimizers": Table(OPTIMIZERS),
-    "schedules": Table(SCHEDULES, shared={"warmup_steps": (int, 0)}, supplied=("total_steps",)),
+    "schedules": Table(SCHEDULES, shared={"warmup_steps": (NonNegativeInt, 0)}, supplied=("total_steps",)),
 }
 
 

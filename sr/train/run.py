@@ -1,5 +1,6 @@
 """A whole run from options: train, and show people what came of it."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -10,11 +11,15 @@ from sr.evaluate.validate.sheet import captions
 from sr.images import write_rgb
 from sr.nets.io.load import load_into
 from sr.train.builder import Builder
+from sr.train.plan_warnings import plan_warnings
 
 
 def train(options: Options, *, plugins: bool = True) -> None:
     """The whole way: (make shards,) train, validate, save, and upscale the validation images with the saved file."""
     build = Builder(options, plugins=plugins)
+    if comm.is_main():
+        for sentence in plan_warnings(build):
+            print(f"sr: warning: {sentence}", file=sys.stderr)
     engine = build.trainer()
     engine.run()
     images = show(build, engine.last_model, engine.device)

@@ -12,6 +12,7 @@ from sr.data.paths import image_paths
 from sr.images import ImageData, read_image, write_image
 from sr.tasks import TASKS
 from sr.train.builder import Builder
+from sr.train.plan_warnings import plan_warnings
 
 
 def summary(options: Options, *, plugins: bool = True) -> str:
@@ -28,6 +29,7 @@ def summary(options: Options, *, plugins: bool = True) -> str:
     micro = size // (world * train.accumulate)
     lines.append(f"batch         {size} = {world} process(es) x accumulate {train.accumulate} x {micro} samples")
     lines.append(f"run           {train.total_steps} steps = {train.total_steps * size} samples")
+    lines += [f"warning       {sentence}" for sentence in plan_warnings(build)]
     return "\n".join(lines)
 
 
