@@ -38,7 +38,7 @@ def test_windows_reach_the_border(length, expected):
 
 def test_sub_images_are_cut_as_planned(folder, tmp_path):
     report = make_shards(folder, tmp_path / "out", **OPTIONS)
-    assert report == (2 * 3 + 1 + 2, 2, [])
+    assert report[:3] == (2 * 3 + 1 + 2, 2, [])
     source = ShardSource(path=str(tmp_path / "out"))
     assert source.counts == [5, 4]
     names = [source.name(s, i).split(": ")[1] for s, n in enumerate(source.counts) for i in range(n)]
@@ -158,12 +158,12 @@ def test_wrong_arguments_are_named(folder, tmp_path):
     for options, word in wrong:
         with pytest.raises(UserError, match=word):
             make_shards(folder, tmp_path / "out", **OPTIONS | options)
-    with pytest.raises(UserError, match="no image"):
+    with pytest.raises(UserError, match="there is no"):
         make_shards([tmp_path / "none.png"], tmp_path / "out", **OPTIONS)
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(UserError, match="1 images cannot be used"):
         make_shards([tmp_path / "text.png"], tmp_path / "out", **OPTIONS)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="leads to no images"):
         make_shards(tmp_path / "empty", tmp_path / "out", **OPTIONS)
     assert read_rgb(folder / "a" / "one.png").shape == (100, 130, 3)

@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    with contextlib.suppress(AttributeError):  # a stream that a caller put there
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may not be UTF-8
     args = parser().parse_args(argv)
     try:
         return int(args.run(args))

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 from sr.cli import common
@@ -49,10 +50,9 @@ def schema(args: argparse.Namespace) -> int:
 
 def shard(args: argparse.Namespace) -> int:
     from sr.data.make_shards import make_shards
-    from sr.data.paths import image_paths
 
     report = make_shards(
-        Path(args.input) if Path(args.input).is_dir() else image_paths(args.input),
+        args.input,
         Path(args.output),
         size=480 if args.size is None and not args.side_by_side else args.size,
         step=args.step,
@@ -67,6 +67,8 @@ def shard(args: argparse.Namespace) -> int:
     )
     print(f"{report.samples} samples in {report.shards} shards in {args.output}")
     common.list_failures(report.skipped, "image(s) left out")
+    if report.others.total:
+        print(report.others, file=sys.stderr)
     return 0
 
 

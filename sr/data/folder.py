@@ -1,22 +1,22 @@
 """Plain image files as a source."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from sr.core.errors import UserError
 from sr.data.codecs import decode
-from sr.data.paths import image_paths
+from sr.data.pairs import pair_up
+from sr.data.paths import find_images
 from sr.data.source import Sample
 from sr.images import ImageError
+from sr.images.listing import printable
 
 
 class FolderSource:
     """Images as they lie: one shard, each file one sample, decoded whole for every crop.
 
     gt, lq: folders, globs or files (`package:skimage/data/coffee.png` for one inside a package). With `lq` the
-    files are pairs by name without suffix; the lq's name may end in x2, _x4 and the like.
+    files are pairs by name (see `sr.data.pairs`); an lq image without a gt image is skipped and counted.
     Large photographs are better cut by `sr shard` first: decoding 2 megapixels costs 50 times a crop of 256.
     channels: of lq and of gt, see `sr.images.read_pixels`.
     """
@@ -24,8 +24,14 @@ class FolderSource:
     def __init__(
         self, *, gt: str | list[str], lq: str | list[str] | None = None, channels: tuple[int, int] = (3, 3)
     ) -> None:
-        self._gt, self._channels = image_paths(gt), channels
-        self._lq = pair_up(self._gt, image_paths(lq)) if lq is not None else None
+        found = find_images(gt)
+        self._gt, self._lq, self._channels, self.skipped = found.paths, None, channels, found.skipped
+        if lq is not None:
+            partners = find_images(lq)
+            self._lq, alone = pair_up(found, partners)
+            self.skipped.update(partners.skipped)
+            for path in alone:
+                self.skipped.add("without partner", path)
 
     @property
     def counts(self) -> list[int]:
@@ -39,30 +45,13 @@ class FolderSource:
         )
 
     def name(self, shard: int, index: int) -> str:
-        return str(self._gt[index])
+        return printable(self._gt[index])
 
 
 def _decoded(path: Path, channels: int) -> np.ndarray:
+    name = printable(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ImageError(str(path), error.strerror or str(error)) from None
-    return decode(data, channels=channels, name=str(path))
-
-
-def pair_up(gt: list[Path], lq: list[Path]) -> list[Path]:
-    """The lq file of each gt file: same stem, or that and x<scale>. Raises UserError naming the first without.
-
-    (Or the a of each b, at scale 1.)
-    """
-    known: dict[str, Path] = {}
-    for path in lq:
-        for stem in {path.stem, re.sub(r"[-_. ]?x\d+$", "", path.stem)}:
-            known.setdefault(stem, path)
-    known.update({path.stem: path for path in lq})
-    for path in gt:
-        if path.stem not in known:
-            raise UserError(f"{path} has no partner among the {len(lq)} images to pair it with; add it or remove this")
-    if len({path.stem for path in gt}) < len(gt):
-        raise UserError("two images of a paired folder have the same name, so their partners are unknown; rename one")
-    return [known[path.stem] for path in gt]
+        raise ImageError(name, error.strerror or str(error)) from None
+    return decode(data, channels=channels, name=name)

@@ -22,10 +22,12 @@ from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.data import codecs
 from sr.data import index as shard_index
-from sr.data.folder import pair_up
 from sr.data.paired import half_of, halves
+from sr.data.pairs import pair_up
+from sr.data.paths import find_images
 from sr.data.source import fit_gt
-from sr.images import READ_SUFFIXES, ImageError, list_images, read_rgb, size_of
+from sr.images import ImageError, read_rgb, size_of
+from sr.images.listing import Skipped, printable
 
 SMALLEST = 32  # pixels; anything smaller teaches nothing
 PLAN = "plan.json"
@@ -75,9 +77,12 @@ class ShardJob(NamedTuple):
 
 
 class ShardReport(NamedTuple):
+    """skipped: images that cannot be used, with reasons. others: files that were not taken for images."""
+
     samples: int
     shards: int
     skipped: list[tuple[str, str]]
+    others: Skipped
 
 
 def make_shards(
@@ -107,10 +112,13 @@ def make_shards(
     """
     cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side)
     _check(cutting, lq, scale, per_shard)
-    paths = list_images(inputs) if isinstance(inputs, str | Path) and Path(inputs).is_dir() else _files(inputs)
-    if not paths:
-        raise UserError(f"{inputs} holds no images; name a folder with {', '.join(READ_SUFFIXES)} files")
-    partners: Sequence[Path | None] = pair_up(paths, list_images(lq)) if lq else [None] * len(paths)
+    found = find_images(inputs)
+    paths, others = found.paths, found.skipped
+    partners: Sequence[Path | None] = [None] * len(paths)
+    if lq:
+        partners, alone = pair_up(found, find_images(lq))
+        for path in alone:
+            others.add("without partner", path)
     out = Path(out)
     with _processes(workers) as run:
         images, skipped = _plan(paths, partners, cutting, run, progress)
@@ -120,7 +128,7 @@ def make_shards(
         jobs = _jobs(out, cutting, images, per_shard)
         todo = [job for job in jobs if not job.tar.exists() or shard_index.load(job.tar) is None]
         _consume(run(_write_shard, todo, chunksize=1), "shards", len(jobs), progress, len(jobs) - len(todo))
-    return _finish(out, jobs, skipped, strict)
+    return _finish(out, jobs, skipped, others, strict)
 
 
 def windows(length: int, size: int, step: int) -> list[int]:
@@ -138,14 +146,6 @@ def _check(cutting: Cutting, lq: object, scale: int | None, per_shard: int) -> N
         raise UserError("an image with both sides brings its own partner; drop either --lq or --side-by-side")
     if (cutting.size or 0) % cutting.scale or cutting.step % cutting.scale:
         raise UserError(f"size {cutting.size} and step {cutting.step} must be multiples of scale {scale}; round them")
-
-
-def _files(inputs: Any) -> list[Path]:
-    paths = [Path(inputs)] if isinstance(inputs, str | Path) else [Path(path) for path in inputs]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"there is no image '{path}'; correct the path")
-    return paths
 
 
 @contextmanager
@@ -187,11 +187,11 @@ def _plan(
 
 def _count_pieces(path: Path, cutting: Cutting) -> int | ImageError:
     try:
-        height, width = (side // cutting.scale * cutting.scale for side in size_of(path))
+        height, width = (side // cutting.scale * cutting.scale for side in size_of(path, name=printable(path)))
         if cutting.side_by_side:
-            width = half_of(height, width, str(path))
+            width = half_of(height, width, printable(path))
         if min(height, width) < SMALLEST:
-            raise ImageError(str(path), f"{width}x{height} is smaller than {SMALLEST} pixels")
+            raise ImageError(printable(path), f"{width}x{height} is smaller than {SMALLEST} pixels")
     except ImageError as error:
         return error
     rows, columns = cutting.grid(height, width)
@@ -267,16 +267,17 @@ def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[
 
 
 def _pixels(image: Image, cutting: Cutting) -> tuple[np.ndarray, np.ndarray | None]:
-    gt = read_rgb(image.gt)
+    name = printable(image.gt)
+    gt = read_rgb(image.gt, name=name)
     if cutting.side_by_side:
-        return halves(gt, str(image.gt))[::-1]
+        return halves(gt, name)[::-1]
     if image.lq is None:
         return gt, None
-    lq = read_rgb(image.lq)
+    lq = read_rgb(image.lq, name=printable(image.lq))
     try:
         return fit_gt(gt, lq, cutting.scale), lq
     except ValueError as error:
-        raise ImageError(str(image.gt), str(error)) from None
+        raise ImageError(name, str(error)) from None
 
 
 def _clean(stem: str) -> str:
@@ -284,13 +285,15 @@ def _clean(stem: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:48]
 
 
-def _finish(out: Path, jobs: Sequence[ShardJob], skipped: list[tuple[str, str]], strict: bool) -> ShardReport:
+def _finish(
+    out: Path, jobs: Sequence[ShardJob], skipped: list[tuple[str, str]], others: Skipped, strict: bool
+) -> ShardReport:
     indexes = {job.tar.name: shard_index.index_of(job.tar) for job in jobs}
     skipped = list(dict.fromkeys([*skipped, *(entry for index in indexes.values() for entry in index.skipped)]))
     if strict and skipped:
         raise UserError(_listing(skipped))
     shard_index.write_folder_index(out, {name: index.entry for name, index in indexes.items()})
-    return ShardReport(sum(len(index.keys) for index in indexes.values()), len(jobs), skipped)
+    return ShardReport(sum(len(index.keys) for index in indexes.values()), len(jobs), skipped, others)
 
 
 def _listing(skipped: list[tuple[str, str]]) -> str:

@@ -3,9 +3,10 @@
 import numpy as np
 
 from sr.data.folder import FolderSource
-from sr.data.paths import image_paths
+from sr.data.paths import find_images
 from sr.data.source import Sample
 from sr.images import ImageError, read_pixels, with_channels
+from sr.images.listing import printable
 
 
 class SideBySide:
@@ -15,7 +16,8 @@ class SideBySide:
     """
 
     def __init__(self, *, path: str | list[str], channels: tuple[int, int] = (3, 3)) -> None:
-        self._files, self._channels = image_paths(path), channels
+        found = find_images(path)
+        self._files, self._channels, self.skipped = found.paths, channels, found.skipped
 
     @property
     def counts(self) -> list[int]:
@@ -23,12 +25,12 @@ class SideBySide:
 
     def read(self, shard: int, index: int) -> Sample:
         enough = 4 if set(self._channels) == {2, 3} else max(self._channels)
-        whole = read_pixels(self._files[index], channels=enough)
-        a, b = halves(whole, str(self._files[index]))
+        name = self.name(shard, index)
+        a, b = halves(read_pixels(self._files[index], channels=enough, name=name), name)
         return Sample(lq=with_channels(a, self._channels[0]), gt=with_channels(b, self._channels[1]))
 
     def name(self, shard: int, index: int) -> str:
-        return str(self._files[index])
+        return printable(self._files[index])
 
 
 def halves(whole: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +50,7 @@ def half_of(height: int, width: int, name: str) -> int:
 class Paired(FolderSource):
     """Two sets of image files, pairs by name without suffix.
 
-    a, b: folders, globs or files, as for `folder`. What of a has no partner in b is passed over.
+    a, b: folders, globs or files, as for `folder`. An image of a without a partner in b is skipped and counted.
     """
 
     def __init__(self, *, a: str | list[str], b: str | list[str], channels: tuple[int, int] = (3, 3)) -> None:

@@ -2,8 +2,10 @@
 
 import glob
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,19 +14,59 @@ from braceexpand import braceexpand
 from sr.core.errors import UserError
 from sr.data.remote.download import Indexes, Remote, find, shown
 from sr.data.remote.transport import PIPE, is_remote
-from sr.images import list_images
+from sr.images import SUFFIXES
+from sr.images.listing import Skipped, kind_of, list_folder, printable, unfit
 
 T = TypeVar("T")
 PACKAGE = "package:"
 LIST = "list:"
 
 
-def image_paths(patterns: str | Sequence[str]) -> list[Path]:
+@dataclass(frozen=True)
+class Images:
+    """Image files. keys: the path of each below the folder or glob that named it, without suffix ("clip1/000").
+    skipped: the files of these folders that are not taken."""
+
+    paths: list[Path]
+    keys: list[str]
+    skipped: Skipped = field(default_factory=Skipped)
+
+
+def find_images(patterns: str | Path | Sequence[str | Path]) -> Images:
     """Images named by folders (searched through), globs, `{a,b}` and `{00..09}` patterns, or files.
 
     `package:skimage/data/coffee.png` is a file inside an installed package. Raises UserError where nothing matches.
     """
-    return _expand(patterns, partial(_matches, inside=list_images), "images")
+    skipped = Skipped()
+    names = [patterns] if isinstance(patterns, str | Path) else patterns
+    rows = _expand([str(name) for name in names], partial(_keyed, skipped=skipped), "images", skipped)
+    return Images([path for path, _ in rows], [key for _, key in rows], skipped)
+
+
+def image_paths(patterns: str | Sequence[str]) -> list[Path]:
+    """The files of `find_images`."""
+    return find_images(patterns).paths
+
+
+def _keyed(name: str, *, skipped: Skipped) -> list[tuple[Path, str]]:
+    """The files behind a local name, each with its key."""
+    name = _real(name)
+    listing = list_folder(name, SUFFIXES) if os.path.isdir(name) else None
+    if listing is not None:
+        skipped.update(listing.skipped)
+    found = listing.paths if listing is not None else _files(name, skipped)
+    root = name if listing is not None else _fixed_part(name)
+    return [(path, Path(os.path.relpath(path, root)).with_suffix("").as_posix()) for path in found]
+
+
+def _fixed_part(name: str) -> str:
+    """The folder above the first magic character of a glob, or above a file."""
+    if os.path.exists(name):
+        return os.path.dirname(name) or "."
+    parts = name.split("/")
+    return "/".join(parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))]) or (
+        "/" if name.startswith("/") else "."
+    )
 
 
 def shard_paths(patterns: str | Sequence[str]) -> list[Path | Remote]:
@@ -40,12 +82,15 @@ def shard_paths(patterns: str | Sequence[str]) -> list[Path | Remote]:
             return _expand(_lines(name[len(LIST) :]), shards, "tar shards")
         if is_remote(name):
             return [*find(name, indexes)]
-        return [*_matches(name, lambda folder: sorted(folder.glob("*.tar"), key=lambda tar: tar.name))]
+        folder = Path(_real(name))
+        return [*(sorted(folder.glob("*.tar"), key=lambda tar: tar.name) if folder.is_dir() else _files(name))]
 
     return _expand(patterns, shards, "tar shards")
 
 
-def _expand(patterns: str | Sequence[str], find: Callable[[str], list[T]], what: str) -> list[T]:
+def _expand(
+    patterns: str | Sequence[str], find: Callable[[str], list[T]], what: str, skipped: Skipped | None = None
+) -> list[T]:
     """What each pattern leads to in turn, its braces opened. Raises UserError for no match."""
     found: list[T] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -58,7 +103,8 @@ def _expand(patterns: str | Sequence[str], find: Callable[[str], list[T]], what:
             ) from None
         matches = [match for name in names for match in find(name)]
         if not matches:
-            raise UserError(f"'{shown(pattern)}' leads to no {what}; correct the path")
+            why = f" ({skipped})" if skipped and skipped.total else ""
+            raise UserError(f"'{shown(pattern)}' leads to no {what}{why}; correct the path")
         found += matches
     if not found:
         raise UserError(f"an empty list leads to no {what}; name a folder or files")
@@ -79,17 +125,34 @@ def _lines(file: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _matches(name: str, inside: Callable[[Path], list[Path]]) -> list[Path]:
-    """The files behind a local name; `inside` lists those of a folder."""
+def _files(name: str, skipped: Skipped | None = None) -> list[Path]:
+    """The regular files behind a local file name or glob. Raises UserError for a file that is not there."""
     name = _real(name)
     path = Path(name)
-    if path.is_dir():
-        return inside(path)
     if path.exists():
+        if not path.is_file():
+            raise UserError(f"'{printable(name)}' is a {kind_of(path.stat().st_mode)}; name an image file or a folder")
         return [path]
     if not glob.has_magic(name):
-        raise UserError(f"there is no '{name}'; correct the path")
-    return [Path(hit) for hit in sorted(glob.glob(name, recursive=True)) if Path(hit).is_file()]
+        raise UserError(f"there is no '{printable(name)}'; correct the path")
+    found: list[Path] = []
+    for hit in sorted(glob.glob(name, recursive=True)):
+        reason = unfit(hit, os.stat(hit).st_mode, ("",)) if os.path.exists(hit) else "broken links"
+        if "**" in name and _loops(os.path.dirname(hit)):
+            reason = "link loops"
+        if reason and skipped is not None:
+            skipped.add(reason, hit)
+        if not reason:
+            found.append(Path(hit))
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _loops(folder: str) -> bool:
+    """Whether a folder lies inside itself, by a link on the way; glob's `**` would go around 40 times."""
+    above = Path(folder)
+    identities = [(status.st_dev, status.st_ino) for status in (os.stat(part) for part in (above, *above.parents))]
+    return len(set(identities[:-1])) < len(identities[:-1])
 
 
 def _real(name: str) -> str:

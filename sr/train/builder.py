@@ -22,7 +22,7 @@ from sr.data import SOURCES
 from sr.data.loader import Loader
 from sr.data.make_shards import make_shards
 from sr.data.mix import sides_of
-from sr.data.paths import image_paths
+from sr.data.summary import summary
 from sr.degrade import STAGES
 from sr.degrade.on_device import OnDeviceBatch
 from sr.degrade.pipeline import Degradation
@@ -124,11 +124,13 @@ class Builder:
             out = Path(self.options.data.source["path"])
             write = partial(make_shards, size=make.size, step=make.step, format=make.format, per_shard=make.per_shard)
             scale = self.options.scale if make.lq else None
-            comm.on_main(lambda: write(image_paths(make.photos), out, lq=make.lq, scale=scale, strict=True))
+            comm.on_main(lambda: write(make.photos, out, lq=make.lq, scale=scale, strict=True))
         source = comm.agree(lambda: self._source(self.options.data.source))
         counts = [list(part.counts) for parts in sides_of(source) for part, _ in parts]
         if len(set(comm.gather(hashlib.sha256(repr(counts).encode()).digest()))) > 1:  # the order would not be one
             raise UserError("data.source: the processes see different samples; give all of them the same shards")
+        if comm.is_main():
+            print(f"data: {summary(source)}", flush=True)
         return source
 
     def _source(self, part: Part) -> Any:

@@ -1,0 +1,25 @@
+"""One line that states how many samples a run trains on, and how many files were skipped."""
+
+from collections.abc import Sequence
+
+from sr.data.derived import Derived
+from sr.data.mix import Sources, sides_of
+from sr.data.source import Source
+from sr.data.unpaired import Unpaired
+from sr.images.listing import Skipped
+
+
+def summary(source: Sources) -> str:
+    """As in `800 samples; 6 files skipped: 6 with suffix .txt (photos/a.txt)`."""
+    sides = [_side([part for part, _ in side]) for side in sides_of(source)]
+    return f"b: {sides[0]}; a: {sides[1]}" if isinstance(source, Unpaired) else sides[0]
+
+
+def _side(parts: Sequence[Source]) -> str:
+    skipped = Skipped()
+    for part in parts:
+        while isinstance(part, Derived):
+            part = part.of
+        skipped.update(getattr(part, "skipped", Skipped()))
+    samples = sum(sum(part.counts) for part in parts)
+    return "; ".join(filter(None, (f"{samples} samples", str(skipped))))
