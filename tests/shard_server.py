@@ -29,6 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         faults = self.server.faults.get(name, [])
         fault = faults.pop(0) if faults else None
         path = self.server.folder / name
+        if self.server.down:
+            return self.send_error(503)
         if isinstance(fault, int) or not path.is_file():
             return self.send_error(fault or 404)
         data = path.read_bytes()
@@ -49,6 +51,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.end_headers()
         return self.send_body(body, fault)
+
+    def do_HEAD(self):
+        path = self.server.folder / self.path.lstrip("/")
+        self.send_response(200 if path.is_file() else 404)
+        self.send_header("Content-Length", str(path.stat().st_size if path.is_file() else 0))
+        self.end_headers()
 
     def send_body(self, body, fault):
         if fault in ("drop", "hang"):
@@ -79,6 +87,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.folder, made.log, made.logins, made.faults, made.slow = tmp_path / "served", [], [], {}, 0
+    made.down = False
     made.tags = made.ranges = True
     made.ended = threading.Event()
     made.url = f"http://127.0.0.1:{made.server_port}"

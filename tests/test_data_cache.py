@@ -153,7 +153,9 @@ def test_a_shard_in_use_stays_and_one_out_of_use_goes(server, tmp_path):
 
 def test_a_bound_below_two_windows_is_refused(server, at):
     server.publish()
-    with pytest.raises(UserError, match=r"cache_gb 1e-05 is less than the .* GB of two windows of 16 shards.*raise it"):
+    with pytest.raises(
+        UserError, match=r"two windows of 16 shards.*cache_gb 1e-05 is less.*lower data\.source\.window"
+    ):
         at("", cache_gb=1e-5)
 
 

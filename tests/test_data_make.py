@@ -1,11 +1,14 @@
 import json
+import multiprocessing
 import tarfile
+import time
 
 import numpy as np
 import pytest
 
 from sr.core.errors import UserError
 from sr.data import ShardSource
+from sr.data import make_shards as maker
 from sr.data.make_shards import make_shards, windows
 from sr.images import read_rgb, write_rgb
 
@@ -116,13 +119,13 @@ def test_an_interrupted_run_makes_only_what_is_missing(folder, tmp_path, monkeyp
     make_shards(folder, tmp_path / "whole", **OPTIONS)
     out, written = tmp_path / "out", []
 
-    def fails_at_the_second(job, write=make_shards._write_shard):
+    def fails_at_the_second(job, write=maker._write_shard):
         written.append(job.tar.name)
         if len(written) == 2:
             raise KeyboardInterrupt
         write(job)
 
-    monkeypatch.setattr(make_shards, "_write_shard", fails_at_the_second)
+    monkeypatch.setattr(maker, "_write_shard", fails_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         make_shards(folder, out, **OPTIONS)
     assert not (out / "index.json").exists()
@@ -167,3 +170,24 @@ def test_wrong_arguments_are_named(folder, tmp_path):
     with pytest.raises(UserError, match="leads to no images"):
         make_shards(tmp_path / "empty", tmp_path / "out", **OPTIONS)
     assert read_rgb(folder / "a" / "one.png").shape == (100, 130, 3)
+
+
+def test_two_processes_that_fill_one_folder_take_turns(folder, tmp_path, monkeypatch, capfd):
+    context, started = multiprocessing.get_context("fork"), multiprocessing.get_context("fork").Event()
+    write = maker._write_shard
+
+    def slow(job):
+        started.set()
+        time.sleep(0.5)
+        write(job)
+
+    monkeypatch.setattr(maker, "_write_shard", slow)
+    reports = context.SimpleQueue()
+    first = context.Process(target=lambda: reports.put(make_shards(folder, tmp_path / "out", **OPTIONS)))
+    first.start()
+    assert started.wait(30)
+    monkeypatch.setattr(maker, "_write_shard", lambda job: pytest.fail("made twice"))
+    assert make_shards(folder, tmp_path / "out", **OPTIONS) == reports.get()
+    first.join()
+    assert f"out is being filled with shards by process {first.pid} on host" in capfd.readouterr().err
+    assert not (tmp_path / "out" / ".lock").exists()

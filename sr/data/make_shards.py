@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
+from sr.core.lock import Lock
 from sr.data import codecs
 from sr.data import index as shard_index
 from sr.data.paired import half_of, halves
@@ -108,7 +109,8 @@ def make_shards(
     times smaller, cut alike, in the same format (PNG beside jpg and webp). side_by_side: each image is a pair of its
     own, the left half a (stored as lq) and the right half b (as gt). Unreadable images are skipped and reported, with
     strict=True raised. The same call again after an interruption makes only the shards that are missing; the tars do
-    not depend on `workers`. With workers > 1 a script that calls this needs the usual `if __name__ == "__main__"`.
+    not depend on `workers`. Where another process fills `out`, this one waits for it. With workers > 1 a script that
+    calls this needs the usual `if __name__ == "__main__"`.
     """
     cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side)
     _check(cutting, lq, scale, per_shard)
@@ -124,11 +126,13 @@ def make_shards(
         images, skipped = _plan(paths, partners, cutting, run, progress)
         if skipped and (strict or not images):
             raise UserError(_listing(skipped))
-        _claim(out, cutting, images, per_shard)
-        jobs = _jobs(out, cutting, images, per_shard)
-        todo = [job for job in jobs if not job.tar.exists() or shard_index.load(job.tar) is None]
-        _consume(run(_write_shard, todo, chunksize=1), "shards", len(jobs), progress, len(jobs) - len(todo))
-    return _finish(out, jobs, skipped, others, strict)
+        used, fix = f"{out} is being filled with shards", "wait until it is done"
+        with Lock(out / ".lock", used=used, fix=fix, wait=True):
+            _claim(out, cutting, images, per_shard)
+            jobs = _jobs(out, cutting, images, per_shard)
+            todo = [job for job in jobs if not job.tar.exists() or shard_index.load(job.tar) is None]
+            _consume(run(_write_shard, todo, chunksize=1), "shards", len(jobs), progress, len(jobs) - len(todo))
+            return _finish(out, jobs, skipped, others, strict)
 
 
 def windows(length: int, size: int, step: int) -> list[int]:

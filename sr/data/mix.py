@@ -9,7 +9,7 @@ import numpy as np
 from sr.config.registry import PartOf
 from sr.core.errors import UserError
 from sr.data.derived import Derived
-from sr.data.sampling_order import SamplingOrder
+from sr.data.sampling_order import WINDOW, SamplingOrder
 from sr.data.source import Source
 from sr.data.unpaired import Unpaired
 
@@ -68,10 +68,12 @@ class Route:
     def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int, first: int = 0) -> None:
         self._turns = pattern([share for _, share in parts])
         self._seats = [np.flatnonzero(self._turns == part) for part in range(len(parts))]
+        readers = [_reader(source) for source, _ in parts]
         self._orders = [
-            SamplingOrder(source.counts, seed=seed, part=number) for number, (source, _) in enumerate(parts, first)
+            SamplingOrder(reader.counts, seed=seed, part=number, window=getattr(reader, "window", WINDOW))
+            for number, reader in enumerate(readers, first)
         ]
-        self._expect = [_expect_of(source) for source, _ in parts]
+        self._expect: list[Callable[[Sequence[int]], None] | None] = [getattr(r, "expect", None) for r in readers]
         self._windows = [(-1, -1)] * len(parts)  # those that the parts were last told of
 
     def __call__(self, position: int) -> Address:
@@ -87,11 +89,11 @@ class Route:
         return Address(part, place.shard, place.sample)
 
 
-def _expect_of(source: Source) -> Callable[[Sequence[int]], None] | None:
-    """`expect` of the source that reads the files, if it has one (see `sr.data.source`)."""
+def _reader(source: Source) -> Source:
+    """The source that reads the files. It may have `expect` and `window`, see `sr.data.source`."""
     while isinstance(source, Derived):
         source = source.of
-    return getattr(source, "expect", None)
+    return source
 
 
 def pattern(shares: Sequence[float]) -> np.ndarray:

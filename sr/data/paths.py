@@ -3,6 +3,7 @@
 import glob
 import importlib.util
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -12,9 +13,10 @@ from typing import TypeVar
 from braceexpand import braceexpand
 
 from sr.core.errors import UserError
-from sr.data.remote.download import Indexes, Remote, find, shown
+from sr.data.index import COMPRESSED_SUFFIXES, compressed
+from sr.data.remote.download import Catalog, Remote, find, shown
 from sr.data.remote.transport import PIPE, is_remote
-from sr.images import SUFFIXES
+from sr.images.formats import READ_SUFFIXES
 from sr.images.listing import Skipped, kind_of, list_folder, printable, unfit
 
 T = TypeVar("T")
@@ -51,7 +53,7 @@ def image_paths(patterns: str | Sequence[str]) -> list[Path]:
 def _keyed(name: str, *, skipped: Skipped) -> list[tuple[Path, str]]:
     """The files behind a local name, each with its key."""
     name = _real(name)
-    listing = list_folder(name, SUFFIXES) if os.path.isdir(name) else None
+    listing = list_folder(name, READ_SUFFIXES) if os.path.isdir(name) else None
     if listing is not None:
         skipped.update(listing.skipped)
     found = listing.paths if listing is not None else _files(name, skipped)
@@ -69,23 +71,50 @@ def _fixed_part(name: str) -> str:
     )
 
 
-def shard_paths(patterns: str | Sequence[str]) -> list[Path | Remote]:
+def shard_paths(patterns: str | Sequence[str], catalog: Catalog, skipped: Skipped | None = None) -> list[Path | Remote]:
     """Tars named by folders (their `*.tar`), globs, brace patterns, files, URLs, `pipe:COMMAND`, or `list:FILE`.
 
     A list file has one of these a line (but no command, and no list); lines that start with # are passed over.
-    Raises UserError where nothing matches.
+    catalog: asks servers. skipped: counts what the folders hold besides. Raises UserError where nothing matches.
     """
-    indexes: Indexes = {}
+    skipped = skipped if skipped is not None else Skipped()
 
     def shards(name: str) -> list[Path | Remote]:
         if name.startswith(LIST):
             return _expand(_lines(name[len(LIST) :]), shards, "tar shards")
         if is_remote(name):
-            return [*find(name, indexes)]
-        folder = Path(_real(name))
-        return [*(sorted(folder.glob("*.tar"), key=lambda tar: tar.name) if folder.is_dir() else _files(name))]
+            return [*find(name, catalog)]
+        return [*(_tars(_real(name), skipped) if os.path.isdir(_real(name)) else _files(name, skipped))]
 
-    return _expand(patterns, shards, "tar shards")
+    return _expand(patterns, shards, "tar shards", skipped)
+
+
+def _tars(folder: str, skipped: Skipped) -> list[Path]:
+    """The tars directly in a folder, sorted. Raises UserError where all are compressed."""
+    found: list[Path] = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            try:
+                mode = entry.stat().st_mode
+            except OSError:
+                skipped.add("broken links", entry.path)
+                continue
+            suffixes = Path(entry.name).suffixes
+            if entry.name.startswith("."):
+                continue
+            if stat.S_ISDIR(mode):
+                skipped.add("folders", entry.path)
+            elif reason := unfit(entry.name, mode, (".tar",)):
+                if entry.name.lower().endswith(".tgz") or ".tar" in suffixes or not stat.S_ISREG(mode):
+                    skipped.add(reason, entry.path)
+            else:
+                found.append(Path(entry.path))
+    packed = next((r for r, s in ((f"with suffix {s}", s) for s in COMPRESSED_SUFFIXES) if r in skipped.reasons), None)
+    if packed and not found:
+        suffix = packed.rpartition(" ")[2]
+        inner = suffix if suffix == ".tgz" else f".tar{suffix}"
+        raise UserError(compressed(f"{folder}/*{inner}", COMPRESSED_SUFFIXES[suffix]))
+    return found
 
 
 def _expand(

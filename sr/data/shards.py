@@ -5,19 +5,22 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple
+
+from pydantic import Field
 
 from sr.core.errors import UserError
 from sr.data.codecs import NPY_MAGIC, decode
-from sr.data.index import FOLDER_INDEX, Entry, ShardIndex, count_all, index_of
+from sr.data.index import FOLDER_INDEX, Entry, MemberNames, ShardIndex, count_all, index_of
 from sr.data.paths import shard_paths
 from sr.data.remote.cache import Cache, default_folder
-from sr.data.remote.download import Remote, shown
+from sr.data.remote.download import Catalog, Remote, shown
 from sr.data.sampling_order import WINDOW
 from sr.data.source import Sample
 from sr.images import ImageError
+from sr.images.listing import Skipped, printable
 
-OPEN_SHARDS = 2 * WINDOW  # the one that is read and the one that is fetched
+Window = Annotated[int, Field(ge=1)]
 
 
 class _Shard(NamedTuple):
@@ -34,7 +37,11 @@ class ShardSource:
     command that writes a tar (`--no-plugins` does not shut it out). Remote shards are fetched whole, ahead of their
     turn, to the folder `cache` (~/.cache/sr/shards), which all processes of a node share and which holds up to
     `cache_gb` (1e9 bytes). The `index.json` that `sr shard` wrote, published beside them, tells their number, sizes and
-    checksums; without it each is fetched once before the start.
+    checksums; so do timm's `_info.json`, the shard list of wids, and img2dataset's `NNNNN_stats.json`; without any of
+    these each shard is fetched once before the start.
+    gt, lq: which members of a sample to take, by what follows its key and a dot (`gt: image.jpg` for `k.image.jpg`);
+    left out, `k.png` or `k.gt.png` and `k.lq.png`, in any image format. window: shards that are read from at a time;
+    samples are shuffled within a window. The cache has to hold two windows. Another value is another order of samples.
     channels: of lq and of gt, see `sr.images.read_pixels`.
     """
 
@@ -44,24 +51,37 @@ class ShardSource:
         path: str | list[str],
         cache: str | None = None,
         cache_gb: float = 50.0,
+        gt: str = "",
+        lq: str = "",
+        window: Window = WINDOW,
         channels: tuple[int, int] = (3, 3),
     ) -> None:
-        self._channels = channels
-        self._shards = shard_paths(path)
+        self._channels, self.window, self.skipped = channels, window, Skipped()
+        self._names = MemberNames(gt, lq)
+        self._shards = shard_paths(path, Catalog(lambda: _cache_folder(cache)), self.skipped)
         remote = [shard for shard in self._shards if isinstance(shard, Remote)]
         local = [shard for shard in self._shards if isinstance(shard, Path)]
-        counted, self._unsaved = count_all(local)
-        entries: list[Entry] = []
+        entries, self._unsaved = count_all(local, self._names)
         self._cache: Cache | None = None
+        fetched: list[Entry] = []
         if remote:
-            self._cache = Cache(Path(cache).expanduser() if cache else default_folder(), limit=int(cache_gb * 1e9))
-            entries = self._cache.entries(remote)
-            _check_room([entry.bytes for entry in entries], cache_gb)
-        here, there = iter(counted), (entry.samples for entry in entries)
-        self._counts = [next(there if isinstance(shard, Remote) else here) for shard in self._shards]
+            self._cache = Cache(_cache_folder(cache), limit=int(cache_gb * 1e9), names=self._names)
+            self._cache.check_room(remote, 2 * window)
+            fetched = self._cache.entries(remote)
+            self._cache.check_room(
+                [shard._replace(entry=e) for shard, e in zip(remote, fetched, strict=True)], 2 * window
+            )
+        here, there = iter(entries), iter(fetched)
+        self._entries = [next(there if isinstance(shard, Remote) else here) for shard in self._shards]
+        self._counts = [entry.samples for entry in self._entries]
+        for entry in self._entries:
+            for reason, count, example in entry.others:
+                self.skipped.add(reason, example, count)
         if sum(self._counts) == 0:
+            skipped = f" ({self.skipped})" if self.skipped.total else ""
             raise UserError(
-                f"{_shown(self._shards[0])} holds no images; name shards with members like `key.png` or `key.gt.png`"
+                f"{_shown(self._shards[0])} holds no images{skipped}; name shards with members like `key.png` or"
+                " `key.gt.png`, or the member to take by data.source.gt (gt: image.jpg)"
             )
         self._open: OrderedDict[int, _Shard] = OrderedDict()
 
@@ -79,7 +99,8 @@ class ShardSource:
         )
 
     def name(self, shard: int, index: int) -> str:
-        return f"{_shown(self._shards[shard]).rpartition('/')[2]}: {self._shard(shard).contents.keys[index]}"
+        key = printable(self._shard(shard).contents.keys[index])
+        return f"{_shown(self._shards[shard]).rpartition('/')[2]}: {key}"
 
     def expect(self, shards: Sequence[int]) -> None:
         """The shards whose turn it is and those after them: fetched ahead. Others are let go, so that they may leave
@@ -110,7 +131,7 @@ class ShardSource:
 
     def _shard(self, shard: int) -> _Shard:
         if shard not in self._open:
-            if len(self._open) >= OPEN_SHARDS:
+            if len(self._open) >= 2 * self.window:  # the one that is read and the one that is fetched
                 self._open.popitem(last=False)[1].file.close()
             self._open[shard] = self._opened(self._shards[shard], self._counts[shard])
         self._open.move_to_end(shard)
@@ -123,7 +144,7 @@ class ShardSource:
                 file, tar = self._cache.open(shard), self._cache.path(shard)
             else:
                 file, tar = open(shard, "rb"), shard  # noqa: SIM115  (closed when another shard takes its place)
-            contents = index_of(tar, self._unsaved.get(tar))
+            contents = self._unsaved.get(tar) or index_of(tar, self._names)
         except OSError as error:
             raise UserError(f"{_shown(shard)}: {error.strerror}; put the shard back") from None
         if len(contents.keys) != count:
@@ -138,15 +159,9 @@ class ShardSource:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
+def _cache_folder(given: str | None) -> Path:
+    return Path(given).expanduser() if given else default_folder()
+
+
 def _shown(shard: Path | Remote) -> str:
-    return shown(shard.name) if isinstance(shard, Remote) else str(shard)
-
-
-def _check_room(sizes: Sequence[int], cache_gb: float) -> None:
-    """Every process may be reading in one window while the next is fetched: both have to fit."""
-    needed = sum(sorted(sizes)[-OPEN_SHARDS:]) / 1e9
-    if needed > cache_gb:
-        raise UserError(
-            f"cache_gb {cache_gb:g} is less than the {needed:.3g} GB of two windows of {WINDOW} shards, the one that is"
-            " read and the one that is fetched; raise it or make smaller shards"
-        )
+    return shown(shard.name) if isinstance(shard, Remote) else printable(shard)

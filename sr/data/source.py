@@ -34,6 +34,7 @@ class Source(Protocol):
 
     A class of your own that has these three is a source: `{type: mylab.data.MySource, ...}`. One that also has
     `expect(shards)` is told the shards of the coming samples, in their order, each time these change: to fetch ahead.
+    `window`: shards that are read from at a time (16). `skipped`: what to report at the start, see `sr.images.listing`.
     """
 
     @property

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,16 +25,17 @@ from tqdm import tqdm
 from sr.core.errors import UserError
 from sr.data.index import (
     FOLDER_INDEX,
+    USUAL,
     Entry,
+    MemberNames,
+    add_to_folder_index,
     index_of,
     read_folder_index,
     save,
     scan,
-    sidecar,
-    write_folder_index,
 )
-from sr.data.remote.download import Remote, download, shown
-from sr.data.remote.transport import CHUNK
+from sr.data.remote.download import Remote, download, shown, stated_count
+from sr.data.remote.transport import CHUNK, size_of
 
 OURS = re.compile(r"[0-9a-f]{24}-.*\.(tar|part)")  # nothing else is ever removed
 STEP = 64 * CHUNK  # by which a file of unknown size asks for room
@@ -51,8 +53,8 @@ def default_folder() -> Path:
 class Cache:
     """folder: on a local disk. limit: bytes; exceeded only while shards in use alone are more than that."""
 
-    def __init__(self, folder: Path, *, limit: int) -> None:
-        self._folder, self._limit = folder, limit
+    def __init__(self, folder: Path, *, limit: int, names: MemberNames = USUAL) -> None:
+        self._folder, self._limit, self._names = folder, limit, names
         self._coming: tuple[Remote, ...] = ()
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
@@ -62,32 +64,66 @@ class Cache:
     def path(self, shard: Remote) -> Path:
         """Where it lies when it is here. The same content has the same name, whatever its URL, where that is known."""
         entry = shard.entry
-        url = shard.name if entry is None else f"{shard.name} {entry.bytes}"
+        url = f"{shard.name} {entry.bytes}" if entry and entry.bytes else shard.name
         key = entry.sha256 if entry and entry.sha256 else hashlib.sha256(url.encode()).hexdigest()
         base = re.sub(r"[^\w.-]+", "_", shown(shard.name).rpartition("/")[2].removesuffix(".tar"), flags=re.ASCII)
         return self._folder / f"{key[:24]}-{base[-60:]}.tar"
 
-    def entries(self, shards: Sequence[Remote]) -> list[Entry]:
-        """What there is to know of each; those that no index names are fetched, once, and counted."""
-        known = read_folder_index(self._folder)
+    def check_room(self, shards: Sequence[Remote], at_once: int) -> None:
+        """Raises UserError where the `at_once` largest shards are more than the limit, or than the disk has room for.
 
-        def entry(shard: Remote) -> Entry:
-            return shard.entry or known.get(self.path(shard).name) or self._count(shard)
-
-        unknown = sum(not shard.entry and self.path(shard).name not in known for shard in shards)
-        hidden = not unknown or os.environ.get("RANK", "0") != "0"
+        Sizes that no index states are asked of the server, for at most `at_once` shards that are not here yet.
+        """
+        known = read_folder_index(self._folder, self._names)
+        sizes, unknown = [], []
+        for shard in shards:
+            size = (shard.entry or Entry(0, 0)).bytes or known.get(self.path(shard).name, Entry(0, 0)).bytes
+            if size:
+                sizes.append(size)
+            elif not self.path(shard).exists():
+                unknown.append(shard.name)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            counted = pool.map(entry, shards)
-            return list(tqdm(counted, desc="fetching shards without index", total=len(shards), disable=hidden))
+            sizes += pool.map(size_of, unknown[:at_once])
+        needed, limit = sum(sorted(sizes)[-at_once:]), self._limit
+        both = f"two windows of {at_once // 2} shards, the one that is read and the one that is fetched,"
+        if needed > limit:
+            raise UserError(
+                f"{both} are {needed / 1e9:.3g} GB, and cache_gb {limit / 1e9:g} is less than that; raise cache_gb or"
+                " lower data.source.window"
+            )
+        with self._writing():
+            free = shutil.disk_usage(self._folder).free + sum(size for _, size, _ in _held(self._folder))
+        if needed > free:
+            raise UserError(
+                f"{both} are {needed / 1e9:.3g} GB; the shard cache {self._folder} has room for {free / 1e9:.3g} GB:"
+                " make room, set data.source.cache to another disk, or lower data.source.window"
+            )
+
+    def entries(self, shards: Sequence[Remote]) -> list[Entry]:
+        """What is known of each shard. Those that no published file counts are fetched, once, and counted."""
+        known = read_folder_index(self._folder, self._names)
+        found = {shard: shard.entry or known.get(self.path(shard).name) for shard in shards}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            unknown = [shard for shard, entry in found.items() if entry is None]
+            if unknown and stated_count(unknown[0].name) is not None:
+                stated = dict(zip(unknown, pool.map(stated_count, [shard.name for shard in unknown]), strict=True))
+                found |= stated
+                new = {self.path(shard).name: entry for shard, entry in stated.items() if entry is not None}
+                with self._alone():
+                    add_to_folder_index(self._folder, new, self._names)
+            unknown = [shard for shard, entry in found.items() if entry is None]
+            hidden = not unknown or os.environ.get("RANK", "0") != "0"
+            counted = pool.map(self._count, unknown)
+            bar = tqdm(counted, desc="fetching shards without index", total=len(unknown), disable=hidden)
+            found |= dict(zip(unknown, bar, strict=True))
+        return [entry for entry in (found[shard] for shard in shards) if entry is not None]
 
     def _count(self, shard: Remote) -> Entry:
         path = self.path(shard)
         with self.open(shard):
-            entry = index_of(path).entry
+            entry = index_of(path, self._names).entry
         with self._alone():
-            rows = read_folder_index(self._folder)
-            if rows.get(path.name) != entry:
-                write_folder_index(self._folder, {**rows, path.name: entry})
+            add_to_folder_index(self._folder, {path.name: entry}, self._names)
         return entry
 
     def expect(self, shards: Sequence[Remote]) -> None:
@@ -146,7 +182,7 @@ class Cache:
         """Download into the locked `part` and let it become `path`; None if there is no room and it is no must."""
         by = FOLDER_INDEX if shard.entry else str(self._folder / FOLDER_INDEX)
         try:
-            known = shard.entry or read_folder_index(self._folder).get(path.name) or Entry(0, 0)
+            known = shard.entry or read_folder_index(self._folder, self._names).get(path.name) or Entry(0, 0)
             if not self._make_room(file, known.bytes, must=must):
                 part.unlink()
                 _release(file)
@@ -160,7 +196,7 @@ class Cache:
             checksum = download(shard.name, file, size=size, sha256=known.sha256, by=by, grow=grow)
             file.flush()
             os.fsync(file.fileno())
-            save(path, replace(scan(part, shown(shard.name)), sha256=checksum))
+            save(path, replace(scan(part, shown(shard.name), self._names), sha256=checksum))
             with self._alone():  # or a count of what is held might miss both names
                 os.replace(part, path)
             fcntl.flock(file, fcntl.LOCK_SH)  # in use from the first moment
@@ -257,7 +293,8 @@ def _removed(path: Path) -> bool:
             if not _locks(file):
                 return False
             path.unlink(missing_ok=True)
-            sidecar(path).unlink(missing_ok=True)
+            for index in path.parent.glob(f"{path.stem}.*index.json"):
+                index.unlink(missing_ok=True)
             _release(file)
     except FileNotFoundError:
         pass

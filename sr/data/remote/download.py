@@ -4,16 +4,19 @@ import fnmatch
 import glob
 import hashlib
 import io
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import BinaryIO, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+from sr.core.atomic import replacing
 from sr.core.errors import UserError
-from sr.data.index import FOLDER_INDEX, Entry, parse_folder_index
+from sr.data.index import COMPRESSED_SUFFIXES, FOLDER_INDEX, Entry, compressed, others_of, parse_folder_index
 from sr.data.remote.transport import (
     CHUNK,
     PIPE,
@@ -30,6 +33,7 @@ from sr.data.remote.transport import (
 
 T = TypeVar("T")
 TRIES = 8  # that together bring less than a chunk
+TRIES_WITH_COPY = 3  # to ask for an index of which an earlier run kept a copy
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, doubled from try to try: a minute for 8 tries
 
 
@@ -46,7 +50,52 @@ class Remote(NamedTuple):
     entry: Entry | None = None
 
 
-Indexes = dict[str, dict[str, Entry] | None]  # folder -> its index, None where it has none
+class Catalog:
+    """What servers say of folders: asked once a run, and kept in `folder()` for a start while the server is down."""
+
+    def __init__(self, folder: Callable[[], Path]) -> None:
+        self._folder, self._known = folder, dict[str, Any]()
+
+    def index(self, folder: str, query: str) -> dict[str, Entry] | None:
+        """The index of a remote folder; None where it has none. Raises UserError."""
+        rows = self._asked(f"{folder} {query}", shown(folder), lambda tries: _index(folder, query, tries))
+        return (
+            None
+            if rows is None
+            else {
+                name: Entry(samples, size, sha256, others_of(others))
+                for name, (samples, size, sha256, others) in rows.items()
+            }
+        )
+
+    def listed(self, pattern: str) -> list[str]:
+        """The URLs that a glob matches. Raises UserError."""
+        found: list[str] = self._asked(f"glob {pattern}", shown(pattern), lambda tries: _listed(pattern, tries))
+        return found
+
+    def _asked(self, key: str, name: str, ask: Callable[[int], Any]) -> Any:
+        if key not in self._known:
+            file = self._folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.known.json"
+            saved = _saved(file)
+            try:
+                answer = ask(TRIES if saved is None else TRIES_WITH_COPY)
+            except Unreachable as error:
+                if error.absent or saved is None:
+                    raise
+                print(f"{error}; using the answer of an earlier run for {name}", file=sys.stderr, flush=True)
+                answer = saved[0]
+            with suppress(OSError), replacing(file) as aside:  # without the copy the next start needs the server
+                aside.write_text(json.dumps([answer]), encoding="utf-8")
+            self._known[key] = answer
+        return self._known[key]
+
+
+def _saved(file: Path) -> list[Any] | None:
+    with suppress(OSError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, list) and len(content) == 1:
+            return content
+    return None
 
 
 def shown(name: str) -> str:
@@ -57,34 +106,31 @@ def shown(name: str) -> str:
     return PIPE + " ... ".join([*words[:1], *re.findall(r"[\w.-]+\.tar\b", name)])
 
 
-def find(name: str, indexes: Indexes) -> list[Remote]:
+def find(name: str, catalog: Catalog) -> list[Remote]:
     """The shards behind a URL: a file, a glob, or a folder (it ends in / or its last part has no dot).
 
-    `indexes` remembers what was asked before. Raises UserError where names are needed and nobody publishes them.
+    Raises UserError where names are needed and the server has no index and lists no folders, or for compressed tars.
     """
     if name.startswith(PIPE):
         return [Remote(name)]
     folder, base, query = _split(name)
+    tool = COMPRESSED_SUFFIXES.get(os.path.splitext(base.lower())[1])
+    if tool:
+        raise UserError(f"{compressed(shown(name), tool)} (on the server)")
     if glob.has_magic(folder.partition("://")[2].partition("/")[2]):
-        return [_looked_up(hit, indexes) for hit in _listed(name)]
+        return [_looked_up(hit, catalog) for hit in catalog.listed(name)]
     if base and not glob.has_magic(base):
-        return [_looked_up(name, indexes)]
-    index = _known(folder, query, indexes)
+        return [_looked_up(name, catalog)]
+    index = catalog.index(folder, query)
     if index is None:
-        return [Remote(hit) for hit in _listed(f"{folder}{base or '*.tar'}{query}")]
+        return [Remote(hit) for hit in catalog.listed(f"{folder}{base or '*.tar'}{query}")]
     names = fnmatch.filter(sorted(index), base or "*")
     return [Remote(f"{folder}{name}{query}", index[name]) for name in names]
 
 
-def _looked_up(name: str, indexes: Indexes) -> Remote:
+def _looked_up(name: str, catalog: Catalog) -> Remote:
     folder, base, query = _split(name)
-    return Remote(name, (_known(folder, query, indexes) or {}).get(base))
-
-
-def _known(folder: str, query: str, indexes: Indexes) -> dict[str, Entry] | None:
-    if folder not in indexes:
-        indexes[folder] = _index(folder, query)
-    return indexes[folder]
+    return Remote(name, (catalog.index(folder, query) or {}).get(base))
 
 
 def _split(url: str) -> tuple[str, str, str]:
@@ -96,30 +142,79 @@ def _split(url: str) -> tuple[str, str, str]:
     return f"{folder}/", base, mark + query
 
 
-def _index(folder: str, query: str) -> dict[str, Entry] | None:
-    content, url = io.BytesIO(), f"{folder}{FOLDER_INDEX}{query}"
+def _index(folder: str, query: str, tries: int) -> dict[str, Entry] | None:
+    """The counts that a folder publishes: our `index.json`, a shard list of wids, or timm's `_info.json`."""
+    for name in (FOLDER_INDEX, "_info.json", "info.json", "wids.json"):
+        url = f"{folder}{name}{query}"
+        content = _fetched(url, tries)
+        if content is None:
+            continue
+        try:
+            index = parse_counts(content)
+        except ValueError as error:
+            raise UserError(f"{shown(url)} cannot be understood ({error}); publish it again") from None
+        strange = next((name for name in index if "/" in name), None)
+        if strange is not None:
+            raise UserError(f"{shown(url)} names '{strange}', which is not in its folder; publish it again")
+        return index
+    return None
+
+
+def parse_counts(content: bytes) -> dict[str, Entry]:
+    """Name of each shard -> Entry, out of any of the files that `_index` knows. Raises ValueError."""
     try:
-        download(url, content)
-        index = parse_folder_index(content.getvalue())
+        parsed = json.loads(content)
+        if "shardlist" in parsed:
+            rows = [
+                (row["url"].rpartition("/")[2], row["nsamples"], row.get("filesize", 0)) for row in parsed["shardlist"]
+            ]
+        elif "splits" in parsed:
+            splits = parsed["splits"]
+            splits = splits.values() if isinstance(splits, dict) else splits
+            rows = [
+                (name, length, 0)
+                for split in splits
+                for name, length in zip(split["filenames"], split["shard_lengths"], strict=True)
+            ]
+        else:
+            return parse_folder_index(content)
+        return {str(name): Entry(int(samples), int(size or 0)) for name, samples, size in rows}
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def stated_count(name: str) -> Entry | None:
+    """What img2dataset's `NNNNN_stats.json` beside a shard states; None where there is none. Raises UserError."""
+    if name.startswith(PIPE):
+        return None
+    folder, base, query = _split(name)
+    content = _fetched(f"{folder}{base.removesuffix('.tar')}_stats.json{query}", TRIES)
+    if content is None:
+        return None
+    with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return Entry(int(json.loads(content)["successes"]), 0)
+    return None
+
+
+def _fetched(url: str, tries: int) -> bytes | None:
+    """A small file; None where it is absent. Raises UserError."""
+    content = io.BytesIO()
+    try:
+        download(url, content, tries=tries)
     except Unreachable as error:
         if error.absent:
             return None
         raise
-    except ValueError as error:
-        raise UserError(f"{shown(url)} cannot be understood ({error}); publish the one of `sr shard` again") from None
-    strange = next((name for name in index if "/" in name), None)
-    if strange is not None:
-        raise UserError(f"{shown(url)} names '{strange}', which is not in its folder; publish it again")
-    return index
+    return content.getvalue()
 
 
-def _listed(pattern: str) -> list[str]:
+def _listed(pattern: str, tries: int) -> list[str]:
     if is_http(pattern):
         raise UserError(
             f"{shown(pattern)}: HTTP lists no folders, and there is no {FOLDER_INDEX}; publish the one that `sr shard`"
             " writes, or name the shards by a brace pattern or list:FILE"
         )
-    return persist(pattern, lambda: listing(pattern))
+    return persist(pattern, lambda: listing(pattern), tries=tries)
 
 
 def download(
@@ -130,6 +225,7 @@ def download(
     sha256: str = "",
     by: str = FOLDER_INDEX,
     grow: Callable[[int], None] = lambda size: None,
+    tries: int | None = None,
 ) -> str:
     """Write a whole remote file into `file` (open for writing) and return its SHA-256 in hex.
 
@@ -138,13 +234,14 @@ def download(
     grow(size) is called before that many bytes are in the file.
     """
     transfer = _Transfer(name, file, size, sha256, by, grow)
-    return persist(name, transfer.attempt, transfer)
+    return persist(name, transfer.attempt, transfer, tries=tries)
 
 
-def persist(name: str, attempt: Callable[[], T], transfer: "_Transfer | None" = None) -> T:
+def persist(name: str, attempt: Callable[[], T], transfer: "_Transfer | None" = None, *, tries: int | None = None) -> T:
     """Try until it works. Raises Unreachable, with the file and the cause: at once where no wait would help, else
     after TRIES without progress, between which it waits longer and longer (a minute in all)."""
     failed = reached = 0
+    tries = tries or TRIES
     while True:
         try:
             return attempt()
@@ -156,9 +253,9 @@ def persist(name: str, attempt: Callable[[], T], transfer: "_Transfer | None" = 
             if transfer and transfer.furthest >= reached + CHUNK:
                 failed, reached = 0, transfer.furthest
             failed += 1
-            if failed == TRIES:
+            if failed == tries:
                 raise Unreachable(
-                    f"{shown(name)}: {error} ({TRIES} tries); mend the server or the way to it, then run this again"
+                    f"{shown(name)}: {error} ({tries} tries); mend the server or the way to it, then run this again"
                 ) from None
             wait = backoff(name, failed)
             print(f"{shown(name)}: {error}; trying again in {wait:.1f} s", file=sys.stderr, flush=True)

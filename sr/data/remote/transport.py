@@ -84,6 +84,19 @@ def open_at(name: str, start: int = 0, tag: str = "") -> Body:
         return _http(name, start, tag) if is_http(name) else _fsspec(name, start, tag)
 
 
+def size_of(name: str) -> int:
+    """Bytes of a remote file, by one request; 0 where that is not known without fetching it."""
+    with suppress(Lost, Hopeless), losses():
+        if name.startswith(PIPE):
+            return 0
+        if is_http(name):
+            with urlopen(_request(name, "HEAD"), timeout=PATIENCE) as response:
+                return int(response.headers.get("Content-Length") or 0)
+        system, path = _file_system(name)
+        return int(_within(partial(system.size, path)) or 0)
+    return 0
+
+
 def listing(pattern: str) -> list[str]:
     """The URLs that a glob matches, sorted. Raises Lost and Hopeless."""
     with losses():
@@ -125,18 +138,24 @@ def _refused(code: int, cause: str) -> Hopeless:
     return Hopeless(cause, fix, absent=code in ABSENT)
 
 
-def _http(url: str, start: int, tag: str) -> Body:
+def _request(url: str, method: str = "GET") -> Request:
     parts = urlsplit(url)
     if "@" in parts.netloc:
         raise Hopeless("options are recorded with the run and its models", "put user and password into ~/.netrc")
-    request = Request(quote(url, safe="!#$%&'()*+,/:;=?@[]~"), headers={"User-Agent": f"sr/{__version__}"})
+    headers = {"User-Agent": f"sr/{__version__}"}
+    request = Request(quote(url, safe="!#$%&'()*+,/:;=?@[]~"), headers=headers, method=method)
+    login = _login(parts.hostname or "")
+    if login:
+        request.add_unredirected_header("Authorization", login)
+    return request
+
+
+def _http(url: str, start: int, tag: str) -> Body:
+    request = _request(url)
     if start:
         request.add_header("Range", f"bytes={start}-")
         if tag:
             request.add_header("If-Range", tag)
-    login = _login(parts.hostname or "")
-    if login:
-        request.add_unredirected_header("Authorization", login)
     response = urlopen(request, timeout=PATIENCE)
     headers = response.headers
     etag, size = headers.get("ETag", ""), headers.get("Content-Length")
