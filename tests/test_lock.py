@@ -1,0 +1,96 @@
+"""Locks: refused while held, released by a crash, waited for, and file systems without locks."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sr.core.errors import UserError
+from sr.core.lock import Lock
+
+HOLD = """
+import os, sys, time
+from sr.core.lock import Lock
+lock = Lock(sys.argv[1], used="it is used", fix="wait")
+lock.acquire()
+if os.fork() == 0:  # a loader worker that outlives its parent
+    lock.release()
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def lock(path: Path, *, wait: bool = False) -> Lock:
+    return Lock(path, used=f"{path.parent} is being used", fix="use another folder", wait=wait)
+
+
+def test_a_lock_held_by_another_process_is_refused_until_that_process_crashes(tmp_path: Path) -> None:
+    path = tmp_path / "run" / ".lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    lines = [holder.stdout.readline().strip() for _ in range(2)]
+    child = int(next(line for line in lines if line != "held"))
+    try:
+        expected = rf"run is being used by process {holder.pid} on host {socket.gethostname()} since .*; use another"
+        with pytest.raises(UserError, match=expected):
+            lock(path).acquire()
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with lock(path):  # although the forked child still runs
+            assert json.loads(path.read_text())["pid"] == os.getpid()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.kill()
+        holder.stdout.close()
+    assert not path.exists()
+
+
+def test_a_lock_excludes_within_one_process(tmp_path: Path) -> None:
+    with lock(tmp_path / ".lock"), pytest.raises(UserError, match=f"process {os.getpid()}"):
+        lock(tmp_path / ".lock").acquire()
+    with lock(tmp_path / ".lock"):
+        pass
+
+
+def test_waiting_for_a_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = lock(tmp_path / ".lock")
+    first.acquire()
+    timer = threading.Timer(0.3, first.release)
+    timer.start()
+    began = time.monotonic()
+    with lock(tmp_path / ".lock", wait=True):
+        assert time.monotonic() - began >= 0.25
+    timer.join()
+    assert capsys.readouterr().err.count("sr: waiting") == 1
+
+
+def test_without_locks_the_record_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", unsupported)
+    path = tmp_path / ".lock"
+    with lock(path):
+        assert path.is_file()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    path.write_text(json.dumps({"pid": ended.pid, "host": socket.gethostname()}))
+    with lock(path):  # its process has ended
+        pass
+    path.write_text(json.dumps({"pid": os.getppid(), "host": socket.gethostname()}))
+    with pytest.raises(UserError, match=f"process {os.getppid()}"):
+        lock(path).acquire()
+    path.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    with pytest.raises(UserError, match="on host elsewhere"):
+        lock(path).acquire()
