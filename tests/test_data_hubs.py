@@ -13,7 +13,7 @@ from sr.core.errors import UserError
 from sr.data import Mix, ShardSource, index
 from sr.data.mix import Route
 from sr.data.remote.download import parse_counts
-from tests.test_data_sources import make_tar, picture, png, shown
+from tests.test_data_sources import make_tar, image, png, shown
 
 pytest_plugins = ["tests.shard_server"]
 
@@ -178,8 +178,8 @@ def test_webdataset_reads_our_shards_and_we_read_its(tmp_path):
 
     (tmp_path / "in").mkdir()
     for number in range(3):
-        write_rgb(tmp_path / "in" / f"photo.{number}.png", picture(number, 64))
-        write_rgb(tmp_path / "in" / f"other.{number}.png", picture(10 + number, 64))
+        write_rgb(tmp_path / "in" / f"photo.{number}.png", image(number, 64))
+        write_rgb(tmp_path / "in" / f"other.{number}.png", image(10 + number, 64))
     make_shards(tmp_path / "in", tmp_path / "ours", size=32, step=32, per_shard=10, progress=False)
     ours = ShardSource(path=str(tmp_path / "ours"))
     tars = sorted(map(str, (tmp_path / "ours").glob("*.tar")))
@@ -192,7 +192,7 @@ def test_webdataset_reads_our_shards_and_we_read_its(tmp_path):
     (tmp_path / "written").mkdir()
     with webdataset.ShardWriter(str(tmp_path / "written" / "w-%04d.tar"), maxcount=2, verbose=0) as writer:
         for number in range(5):
-            writer.write({"__key__": f"k{number}", "png": picture(number), "txt": "a caption"})
+            writer.write({"__key__": f"k{number}", "png": image(number), "txt": "a caption"})
     written = ShardSource(path=str(tmp_path / "written"))
     assert (written.counts, shown(written)) == ([2, 2, 1], [0, 1, 2, 3, 4])
     assert tarfile.is_tarfile(tars[0])

@@ -11,7 +11,7 @@ from sr.data.make_shards import make_shards
 from sr.data.pairs import pair_up
 from sr.data.paths import Images, find_images
 from sr.data.summary import summary
-from tests.test_data_sources import picture, write_rgb_in
+from tests.test_data_sources import image, write_rgb_in
 
 
 def images(*keys):
@@ -61,7 +61,7 @@ def write_rgb(path, number, size):
     from sr.images import write_rgb as write
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, picture(number, size))
+    write(path, image(number, size))
 
 
 def test_the_summary_counts_samples_and_skipped_files(tmp_path):
