@@ -13,7 +13,7 @@ from sr.core.errors import UserError
 from sr.data import Mix, ShardSource, index
 from sr.data.mix import Route
 from sr.data.remote.download import parse_counts
-from tests.test_data_sources import make_tar, image, png, shown
+from tests.test_data_sources import image, make_tar, png, shown
 
 pytest_plugins = ["tests.shard_server"]
 
