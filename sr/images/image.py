@@ -1,6 +1,5 @@
 """What an image is between its two files, and which files are images."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from sr.core.errors import UserError
 from sr.images.formats import READ_SUFFIXES
+from sr.images.listing import list_folder
 from sr.images.meta import Meta
 
 
@@ -50,9 +50,5 @@ class ImageData:
 
 
 def list_images(folder: str | Path, suffixes: Sequence[str] = READ_SUFFIXES) -> list[Path]:
-    """Every image file under a folder, by suffix in any case, sorted; hidden files and folders are passed over."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, f) for f in files if f.lower().endswith(tuple(suffixes)) and not f.startswith(".")]
-    return sorted(found, key=lambda path: path.as_posix())
+    """The files of `sr.images.listing.list_folder`: links are followed, hidden and other files are skipped."""
+    return list_folder(folder, suffixes).paths
