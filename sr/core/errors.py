@@ -9,3 +9,11 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, *message: object) -> None:
+        super().__init__(*(printable(str(part)) for part in message))
+
+
+def printable(text: str) -> str:
+    """The text with control characters and undecodable bytes escaped: it may quote a file, and goes to a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
