@@ -106,12 +106,21 @@ def model_of(factory: Factory, leave_out: tuple[str, ...] = ()) -> type[BaseMode
     hints = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in leave_out:
+        # A default that is code, such as `norm_layer=nn.LayerNorm`, stays as it is: options hold data alone.
+        if (
+            parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            and name not in leave_out
+            and not _is_code(parameter.default)
+        ):
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[name] = (hints.get(name, Any), default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     name = getattr(factory, "__name__", "part")
     return create_model(name, __config__=config, **fields)
+
+
+def _is_code(default: Any) -> bool:
+    return callable(default) and default is not inspect.Parameter.empty
 
 
 @functools.cache
