@@ -67,7 +67,7 @@ def _state(source: _Source) -> dict[str, Any]:
     """The weights under the names by which other programs open them."""
     net = source.model.net
     if not hasattr(net, "scale"):  # spandrel runs it, and opens it by the names in its own file
-        return load_weights(source.path)[0]
+        return load_weights(source.path, "generator")[0]
     return to_old_esrgan(net.state_dict()) if source.layout == "old-esrgan" else net.state_dict()
 
 

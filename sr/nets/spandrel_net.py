@@ -19,7 +19,7 @@ def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:
     """
     import spandrel  # takes seconds to import
 
-    state, _ = load_weights(file)
+    state, _ = load_weights(file, "generator")
     device = torch.get_default_device()
     try:
         # Not meta: the weights are in the file, and some networks compute while they are built.

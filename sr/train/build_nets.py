@@ -40,7 +40,11 @@ class Nets:
         init: Mapping[Any, str | dict[str, str]] = self.options.init
         given = init.get(player, {})
         for side, file in ({"": given} if isinstance(given, str) else given).items():
-            load_into(self._side(player, net, side) if side else net, file)
+            load_into(
+                self._side(player, net, side) if side else net,
+                file,
+                player="discriminator" if player == "discriminator" else "generator",
+            )
         return net
 
     def _side(self, player: str, net: nn.Module, side: str) -> nn.Module:

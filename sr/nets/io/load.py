@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sr.config.registry import Factory, Table, find, model_of
 from sr.core.errors import UserError
 from sr.nets import GENERATORS
+from sr.nets.io.pad_to_multiple import any_size
 from sr.nets.io.size_limit import as_large_as
-from sr.nets.io.state_dicts import State, load_weights, to_new_esrgan
+from sr.nets.io.state_dicts import Player, State, load_weights, to_new_esrgan
 from sr.nets.resnet import ResNet
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.unet import UNet
@@ -52,7 +53,7 @@ def open_model(path: str | Path, *, expect_scale: int | None = None, direction: 
     direction: which one of a file that holds both (ours of CycleGAN; default a_to_b); without meaning for others.
     Raises UserError where the file is not a model, or its scale is not `expect_scale`.
     """
-    state, metadata = load_weights(path)
+    state, metadata = load_weights(path, "generator")
     chosen = _one_way(state, direction or "a_to_b")
     if metadata.get("architecture", "").startswith("{"):  # other programs write words there
         model = _ours(path, chosen, metadata, back=chosen is not state and direction == "b_to_a")
@@ -74,9 +75,10 @@ def _ours(path: str | Path, state: State, metadata: Mapping[str, str], *, back: 
     """back: the metadata tell of the generator in the other direction, whose input is the output of this one."""
     try:
         part = json.loads(metadata["architecture"])
-        kind = str(part["type"])  # of our table only: a file never names code to import
-        factory = find(Table(GENERATORS), kind, plugins=False)
-        kwargs = part["kwargs"]
+        kind, kwargs = str(part["type"]), part["kwargs"]
+        if "." in kind and not kind.startswith("basicsr."):
+            return _plugin(path, state, kind, kwargs)
+        factory = find(Table(GENERATORS), kind, plugins=False)  # of the table only: a file never names code to import
         channels = kwargs.get("num_in_ch", 3), kwargs.get("num_out_ch", 3)
         if back and channels[0] != channels[1]:
             channels = channels[::-1]
@@ -90,6 +92,25 @@ def _ours(path: str | Path, state: State, metadata: Mapping[str, str], *, back: 
     if net is None:  # the file that it was built from may be gone; the weights tell the same
         return _foreign(path, state)
     return Model(net, net.scale, net.multiple, f"{kind} x{net.scale}", *channels, metadata.get("colours", "rgb"))
+
+
+def _plugin(path: str | Path, state: State, kind: str, kwargs: Mapping[str, Any]) -> Model:
+    """A generator trained as a class of spandrel, or as a plugin of which spandrel recognizes the weights.
+
+    Classes of spandrel are built from their own arguments, of which the weights do not show all. Other code is never
+    imported. Raises UserError where spandrel does not recognize the weights, ValueError where they do not fit.
+    """
+    found = _recognized(path, state)
+    if kwargs["scale"] != found.scale:
+        raise ValueError(f"scale {kwargs['scale']} in the metadata, {found.scale} in the weights")
+    model = _described(path, found)
+    if not re.fullmatch(r"spandrel\.architectures\.\w+\.\w+", kind):
+        return model
+    factory = find(Table({}), kind)
+    known = model_of(factory).model_fields
+    net = _build(factory, {key: value for key, value in kwargs.items() if key in known}, state)
+    sizes = found.size_requirements
+    return replace(model, net=any_size(net, scale=found.scale, multiple=sizes.multiple_of, minimum=sizes.minimum))
 
 
 def _published_rrdb(path: str | Path, state: State, expect_scale: int | None) -> Model | None:
@@ -161,15 +182,32 @@ class _Spandrel(nn.Module):
 
 
 def _foreign(path: str | Path, state: State) -> Model:
+    return _described(path, _recognized(path, state))
+
+
+def _recognized(path: str | Path, state: State) -> Any:
+    """spandrel's descriptor of the model."""
     import spandrel
 
     try:
         with as_large_as(state):
-            found = spandrel.ModelLoader().load_from_state_dict(state)
+            return spandrel.ModelLoader().load_from_state_dict(state)
+    except spandrel.UnsupportedModelError:
+        what = "a discriminator" if _DISCRIMINATOR & state.keys() else "no generator that sr or spandrel knows"
+        raise UserError(f"{path} is {what}; give the generator of a super-resolution model (net_g_*)") from None
     except Exception as error:  # spandrel guesses hyper-parameters from shapes; odd files break it in many ways
         raise UserError(
             f"{path} is no generator that sr or spandrel knows ({_first_line(error)}); give a super-resolution model"
         ) from None
+
+
+_DISCRIMINATOR = {"conv0_0.weight", "conv9.weight", "conv9.bias", "conv1.weight_orig"}
+"""Names that the published discriminators have: of BasicSR's VGGStyleDiscriminator and UNetDiscriminatorSN."""
+
+
+def _described(path: str | Path, found: Any) -> Model:
+    import spandrel
+
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != found.output_channels:
         raise UserError(f"{path} holds {found.architecture.name}, which is not image to image; give a generator")
     name = f"{found.architecture.name} x{found.scale}"
@@ -177,13 +215,13 @@ def _foreign(path: str | Path, state: State) -> Model:
     return Model(_Spandrel(found), found.scale, found.size_requirements.multiple_of, name, *channels)
 
 
-def load_into(net: nn.Module, path: str | Path, *, strict: bool = True) -> list[str]:
+def load_into(net: nn.Module, path: str | Path, *, strict: bool = True, player: Player = "generator") -> list[str]:
     """Fill `net` from a file in any of the published layouts, to go on training it.
 
     strict: everything must fit, else UserError. Otherwise what fits by name and shape is loaded and the rest is
     returned, one phrase each; a file of which nothing fits is a UserError too.
     """
-    state = to_new_esrgan(load_weights(path)[0])
+    state = to_new_esrgan(load_weights(path, player)[0])
     misfits, own = _misfits(net, state), net.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and key not in misfits}
     if misfits and (strict or not fitting):
@@ -195,11 +233,11 @@ def load_into(net: nn.Module, path: str | Path, *, strict: bool = True) -> list[
 def _misfits(net: nn.Module, state: State) -> dict[str, str]:
     """What keeps a state dict from loading: key -> phrase."""
     own = net.state_dict()
-    found = {key: f"'{key}' is missing" for key in own.keys() - state.keys()}
-    found |= {key: f"'{key}' is unknown" for key in state.keys() - own.keys() if not _idle(key, state)}
+    found = {key: f"{key!r} is missing" for key in own.keys() - state.keys()}
+    found |= {key: f"{key!r} is unknown" for key in state.keys() - own.keys() if not _idle(key, state)}
     for key in own.keys() & state.keys():
         if own[key].shape != state[key].shape:
-            found[key] = f"'{key}' is {list(state[key].shape)}, not {list(own[key].shape)}"
+            found[key] = f"{key!r} is {list(state[key].shape)}, not {list(own[key].shape)}"
     return dict(sorted(found.items()))
 
 

@@ -1,10 +1,13 @@
 """Weights on disk: the files that trainers publish, and the names they give to the parameters of RRDBNet."""
 
+import io
 import re
 import zipfile
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from pickletools import genops
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -13,27 +16,44 @@ from torch import Tensor
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
+from sr.nets.io.file_type import container
 
 State = dict[str, Tensor]
 
-_WRAPPERS = ("params_ema", "params", "params-ema", "state_dict", "model_state_dict", "model", "net")
-"""The keys under which trainers put the weights into a file; averaged weights first."""
+Player = Literal["generator", "discriminator"]
+
+_STATE_DICTS = (
+    *("params_ema", "params-ema", "model_ema", "ema", "params"),
+    *("state_dict", "model_state_dict", "model", "net", "network", "module"),
+)
+"""The keys under which trainers put weights into a file; averaged weights first."""
+
+_PLAYERS: dict[Player | None, tuple[str, ...]] = {
+    None: (),
+    "generator": ("generator_ema", "net_g_ema", "netG_ema", "g_ema", "generator", "net_g", "netG", "model", "net"),
+    "discriminator": ("discriminator", "net_d", "netD"),
+}
+"""The keys, or attributes of a trainer that is one module (mmagic, Lightning), that hold each player."""
+
+_WRAPPERS = r"(^module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+"""What data parallelism, torch.compile, FSDP and activation checkpointing add to the names of parameters."""
 
 
-def load_weights(path: str | Path) -> tuple[State, dict[str, str]]:
-    """(state dict on the CPU, metadata) of a .safetensors, .pth, .pt or .ckpt file. Runs no code from the file.
+def load_weights(path: str | Path, player: Player | None = None) -> tuple[State, dict[str, str]]:
+    """(state dict on the CPU, metadata) of a .safetensors, .pth, .pt, .bin or .ckpt file, known by its content.
 
-    Of several state dicts in a file the averaged one is taken; the `module.` of data parallel training is dropped.
-    Only .safetensors carry metadata. Raises UserError where the file is missing, damaged or not plain weights.
+    Runs no code from the file. Of several state dicts in a file the averaged one is returned, unless it is empty.
+    What data parallelism, torch.compile and FSDP add to the names of parameters is removed.
+    player: the network to return where the file holds a whole trainer (mmagic, Lightning), without its prefix.
+    Only safetensors carry metadata. Raises UserError where the file is missing, damaged or holds no weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; give the path of a .safetensors or .pth file")
-    if path.suffix.lower() == ".safetensors":
-        content, metadata = _read_safetensors(path)
+    if container(path) == "safetensors":
+        state, metadata = _read_safetensors(path)
     else:
-        content, metadata = _read_pickle(path), {}
-    return _state_dict(content, path), metadata
+        state, metadata = _state_dict(_read_pickle(path), path, player), {}
+    ours = metadata.get("architecture", "").startswith("{")  # other programs write words there
+    return (state if ours else _plain_names(state, player)), metadata
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
@@ -46,37 +66,103 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> Any:
-    if _is_packed(path):
-        raise UserError(f"{path} is a compressed archive, which no trainer writes; unpack it, and give what is inside")
+    names = _imports(path)
+    inert = [name for name in names if name.startswith(_DATA)]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file, torch.serialization.safe_globals([(_Inert, name) for name in inert]):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
-        reason = str(error).strip().split("\n")[0][:120]
-        raise UserError(
-            f"{path} does not hold plain weights ({type(error).__name__}: {reason}); it is damaged, or needs code "
-            "to open, which is never run: download it again, or save its state dict alone"
-        ) from None
+        code = [name for name in names if name not in inert and not re.fullmatch(_PLAIN, name)]
+        raise UserError(f"{path} {_refusal(error, code)}") from None
 
 
-def _is_packed(path: Path) -> bool:
-    """torch.save stores as it is; some MB of compressed zeros would become as many GB."""
-    if not zipfile.is_zipfile(path):
-        return False
+class _Inert:
+    """Stands in for an object of another program next to the weights: it keeps nothing and does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __new__(cls, *_: object) -> "_Inert":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_DATA = (
+    *("argparse.Namespace", "pathlib.", "numpy.", "omegaconf.", "mmengine."),
+    *("pytorch_lightning.", "lightning.", "lightning_fabric."),
+)
+"""Settings, counters and logs that trainers save with the weights; none is imported, each becomes `_Inert`."""
+_PLAIN = r"collections\.\w+|torch\.(\w+|(_utils|_tensor|storage|nn\.parameter)\.\w+)"
+"""Names in the pickle of a state dict."""
+
+
+def _imports(path: Path) -> list[str]:
+    """The names that the pickle in a file would import, found without unpickling it."""
+    found: dict[str, None] = {}
+    strings = deque[str](maxlen=2)
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False  # torch will say what is wrong with it
+        with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else open(path, "rb") as file:
+            if isinstance(file, zipfile.ZipFile):
+                data = file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))
+            else:
+                data = file.read(1 << 20)
+        stream = io.BytesIO(data)
+        while True:  # files from before torch 1.6 hold several pickles
+            for operation, argument, _ in genops(stream):
+                if operation.name == "GLOBAL":
+                    found[str(argument).replace(" ", ".")] = None
+                elif operation.name == "STACK_GLOBAL":
+                    found[".".join(strings)] = None
+                elif "UNICODE" in operation.name:
+                    strings.append(str(argument))
+    except Exception:  # the end of the pickles, or damage, which torch.load reports
+        return list(found)
 
 
-def _state_dict(content: Any, path: Path) -> State:
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} holds no state dict (names and tensors); give a network, not a training state")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+def _refusal(error: Exception, code: list[str]) -> str:
+    """Why a pickle was not read, and what to do: never torch's own advice, which is to run the file's code."""
+    if not code:
+        return f"is damaged ({type(error).__name__} while reading its weights); download it again"
+    shown = ", ".join(name for name in code[:3] if re.fullmatch(r"[\w.]{1,80}", name)) or "odd names"
+    kind = "holds a whole pickled module or other objects, not plain weights"
+    return (
+        f"{kind} ({shown}): it needs code to open, which is never run; in the program that wrote it, "
+        "save net.state_dict() with torch.save, and give that file"
+    )
+
+
+def _state_dict(content: Any, path: Path, player: Player | None) -> State:
+    found = _tensors(content, (*_PLAYERS[player], *_STATE_DICTS))
+    if found:
+        return found
+    if isinstance(content, Mapping) and any("optim" in str(key) or "sched" in str(key) for key in content):
+        raise UserError(f"{path} is a training state, without weights; give the net_g_*.pth that was saved with it")
+    raise UserError(f"{path} holds no state dict (names and tensors); give the weights of a network")
+
+
+def _tensors(content: Any, keys: Sequence[str], depth: int = 3) -> State:
+    """The first state dict in nested mappings that is not empty, by these keys; {} where there is none."""
+    if not isinstance(content, Mapping) or depth == 0:
+        return {}
+    for key in keys:
+        found = _tensors(content.get(key), keys, depth - 1)
+        if found:
+            return found
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _plain_names(state: State, player: Player | None) -> State:
+    """The parameters under the names that the network itself gives them."""
+    state = {re.sub(_WRAPPERS, "", key): value for key, value in state.items()}
+    for name in _PLAYERS[player]:
+        inner = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        # The published names of ESRGAN and DnCNN (model.0.) and of pix2pix (model.model.) start with "model." too.
+        published = name == "model" and any(re.match(r"\d|model\.", key) for key in inner)
+        if inner and not published:
+            return {re.sub(_WRAPPERS, "", key): value for key, value in inner.items()}
+    return state
 
 
 def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
