@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import core_schema, to_jsonable_python
 
-from sr.core.errors import UserError
+from sr.core.errors import UserError, first_line
 
 Path = tuple[str | int, ...]
 Factory = Callable[..., Any]
@@ -88,7 +88,7 @@ def _plugin(name: str, *, allowed: bool) -> Factory:
     try:
         factory = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # it is a user's file, and may be wrong in any way
-        said = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, ImportError | AttributeError) else first_line(error)
         raise UserError(f"cannot import '{name}' ({said}); put its package on PYTHONPATH or correct the name") from None
     try:
         model_of(factory)
@@ -307,8 +307,8 @@ def make(part: Mapping[str, Any], name: str, tables: Tables, *args: Any, plugins
     except (ValueError, OverflowError, ZeroDivisionError, MemoryError, RuntimeError) as error:
         if part["type"] not in table.rows:
             raise  # the author of a part from outside wants to see where
-        reason, given = str(error).split("\n")[0] or type(error).__name__, json.dumps(values)
-        raise UserError(f"{part['type']} cannot be made of {given} ({reason}); change these") from None
+        given = json.dumps(values)
+        raise UserError(f"{part['type']} cannot be made of {given} ({first_line(error)}); change these") from None
 
 
 def _nested(

@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from sr.core.errors import first_line
 from sr.distributed import rendezvous
 from sr.distributed.rendezvous import Peer, Rendezvous
 
@@ -58,8 +59,8 @@ class Watchdog:
         try:
             self._meeting.hold()
         except RuntimeError as error:
-            said = str(error).splitlines()[0]
-            leave(f"the store of the launcher failed ({said}); start the same command again on every machine", LOST)
+            reason = first_line(error)
+            leave(f"the store of the launcher failed ({reason}); start the same command again on every machine", LOST)
         self._deadline, self._late = math.inf, self._stuck
         self._met.set()
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sr.core.atomic import replacing
-from sr.core.errors import UserError
+from sr.core.errors import UserError, first_line
 from sr.nets.io.load import Direction, Model, open_model
 from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors, to_old_esrgan
 from sr.nets.rrdbnet import RRDBNet
@@ -137,8 +137,9 @@ def _trace(model: Model, path: Path, opset: int) -> None:
             image = torch.zeros(1, model.channels, height, width)
             torch.onnx.export(model.net, (image,), str(path), dynamo=False, opset_version=opset, **names)
         except Exception as error:  # whatever a layer without an ONNX form raises
-            reason = f"{type(error).__name__}: {error}".split("\n")[0][:200]
-            raise UserError(f"{model.name} has no ONNX form ({reason}); export .safetensors, or try --opset") from None
+            raise UserError(
+                f"{model.name} has no ONNX form ({first_line(error)}); export .safetensors, or try --opset"
+            ) from None
 
 
 def _sizes(multiple: int) -> list[tuple[int, int]]:

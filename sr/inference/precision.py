@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr.core.errors import first_line
 from sr.nets import edsr, rcan, srresnet
 from sr.nets.cpu.winograd import conv2d, use_fast_conv
 from sr.nets.rrdbnet import ResidualDenseBlock
@@ -154,7 +155,7 @@ def choose(net: nn.Module, precision: Precision, *, device: torch.device, looks:
         except (RuntimeError, NotImplementedError) as error:  # an operation that does not exist in this precision
             if out_of_memory(error):
                 raise
-            refused.append(f"{way.name} does not run here ({str(error).splitlines()[0][:80]})")
+            refused.append(f"{way.name} does not run here ({first_line(error, 80)})")
             continue
         if deviation <= bound:
             return Choice(way, deviation, refused)

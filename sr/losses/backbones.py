@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
 from sr.config.registry import nearest
-from sr.core.errors import UserError
+from sr.core.errors import UserError, first_line
 from sr.nets.io.state_dicts import State, load_weights
 
 Layers = Annotated[dict[str, float], Field(min_length=1)]
@@ -254,9 +254,8 @@ def _open_timm(name: str, layers: Mapping[str, float] | None, weights: str, chec
     except UserError:
         raise
     except Exception as error:  # timm, Hugging Face's client and each model fail in their own ways
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"timm/{name} cannot be had ({type(error).__name__}: {reason}); check the name and the network, or set the "
+            f"timm/{name} cannot be had ({first_line(error)}); check the name and the network, or set the "
             "loss's `weights` to a file of the model's state dict"
         ) from None
     if checkpointing:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sr.config.registry import nearest
-from sr.core.errors import UserError
+from sr.core.errors import UserError, first_line
 from sr.nets.io.basicsr import basicsr
 from sr.nets.io.pad_to_multiple import any_size
 
@@ -75,8 +75,7 @@ def _build(name: str, kind: type[nn.Module], kwargs: dict[str, Any]) -> nn.Modul
         with _NumbersOnHost():
             return kind(**kwargs)
     except Exception as error:  # basicsr checks little by itself; a wrong value may fail anywhere
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise UserError(f"{name} cannot be built from these parameters ({reason}); correct them") from None
+        raise UserError(f"{name} cannot be built from these parameters ({first_line(error)}); correct them") from None
 
 
 class _NumbersOnHost(TorchFunctionMode):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sr.core.errors import UserError
+from sr.core.errors import UserError, first_line
 from sr.nets.io.pad_to_multiple import any_size
 from sr.nets.io.size_limit import as_large_as
 from sr.nets.io.state_dicts import load_weights
@@ -26,8 +26,9 @@ def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:
         with torch.device("cpu"), as_large_as(state):
             found = spandrel.ModelLoader().load_from_state_dict(state)
     except Exception as error:  # spandrel guesses hyper-parameters from shapes; odd files break it in many ways
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise UserError(f"{file} is no network that spandrel recognises ({reason}); give another file") from None
+        raise UserError(
+            f"{file} is no network that spandrel recognizes ({first_line(error)}); give another file"
+        ) from None
     name = found.architecture.name
     if found.scale != scale:
         raise UserError(f"{file} is {name} x{found.scale}, but scale is {scale}; set scale: {found.scale}")

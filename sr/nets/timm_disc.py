@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.config.registry import nearest
-from sr.core.errors import UserError
+from sr.core.errors import UserError, first_line
 from sr.nets.layers import Count
 from sr.nets.norm import keep_statistics
 
@@ -65,5 +65,4 @@ def _backbone(name: str, num_in_ch: int, pretrained: bool) -> Any:
         return timm.create_model(name, pretrained, in_chans=num_in_ch, features_only=True, out_indices=(-1,))
     except Exception as error:  # hubs, caches and models without feature maps fail in many ways
         fix = "set pretrained: false, or bring its file into the cache of timm" if pretrained else "choose another"
-        first = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise UserError(f"timm cannot make '{name}' a discriminator ({first}); {fix}") from None
+        raise UserError(f"timm cannot make '{name}' a discriminator ({first_line(error)}); {fix}") from None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sr.config.options import Cycle, Options, Part
-from sr.core.errors import UserError
+from sr.core.errors import UserError, first_line
 from sr.nets.io.load import architecture, load_into
 from sr.nets.io.size_limit import bounded
 from sr.nets.io.state_dicts import save_safetensors
@@ -84,7 +84,7 @@ class Nets:
                     raise
                 raise UserError(
                     f"the {player} does not take images of {'x'.join(map(str, example[0][1:]))} "
-                    f"({str(error).splitlines()[0]}); change data.gt_size, or the part's own sizes"
+                    f"({first_line(error)}); change data.gt_size, or the part's own sizes"
                 ) from None
         made = output["fake_b"] if isinstance(output, dict) else output
         if player == "generator" and made.shape[1:] != (wanted, size, size):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sr.config.registry import Factory, Table, find, model_of
-from sr.core.errors import UserError
+from sr.core.errors import UserError, first_line
 from sr.nets import GENERATORS
 from sr.nets.io.pad_to_multiple import any_size
 from sr.nets.io.size_limit import as_large_as
@@ -86,7 +86,7 @@ def _ours(path: str | Path, state: State, metadata: Mapping[str, str], *, back: 
         net = None if kind == "spandrel" else _build(factory, kwargs, state)
     except (UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path}: its weights and the architecture in its metadata do not go together ({_first_line(error)}); "
+            f"{path}: its weights and the architecture in its metadata do not go together ({first_line(error)}); "
             "copy it again, or open it with the version of sr that wrote it"
         ) from None
     if net is None:  # the file that it was built from may be gone; the weights tell the same
@@ -197,7 +197,7 @@ def _recognized(path: str | Path, state: State) -> Any:
         raise UserError(f"{path} is {what}; give the generator of a super-resolution model (net_g_*)") from None
     except Exception as error:  # spandrel guesses hyper-parameters from shapes; odd files break it in many ways
         raise UserError(
-            f"{path} is no generator that sr or spandrel knows ({_first_line(error)}); give a super-resolution model"
+            f"{path} is no generator that sr or spandrel knows ({first_line(error)}); give a super-resolution model"
         ) from None
 
 
@@ -248,10 +248,6 @@ def _idle(key: str, state: State) -> bool:
     """
     norm, _, name = key.rpartition(".")
     return name in ("running_mean", "running_var", "num_batches_tracked") and f"{norm}.weight" not in state
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0]
 
 
 def _list(misfits: Mapping[str, str], most: int = 4) -> str:
