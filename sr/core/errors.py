@@ -25,5 +25,5 @@ def first_line(error: BaseException, most: int = 200) -> str:
     The type comes first where the text alone may not be understood (`KeyError: 'a'`).
     """
     text = (str(error).strip().splitlines() or [""])[0]
-    plain = text and isinstance(error, UserError | ValueError | RuntimeError | OSError)
+    plain = text and isinstance(error, UserError | ValueError | RuntimeError | ArithmeticError | OSError)
     return (text if plain else f"{type(error).__name__}: {text}".removesuffix(": "))[:most]
