@@ -7,7 +7,9 @@ takes a fifth of the multiplications, with errors of 5e-6.
 """
 
 import ctypes
+import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -49,10 +51,18 @@ class _Kernel(ctypes.Structure):
     _fields_ = [("taps", ctypes.c_void_p), *((name, ctypes.c_long) for name in ("out", "in", "row", "col"))]
 
 
+def _compiled() -> Iterator[Path]:
+    """Where the library may be: next to this file, or in an installed package that a checkout in the working directory
+    takes precedence over (`accelerate launch -m sr` there)."""
+    package = Path(*__name__.split(".")[:-1])
+    for folder in (Path(__file__).parent, *(Path(entry) / package for entry in sys.path)):
+        yield from (folder / f"_winograd{suffix}" for suffix in EXTENSION_SUFFIXES)
+
+
 def _load() -> Any:
-    for suffix in EXTENSION_SUFFIXES:
+    for path in _compiled():
         with suppress(OSError, AttributeError):
-            library = ctypes.CDLL(str(Path(__file__).with_name(f"_winograd{suffix}")))
+            library = ctypes.CDLL(str(path.absolute()))
             if library.winograd_version() != VERSION:
                 continue
             library.winograd_conv.argtypes = [_Image, ctypes.c_int, _Input, _Kernel, _Output, ctypes.c_int]
