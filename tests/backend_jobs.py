@@ -38,7 +38,7 @@ def held(engine: Trainer, name: str) -> dict[str, torch.Tensor]:
 
 
 def check_loaded(engine: Trainer, found: Checkpoint) -> None:
-    """What the players and the average hold is what the checkpoint holds, to the last bit."""
+    """Resume, and compare players and EMA with the checkpoint bit for bit."""
     engine.resume()
     for name, tensors in found.tensors.items():
         own = held(engine, name)

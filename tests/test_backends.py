@@ -1,8 +1,9 @@
-"""One options file, every backend: the same weights, averages and moments, and each continues what another saved.
+"""One options file on every backend: equal weights, EMA and optimizer state, and checkpoints that all of them resume.
 
-Two processes on CPU, launched by accelerate as a user does. All that one launch can show it shows, for starting is
-what costs. Nothing is equal to the last bit between backends: norms are summed over parts, ZeRO-2 and 3 exchange each
-micro-batch by itself, and the fused optimizer rounds the ends of rows (a part ends elsewhere) in another way.
+Two processes on a CPU, launched by accelerate as a user does. One launch runs all jobs of a backend, because starting
+dominates the time. Each backend can be run alone (`-k fsdp2`): it resumes the checkpoints of one process, and one
+process resumes its own. Backends are not bit-identical: norms are summed over shards, ZeRO-2 and 3 reduce every
+micro-batch separately, and the fused optimizer rounds the ends of rows differently for another sharding.
 """
 
 import json
@@ -10,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,8 @@ LAUNCH = {
         "--fsdp_transformer_layer_cls_to_wrap=RRDB",
     ],
 }
-SINGLE = "single"
-STARTS = {"zero3": SINGLE, "ddp": "zero3", "zero2": "ddp", "fsdp2": "zero2", "zero1": "fsdp2", SINGLE: "zero1"}
-"""backend -> the one whose checkpoint it continues; launched in this order."""
+pytestmark = pytest.mark.timeout(900)  # a launch runs in the first test that needs it
+SINGLE = "single"  # one process: its checkpoints are the ones that every backend resumes
 
 PENALTY = "losses.gan.regularizers=[{type: r1, weight: 1, every: 1}, {type: feature_matching, weight: 1}]"
 PATCHES = {"type": "patchgan", "num_feat": 8, "num_layers": 1, "norm": "spectral"}
@@ -90,24 +89,32 @@ def options(folder: Path, photos: Path, name: str, task: str) -> str:
 
 
 def jobs(folder: Path, photos: Path, backend: str) -> list[dict[str, Any]]:
-    """whole: 4 steps. rest: from its own second step. moved: from the second step of another backend."""
+    """whole: 4 steps. resumed: from its own step 2. moved: from step 2 of one process."""
     made: list[dict[str, Any]] = []
 
     def job(what: str, task: str, start: str | None = None, sets: tuple[str, ...] = (), **more: Any) -> None:
         name = f"{backend}.{what}"
-        given = [one for one in (*SETS, *sets) if task != "psnr" or not ("gan" in one or "discriminator" in one)]
-        point = {"start": str(folder / "runs" / start / "checkpoints" / "step_00000002")} if start else {}
+        point = {"start": str(step_two(folder, start))} if start else {}
+        given = [*settings(task), *sets]
         made.append({"do": "run", "options": options(folder, photos, name, task), "sets": given, **point, **more})
 
     for task in TASKS:
         job(f"whole.{task}", task)
-        job(f"rest.{task}", task, start=f"{backend}.whole.{task}")
-        job(f"moved.{task}", task, start=f"{STARTS[backend]}.whole.{task}")
+        job(f"resumed.{task}", task, start=f"{backend}.whole.{task}")
+        job(f"moved.{task}", task, start=f"{SINGLE}.whole.{task}")
     for extra, sets in EXTRAS.items():
         job(extra, "sr_gan", sets=(*sets, "train.total_steps=2"))
     if backend in ("ddp", "zero1"):
         job("diverge", "sr_gan", do="diverge")
     return [*made, {"do": "spectral", "out": str(folder / "runs" / f"{backend}.spectral")}]
+
+
+def step_two(folder: Path, run: str) -> Path:
+    return folder / "runs" / run / "checkpoints" / "step_00000002"
+
+
+def settings(task: str) -> list[str]:
+    return [one for one in SETS if task != "psnr" or not ("gan" in one or "discriminator" in one)]
 
 
 def launch(folder: Path, photos: Path, backend: str) -> None:
@@ -128,43 +135,45 @@ def launch(folder: Path, photos: Path, backend: str) -> None:
     assert done.returncode == 0, f"{backend}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
 
 
-def single(folder: Path, photos: Path, what: str, start: str | None) -> None:
-    """The same runs on this process alone."""
-    for task in TASKS:
-        name = f"{SINGLE}.{what}.{task}"
-        given = [one for one in SETS if task != "psnr" or not ("gan" in one or "discriminator" in one)]
-        engine = Builder(load(options(folder, photos, name, task), given)).trainer()
-        if start:
-            point = folder / "runs" / f"{start}.{task}" / "checkpoints" / "step_00000002"
-            shutil.copytree(point, engine.plan.folder / "checkpoints" / point.name)
-            check_loaded(engine, load_checkpoint(point))
-        engine.run()
+def single(folder: Path, photos: Path, name: str, task: str, start: Path | None = None) -> None:
+    """The same run in this process alone; `start`: the checkpoint that it resumes."""
+    run = Builder(load(options(folder, photos, name, task), settings(task))).trainer()
+    if start:
+        shutil.copytree(start, run.plan.folder / "checkpoints" / start.name)
+        check_loaded(run, load_checkpoint(start))
+    run.run()
+
+
+class Runs:
+    """The folder of all runs. A backend is launched when the first test asks for it, and depends on no other one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "runs"
+        self.photos = write_photos(folder / "photos")
+        self.succeeded: dict[str, bool] = {}
+
+    def __call__(self, backend: str) -> Path:
+        if SINGLE not in self.succeeded:
+            for task in TASKS:
+                single(self.folder.parent, self.photos, f"{SINGLE}.whole.{task}", task)
+            self.succeeded[SINGLE] = True
+        if backend not in self.succeeded:
+            self.succeeded[backend] = False
+            launch(self.folder.parent, self.photos, backend)
+            self.succeeded[backend] = True
+        assert self.succeeded[backend], f"the launch of {backend} failed; see its first test"
+        return self.folder
+
+    def with_ddp(self, backend: str) -> Path:
+        """The same, for a comparison with DDP: skipped where the selected tests do not include DDP's own."""
+        if not self.succeeded.get("ddp"):
+            pytest.skip("compared with DDP when the tests of ddp run as well")
+        return self(backend)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of the runs, once those of a backend and of all before it are there."""
-    folder = tmp_path_factory.mktemp("backends")
-    photos = write_photos(folder / "photos")
-    done: dict[str, bool] = {}
-
-    def of(backend: str) -> Path:
-        for name in STARTS:
-            if name not in done:
-                done[name] = False
-                if not any(done.values()):
-                    single(folder, photos, "whole", None)
-                if name == SINGLE:
-                    single(folder, photos, "moved", f"{STARTS[SINGLE]}.whole")
-                else:
-                    launch(folder, photos, name)
-                done[name] = True
-            assert done[name], f"{name} failed; its first test tells how"
-            if name == backend:
-                break
-        return folder / "runs"
-
-    return of
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("backends"))
 
 
 def ends_of(one: Path, other: Path) -> list[Checkpoint]:
@@ -175,7 +184,7 @@ def ends_of(one: Path, other: Path) -> list[Checkpoint]:
 
 
 def assert_alike(one: Path, other: Path, tolerance: float, *, pools: bool = True) -> None:
-    """Weights, moments and averages of two runs at their end; pools: also what the task keeps."""
+    """Compare weights, optimizer state and EMA at the end of two runs; pools: also the tensors of the task."""
     ends = ends_of(one, other)
     for name, tensors in ends[0].tensors.items():
         if name == "task" and not pools:
@@ -185,20 +194,33 @@ def assert_alike(one: Path, other: Path, tolerance: float, *, pools: bool = True
 
 
 def assert_near(one: Path, other: Path, mean: float) -> None:
-    """The mean difference over all numbers of a player. In half precision a gradient near 0 may come with the other
-    sign, and Adam then steps the other way: some single weights differ by whole steps (of 1e-3)."""
+    """Compare the mean difference over all values of a player. In half precision a gradient near 0 may change its
+    sign, and Adam then steps in the other direction: single weights differ by whole steps (of 1e-3)."""
     ends = ends_of(one, other)
     for name, tensors in ends[0].tensors.items():
         rows = [torch.cat([end.tensors[name][key].double().flatten() for key in tensors]) for end in ends]
         assert (rows[0] - rows[1]).abs().mean() <= mean, name
 
 
+ONE_PROCESS = 2e-5  # tolerance: one process sums batches, and fills CycleGAN's pools, in another order
+OTHERS = [name for name in LAUNCH if name != "ddp"]
+
+
+@pytest.mark.distributed
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("backend", LAUNCH)
-def test_trains_as_ddp_does(runs: Callable[[str], Path], backend: str, task: str) -> None:
+def test_trains_as_one_process_does(runs: Runs, backend: str, task: str) -> None:
     folder = runs(backend)
-    runs("ddp")
+    assert_alike(folder / f"{SINGLE}.whole.{task}", folder / f"{backend}.whole.{task}", ONE_PROCESS, pools=False)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("backend", OTHERS)
+def test_trains_as_ddp_does(runs: Runs, backend: str, task: str) -> None:
+    folder = runs.with_ddp(backend)
     assert_alike(folder / f"ddp.whole.{task}", folder / f"{backend}.whole.{task}", 1e-6)
+    assert_alike(folder / f"ddp.moved.{task}", folder / f"{backend}.moved.{task}", 1e-6)
     logs = [(folder / f"{name}.whole.{task}" / "log.jsonl").read_text().splitlines() for name in ("ddp", backend)]
     rows = [[{k: v for k, v in json.loads(line).items() if "per_second" not in k} for line in log] for log in logs]
     assert any("g/grad_norm" in row for row in rows[0])
@@ -206,46 +228,50 @@ def test_trains_as_ddp_does(runs: Callable[[str], Path], backend: str, task: str
         assert theirs == pytest.approx(ours, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("backend", LAUNCH)
-def test_continued_equals_undisturbed(runs: Callable[[str], Path], backend: str, task: str) -> None:
+def test_resumed_equals_uninterrupted(runs: Runs, backend: str, task: str) -> None:
     folder = runs(backend)
-    assert_alike(folder / f"{backend}.whole.{task}", folder / f"{backend}.rest.{task}", 0.0)
+    assert_alike(folder / f"{backend}.whole.{task}", folder / f"{backend}.resumed.{task}", 0.0)
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("backend", STARTS)
-def test_continues_what_another_saved(runs: Callable[[str], Path], backend: str, task: str) -> None:
-    """That it loads to the last bit is asserted in the run itself (`check_loaded`)."""
+@pytest.mark.parametrize("backend", LAUNCH)
+def test_resumes_the_canonical_checkpoint(runs: Runs, backend: str, task: str) -> None:
+    """Of one process. That it loads bit for bit is asserted in the run itself (`check_loaded`)."""
     folder = runs(backend)
-    runs("ddp")
-    alone = SINGLE in (
-        backend,
-        STARTS[backend],
-    )  # one process sums batches, and fills CycleGAN's pools, in another order
-    assert_alike(
-        folder / f"ddp.whole.{task}", folder / f"{backend}.moved.{task}", 2e-5 if alone else 1e-6, pools=not alone
-    )
+    assert_alike(folder / f"{SINGLE}.whole.{task}", folder / f"{backend}.moved.{task}", ONE_PROCESS, pools=False)
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("backend", LAUNCH)
+def test_one_process_resumes_its_checkpoint(runs: Runs, backend: str, task: str) -> None:
+    """Together with the canonical checkpoint: a run moves from any backend to any other one."""
+    folder, name = runs(backend), f"{SINGLE}.from_{backend}.{task}"
+    single(folder.parent, runs.photos, name, task, start=step_two(folder.parent, f"{backend}.whole.{task}"))
+    assert_alike(folder / f"{SINGLE}.whole.{task}", folder / name, ONE_PROCESS, pools=False)
+
+
+@pytest.mark.distributed
 @pytest.mark.parametrize("extra", EXTRAS)
-@pytest.mark.parametrize("backend", [name for name in LAUNCH if name != "ddp"])
-def test_extras(runs: Callable[[str], Path], backend: str, extra: str) -> None:
-    folder = runs(backend)
-    runs("ddp")
-    if extra == "bf16":  # which rounds what comes in another order: the hooks of ZeRO-3 and FSDP2 cut the graph
+@pytest.mark.parametrize("backend", OTHERS)
+def test_extras_equal_ddp(runs: Runs, backend: str, extra: str) -> None:
+    folder = runs.with_ddp(backend)
+    if extra == "bf16":  # which rounds sums in another order: the hooks of ZeRO-3 and FSDP2 split the graph
         assert_near(folder / f"ddp.{extra}", folder / f"{backend}.{extra}", 1e-6)  # bf16 and fp32 are 7e-6 apart
     else:
         assert_alike(folder / f"ddp.{extra}", folder / f"{backend}.{extra}", 1e-6)
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("backend", LAUNCH)
-def test_spectral_norm_of_weights_in_parts(runs: Callable[[str], Path], backend: str) -> None:
-    folder = runs(backend)
-    runs("ddp")
-    ours, theirs = (load_file(folder / f"{name}.spectral") for name in ("ddp", backend))
+def test_spectral_norm_of_sharded_weights(runs: Runs, backend: str) -> None:
+    ours = load_file(runs(backend) / f"{backend}.spectral")
     assert {"model/0.weight_u", "exp_avg/2.weight_orig", "step/2.bias"} < ours.keys()
-    assert_same(ours, theirs, 1e-6)
+    assert_same(load_file(runs.with_ddp(backend) / "ddp.spectral"), ours, 1e-6)
 
 
 # ---- without processes -----------------------------------------------------------------------------------------------

@@ -18,8 +18,6 @@ from sr.nets import GENERATORS
 from sr.nets.io.load import Model, architecture
 from sr.nets.io.state_dicts import save_safetensors
 
-SMALL = {"scale": 1, "num_feat": 8}
-
 
 def save(path: Path, kind: str, *, prefixes=("",), extra: dict[str, str] | None = None, **kwargs: Any) -> list[Any]:
     """A generator with weights that make something visible; returns the nets, one for each prefix."""
