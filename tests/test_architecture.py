@@ -9,7 +9,7 @@ from torch import nn
 
 from sr.degrade import Degradation
 from sr.degrade.resize import Downscale
-from tests.conftest import ROOT
+from tests.helpers.program import ROOT
 
 TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)

@@ -30,9 +30,9 @@ from sr.train import replica_check
 from sr.train.builder import Builder, load
 from sr.train.checkpoint import Checkpoint
 from sr.train.checkpoint import load as load_checkpoint
-from tests.backend_jobs import check_loaded
-from tests.conftest import ROOT, TINY, write_photos
-from tests.test_engine import Momentum, assert_same
+from tests.helpers.backend_jobs import check_loaded
+from tests.helpers.program import ROOT, TINY, write_photos
+from tests.helpers.training import Momentum, assert_same
 
 LAUNCH = {
     "ddp": ["--multi_gpu"],
@@ -125,7 +125,7 @@ def launch(folder: Path, photos: Path, backend: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     env["TORCHDYNAMO_DISABLE"] = "1"  # DeepSpeed imports torch's compiler, a quarter of its start, for nothing here
     done = subprocess.run(
-        [*command, "-m", "tests.backend_jobs", str(file), backend],
+        [*command, "-m", "tests.helpers.backend_jobs", str(file), backend],
         capture_output=True,
         text=True,
         timeout=600,

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import itertools
-import json
 import os
 import shutil
 import threading
@@ -14,26 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from sr.core.errors import UserError
 from sr.train import checkpoint, host_snapshot
-from sr.train.host_snapshot import Snapshot
-
-GROUP = {"w": torch.arange(6.0).view(2, 3), "step": torch.tensor(7)}
-
-
-def taken(group: dict[str, Tensor]) -> Snapshot:
-    made = Snapshot()
-    made.take(group)
-    return made
-
-
-def put(root: Path, step: int, *, keep: int = 9, spare: int | None = None, value: float = 0.0) -> Path:
-    """A small checkpoint with `value` in its weights."""
-    groups = {"ema": taken(GROUP), "generator": taken({key: tensor + value for key, tensor in GROUP.items()})}
-    return checkpoint.write(root, step, {"step": step}, groups, keep=keep, spare=spare)
-
+from tests.helpers.checkpoints import GROUP, flip, manifest, put, taken
 
 # ---- snapshots -------------------------------------------------------------------------------------------------------
 
@@ -138,18 +121,6 @@ def test_killed_at_any_moment_the_one_before_is_whole(
 
 
 # ---- damage ----------------------------------------------------------------------------------------------------------
-
-
-def manifest(folder: Path, change: Callable[[dict], object]) -> None:
-    content = json.loads((folder / "manifest.json").read_text())
-    change(content)
-    (folder / "manifest.json").write_text(json.dumps(content))
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[-2] ^= 1
-    file.write_bytes(content)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {

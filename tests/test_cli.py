@@ -12,7 +12,7 @@ from PIL import Image
 
 from sr.cli import main
 from sr.nets.io.load import open_model
-from tests.conftest import sr
+from tests.helpers.program import sr
 
 
 def test_shard_train_validate_upscale(photos: Path, recipe: Callable[..., Path], tmp_path: Path) -> None:

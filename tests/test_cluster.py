@@ -8,7 +8,7 @@ from pathlib import Path
 import cluster
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers.program import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 

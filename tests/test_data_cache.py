@@ -15,10 +15,9 @@ from sr.data.colorize import Colorize
 from sr.data.crops import Crops
 from sr.data.remote import cache, download
 from sr.data.sampling_order import SamplingOrder
-from tests.test_data_sources import shown
-from tests.test_data_stream import SETTINGS
+from tests.helpers.data import SETTINGS, shown
 
-pytest_plugins = ["tests.shard_server"]
+pytest_plugins = ["tests.helpers.shard_server"]
 
 
 def read_all(source):

@@ -13,9 +13,9 @@ from sr.core.errors import UserError
 from sr.data import Mix, ShardSource, index
 from sr.data.mix import Route
 from sr.data.remote.download import parse_counts
-from tests.test_data_sources import image, make_tar, png, shown
+from tests.helpers.data import image, make_tar, png, shown
 
-pytest_plugins = ["tests.shard_server"]
+pytest_plugins = ["tests.helpers.shard_server"]
 
 
 def test_members_with_dots_are_chosen_by_name(tmp_path):

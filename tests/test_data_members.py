@@ -15,7 +15,7 @@ from sr.data.codecs import HEADER, MAGIC, decode, encode
 from sr.data.crops import Crops
 from sr.data.make_shards import make_shards
 from sr.images import ImageError, read_rgb, write_rgb
-from tests.test_data_sources import make_tar
+from tests.helpers.data import make_tar
 
 SETTINGS = {"seed": 1, "scale": 4, "gt_size": 64, "degrade_size": 80, "flip": True, "rotate": True}
 

@@ -11,7 +11,7 @@ from sr.data.make_shards import make_shards
 from sr.data.pairs import pair_up
 from sr.data.paths import Images, find_images
 from sr.data.summary import summary
-from tests.test_data_sources import image, write_rgb_in
+from tests.helpers.data import image, write_rgb_in
 
 
 def images(*keys):

@@ -13,10 +13,9 @@ from sr.data import ShardSource, index
 from sr.data.loader import Loader
 from sr.data.make_shards import make_shards
 from sr.images import write_rgb
-from tests.test_data_sources import image, make_tar, png, shown
-from tests.test_data_stream import SETTINGS, flat, same
+from tests.helpers.data import SETTINGS, flat, image, make_tar, png, same, shown
 
-pytest_plugins = ["tests.shard_server"]
+pytest_plugins = ["tests.helpers.shard_server"]
 
 
 def test_the_index_makes_the_order_known_before_the_first_byte(server, at):

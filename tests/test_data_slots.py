@@ -9,7 +9,7 @@ import torch
 from sr.data import crops, slots
 from sr.data.loader import Loader
 from sr.data.slots import SLOTS, Received, Slots
-from tests.test_data_stream import SETTINGS, flat, same, sources
+from tests.helpers.data import SETTINGS, flat, same, sources
 
 NUMBER = 5 * SLOTS
 

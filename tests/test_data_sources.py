@@ -1,40 +1,18 @@
 """Shards, their index, and folders as sources."""
 
-import io
 import multiprocessing
 import pickle
 import shutil
 import subprocess
 import tarfile
 
-import numpy as np
 import pytest
 
 from sr.core.errors import UserError
 from sr.data import SOURCES, FolderSource, ShardSource, index
 from sr.data.paths import image_paths
-from sr.images import ImageError, encode_rgb, write_rgb
-
-
-def image(number, size=8):
-    return np.full((size, size, 3), number, np.uint8)
-
-
-def png(number, size=8):
-    return encode_rgb(image(number, size), "png")
-
-
-def make_tar(path, members, **options):
-    with tarfile.open(path, "w", **options) as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def shown(source):
-    return [int(source.read(s, i).gt[0, 0, 0]) for s, count in enumerate(source.counts) for i in range(count)]
+from sr.images import ImageError
+from tests.helpers.data import image, make_tar, png, shown, write_rgb_in
 
 
 def test_the_table_names_the_sources():
@@ -71,11 +49,6 @@ def test_tars_of_webdataset_gnu_tar_and_pax_are_read(tmp_path):
     assert shown(source)[:5] == [0, 1, 2, 10, 11]
     assert sorted(shown(source)[5:]) == [20, 21, 22]
     assert source.name(1, 0) == f"2.tar: {long}"
-
-
-def write_rgb_in(path, number):
-    path.parent.mkdir(exist_ok=True)
-    write_rgb(path, image(number))
 
 
 def test_folder_list_glob_and_braces_name_the_same_shards(tmp_path):

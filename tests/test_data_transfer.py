@@ -15,10 +15,9 @@ from sr.core.errors import UserError
 from sr.data import ShardSource, index
 from sr.data.loader import Loader
 from sr.data.remote import download, transport
-from tests.test_data_sources import make_tar, png, shown
-from tests.test_data_stream import SETTINGS
+from tests.helpers.data import SETTINGS, make_tar, png, shown
 
-pytest_plugins = ["tests.shard_server"]
+pytest_plugins = ["tests.helpers.shard_server"]
 
 
 def test_a_file_system_that_breaks_goes_on_where_it_broke(server, tmp_path, monkeypatch):

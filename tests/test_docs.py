@@ -26,8 +26,8 @@ from sr.nets.rrdbnet import RRDBNet
 from sr.nets.unet import UNet
 from sr.nets.unet_sn import UNetDiscriminatorSN
 from sr.train.builder import load
-from tests.conftest import ROOT, write_photos
-from tests.test_tools_import import PAIRS
+from tests.helpers.importing import PAIRS
+from tests.helpers.program import ROOT, write_photos
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ["own_photos.md", "fine_tuning.md", "swapping_parts.md", "from_other_trainers.md"]

@@ -1,10 +1,6 @@
 """A run goes on with another number of processes from the very next sample, and ends with the same weights."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,47 +9,9 @@ import pytest
 from sr.data.batch import RawBatch
 from sr.train import checkpoint
 from sr.train.trainer import Trainer
-from tests.conftest import ROOT
-from tests.test_engine import assert_same, engine, state
+from tests.helpers.training import assert_same, engine, run_legs, state
 
 Recipe = Callable[..., Path]
-
-# The processes of every leg are forked from one that has imported torch: what a launcher does, without its minute.
-LEGS = """
-import json, os, sys
-from torch.utils import tensorboard
-from sr import cli
-from sr.train import run
-ended = []
-for world, port, arguments in json.loads(sys.argv[1]):
-    launched = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            numbers = launched | {"RANK": rank, "LOCAL_RANK": rank} if world > 1 else {}
-            os.environ.update({name: str(value) for name, value in numbers.items()})
-            os._exit(cli.main(["train", *arguments]))
-        children.append(child)
-    ended.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
-print(json.dumps(ended))
-"""
-
-
-def run_legs(legs: list[tuple[int, Path, tuple[str, ...]]]) -> tuple[list[list[int]], str]:
-    """Train (processes, options file, overrides) one after the other; their exit codes, and what they said."""
-    given = [(world, _free_port(), [str(file), *(f"--set={one}" for one in sets)]) for world, file, sets in legs]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", LEGS, json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=env, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def positions(run: Path) -> dict[int, list[list[list[int]]]]:

@@ -20,28 +20,9 @@ from sr.losses.adversarial.vanilla import Vanilla
 from sr.tasks.sr_gan import SRGAN
 from sr.tasks.task import GANLoss, ReconstructionLosses, frozen
 from sr.train import checkpoint
-from sr.train.builder import Builder, load
 from sr.train.tracker import NotFinite
-from sr.train.trainer import Trainer
-from tests.conftest import ROOT, sr
-
-Recipe = Callable[..., Path]
-
-
-def engine(file: Path, *sets: str) -> Trainer:
-    return Builder(load(file, sets)).trainer()
-
-
-def state(engine: Trainer) -> dict[str, Tensor]:
-    players = {f"{name}/{key}": value for name, p in engine.players.items() for key, value in p.state().items()}
-    return players | {f"ema/{key}": value for key, value in engine.ema.state().items()}
-
-
-def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 0.0) -> None:
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        difference = (value.double() - other[key].double()).abs().max().item()
-        assert difference <= tolerance, f"{key} differs by {difference}"
+from tests.helpers.program import ROOT, sr
+from tests.helpers.training import Recipe, assert_same, engine, state
 
 
 def test_training_moves_both_players_and_the_average(recipe: Recipe) -> None:
@@ -224,13 +205,6 @@ def test_a_term_that_starts_late_leaves_its_player_alone_until_then(recipe: Reci
     assert all(torch.equal(p, q) for p, q in zip(before, run.players["generator"].raw.parameters(), strict=True))
     run.train_step(batches)
     assert not all(torch.equal(p, q) for p, q in zip(before, run.players["generator"].raw.parameters(), strict=True))
-
-
-class Momentum(torch.optim.SGD):
-    """An optimizer from outside."""
-
-    def __init__(self, params: object, *, lr: float, momentum: float = 0.9) -> None:
-        super().__init__(params, lr=lr, momentum=momentum)  # type: ignore[arg-type]
 
 
 def test_any_optimizer_resumes(recipe: Recipe) -> None:

@@ -3,7 +3,6 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import spandrel
@@ -16,29 +15,11 @@ from sr.inference import export
 from sr.nets import GENERATORS
 from sr.nets.io.load import Model, architecture, open_model
 from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors
-from tests.test_translate import save
+from tests.helpers.models import SMALL, save, saved
 
 needs_onnx = pytest.mark.skipif(
     find_spec("onnx") is None or find_spec("onnxruntime") is None, reason="ONNX is the extra sr-train[export]"
 )
-SMALL: dict[str, dict[str, Any]] = {
-    "rrdbnet": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4},
-    "srresnet": {"num_feat": 8, "num_block": 1},
-    "edsr": {"num_feat": 8, "num_block": 1},
-    "rcan": {"num_feat": 8, "num_block": 1, "num_group": 1, "squeeze_factor": 4},
-    "compact": {"num_feat": 8, "num_conv": 2},
-}
-
-
-def saved(path: Path, kind: str = "rrdbnet", **kwargs: Any) -> nn.Module:
-    """A generator in a file, with weights large enough that its output is not flat."""
-    torch.manual_seed(0)
-    kwargs = SMALL[kind] | {"scale": 4} | kwargs
-    net = GENERATORS[kind](**kwargs).eval()
-    for parameter in net.parameters():
-        parameter.data *= 3
-    save_safetensors(path, net.state_dict(), architecture(kind, kwargs))
-    return net
 
 
 def run(path: Path, image: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ from sr.data.shards import ShardSource
 from sr.images import read_image, read_rgb, size_of
 from sr.train import checkpoint
 from sr.train.builder import Builder, load
-from tests.conftest import ROOT
-from tests.test_checkpoint import GROUP, put
+from tests.helpers.checkpoints import GROUP, put
+from tests.helpers.program import ROOT
 
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 RECIPES = sorted((ROOT / "options").glob("*.yml"))

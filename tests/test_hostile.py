@@ -30,8 +30,8 @@ from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors
 from sr.nets.rrdbnet import RRDBNet
 from sr.train import checkpoint
 from sr.train.builder import load
-from tests.conftest import ROOT
-from tests.test_checkpoint import manifest, put
+from tests.helpers.checkpoints import manifest, put
+from tests.helpers.program import ROOT
 
 Recipe = Callable[..., Path]
 SIZES = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2}

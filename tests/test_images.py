@@ -23,16 +23,10 @@ from sr.images import (
     write_image,
     write_rgb,
 )
+from tests.helpers.images import RGB, saved
 
-RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (12, 17, 3), dtype=np.uint16)
 ROUNDED = np.round(DEEP / 257.0).astype(np.uint8)
-
-
-def saved(image, **options):
-    file = io.BytesIO()
-    image.save(file, **options)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])

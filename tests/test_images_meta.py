@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sr.core.errors import UserError
 from sr.images import ImageData, ImageError, Meta, read_image, write_image
-from tests.test_images import RGB, saved
+from tests.helpers.images import RGB, saved
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'
 

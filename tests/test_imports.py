@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.conftest import ROOT
+from tests.helpers.program import ROOT
 
 
 def test_options_need_no_torch() -> None:

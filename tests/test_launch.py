@@ -1,22 +1,16 @@
 """Two processes on CPU, as a user starts them: the same training as one; failures end all of them."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sr.train import checkpoint
-from tests.conftest import sr
-from tests.test_engine import assert_same
+from tests.helpers.program import ON_CPU, TWO, sr
+from tests.helpers.training import assert_same
 
 Recipe = Callable[..., Path]
-TWO = (
-    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-)
-ON_CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
 def test_two_processes_train_as_one(recipe: Recipe, photos: Path, tmp_path: Path) -> None:

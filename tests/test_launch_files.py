@@ -19,7 +19,7 @@ from torch.distributed.run import get_args_parser
 
 from sr.distributed.backends import Launch, read_launch
 from sr.train import checkpoint
-from tests.conftest import ROOT, sr
+from tests.helpers.program import ROOT, sr
 
 Recipe = Callable[..., Path]
 LAUNCH = ROOT / "launch"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from tests.conftest import ROOT
+from tests.helpers.program import ROOT
 
 FILE = ROOT / "launch" / "kubernetes.yaml"
 

@@ -15,8 +15,8 @@ from long_run import VideoInfo, family, looked, mean
 
 from sr import cli
 from sr.train import checkpoint
-from tests.conftest import ROOT
-from tests.test_engine import engine
+from tests.helpers.program import ROOT
+from tests.helpers.training import engine
 
 Recipe = Callable[..., Path]
 

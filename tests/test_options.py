@@ -15,7 +15,7 @@ from sr.config.yaml_source import read
 from sr.core.errors import UserError
 from sr.train.builder import TABLES, Builder, load
 from sr.train.summary import summary
-from tests.conftest import ROOT, TINY, sr
+from tests.helpers.program import ROOT, TINY, sr
 
 Recipe = Callable[..., Path]
 

@@ -11,7 +11,7 @@ import yaml
 from sr.config.yaml_source import read
 from sr.core.errors import UserError
 from sr.train.builder import Builder, load
-from tests.conftest import TINY
+from tests.helpers.program import TINY
 
 Recipe = Callable[..., Path]
 

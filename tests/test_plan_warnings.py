@@ -8,7 +8,7 @@ import pytest
 from sr.train.builder import Builder, load
 from sr.train.plan_warnings import plan_warnings
 from sr.train.summary import summary
-from tests.conftest import ROOT
+from tests.helpers.program import ROOT
 
 Recipe = Callable[..., Path]
 SOUND = ("train.total_steps=100", "save.every=50", "log.every=10", "validation.every=50")

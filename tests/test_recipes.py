@@ -12,7 +12,7 @@ from sr.nets.io.state_dicts import save_pth
 from sr.nets.rrdbnet import RRDBNet
 from sr.train.builder import Builder, load
 from sr.train.run import train
-from tests.conftest import ROOT
+from tests.helpers.program import ROOT
 
 RECIPES = sorted((ROOT / "options").glob("*.yml"))
 SMALL: dict[str, dict[str, int]] = {

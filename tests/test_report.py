@@ -23,9 +23,9 @@ from sr.evaluate.metrics.psnr import psnr
 from sr.images.bicubic import resize
 from sr.report import make
 from sr.report.page import Card, page
-from tests.browser import CHROMIUM, Page, browser
-from tests.conftest import ROOT
-from tests.test_export import saved
+from tests.helpers.browser import CHROMIUM, Page, browser
+from tests.helpers.models import saved
+from tests.helpers.program import ROOT
 
 ODD = ["plain", "with 'quotes' and \"more\"", "<script>alert(1)<", "Ω ü 50% #2 & so"]
 

@@ -19,10 +19,9 @@ from sr.core.errors import UserError
 from sr.tasks.psnr import PSNR
 from sr.train import checkpoint, host_snapshot
 from sr.train.async_saver import AsyncSaver
-from tests.conftest import ROOT
-from tests.test_checkpoint import GROUP, flip
-from tests.test_elastic import run_legs
-from tests.test_engine import Recipe, assert_same, engine, state
+from tests.helpers.checkpoints import GROUP, flip
+from tests.helpers.program import ROOT
+from tests.helpers.training import Recipe, assert_same, engine, run_legs, state
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 PSNR_ALONE = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}

@@ -14,9 +14,8 @@ from sr.cli import main
 from sr.core.errors import UserError
 from sr.evaluate.score import Images
 from sr.evaluate.validate.usual import set_names, usual_sets
-from tests.conftest import sr
-from tests.test_launch import ON_CPU, TWO
-from tests.test_translate import save
+from tests.helpers.models import save
+from tests.helpers.program import ON_CPU, TWO, sr
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from scaling import BUCKET, PASSES, Cluster, Work, first_limit, main, predict
 
 from sr.train.builder import load
 from sr.train.summary import summary
-from tests.conftest import ROOT
+from tests.helpers.program import ROOT
 
 WORK = Work(step=0.25, images=12, parameters=21e6)
 CLUSTER = Cluster(nodes=4, gpus=8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sr.data.make_shards import make_shards
-from tests.conftest import ROOT
+from tests.helpers.program import ROOT
 
 
 @pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")

@@ -17,20 +17,7 @@ from sr.inference.translate import half, pick_translator, redraw, resized, train
 from sr.nets import GENERATORS
 from sr.nets.io.load import Model, architecture
 from sr.nets.io.state_dicts import save_safetensors
-
-
-def save(path: Path, kind: str, *, prefixes=("",), extra: dict[str, str] | None = None, **kwargs: Any) -> list[Any]:
-    """A generator with weights that make something visible; returns the nets, one for each prefix."""
-    torch.manual_seed(0)
-    kwargs, state, nets = SMALL | kwargs, {}, []
-    for prefix in prefixes:
-        net = GENERATORS[kind](**kwargs).eval()
-        for parameter in net.parameters():
-            parameter.data *= 5
-        state |= {prefix + key: value for key, value in net.state_dict().items()}
-        nets.append(net)
-    save_safetensors(path, state, architecture(kind, kwargs) | (extra or {}))
-    return nets
+from tests.helpers.models import save
 
 
 def image(height: int = 33, width: int = 46, **kind: Any) -> ImageData:

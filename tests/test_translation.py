@@ -13,9 +13,8 @@ from sr.core.errors import UserError
 from sr.nets.io.load import open_model
 from sr.train import checkpoint
 from sr.train.builder import Builder, load
-from tests.conftest import sr
-from tests.test_engine import assert_same, engine, state
-from tests.test_launch import ON_CPU, TWO
+from tests.helpers.program import ON_CPU, TWO, sr
+from tests.helpers.training import assert_same, engine, state
 
 Recipe = Callable[..., Path]
 ADAM = {"type": "adam", "lr": 1e-3, "betas": [0.5, 0.999]}

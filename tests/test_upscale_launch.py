@@ -12,8 +12,7 @@ from PIL import Image
 from sr.nets.io.load import architecture
 from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.rrdbnet import RRDBNet
-from tests.conftest import ROOT, sr
-from tests.test_launch import ON_CPU, TWO
+from tests.helpers.program import ON_CPU, ROOT, TWO, sr
 
 COUNT = 30
 

@@ -13,7 +13,7 @@ import pytest
 
 from sr.data import ShardSource, index
 from sr.data.remote import cache, download
-from tests.test_data_sources import make_tar, png
+from tests.helpers.data import make_tar, png
 
 
 class Handler(BaseHTTPRequestHandler):

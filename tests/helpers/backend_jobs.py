@@ -1,4 +1,4 @@
-"""Runs of the engine in one launch of several processes: `-m tests.backend_jobs JOBS.json BACKEND` (test_backends)."""
+"""The jobs of one launch in test_backends: `accelerate launch -m tests.helpers.backend_jobs JOBS.json BACKEND`."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from sr.train.checkpoint import Checkpoint
 from sr.train.checkpoint import load as load_checkpoint
 from sr.train.model_optimizer import ModelOptimizer
 from sr.train.trainer import Trainer
-from tests.test_engine import assert_same
+from tests.helpers.training import assert_same
 
 KINDS = {"ddp": "DDP", "zero1": "Zero12", "zero2": "Zero12", "zero3": "Zero3", "fsdp2": "FSDP2"}
 

@@ -1,0 +1,79 @@
+"""Train in this process and compare the states of two runs."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sr.train.builder import Builder, load
+from sr.train.trainer import Trainer
+from tests.helpers.program import ROOT
+
+Recipe = Callable[..., Path]
+
+
+def engine(file: Path, *sets: str) -> Trainer:
+    return Builder(load(file, sets)).trainer()
+
+
+def state(engine: Trainer) -> dict[str, Tensor]:
+    players = {f"{name}/{key}": value for name, p in engine.players.items() for key, value in p.state().items()}
+    return players | {f"ema/{key}": value for key, value in engine.ema.state().items()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 0.0) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        difference = (value.double() - other[key].double()).abs().max().item()
+        assert difference <= tolerance, f"{key} differs by {difference}"
+
+
+class Momentum(torch.optim.SGD):
+    """An optimizer from outside."""
+
+    def __init__(self, params: object, *, lr: float, momentum: float = 0.9) -> None:
+        super().__init__(params, lr=lr, momentum=momentum)  # type: ignore[arg-type]
+
+
+# The processes of every leg are forked from one that has imported torch: what a launcher does, without its minute.
+LEGS = """
+import json, os, sys
+from torch.utils import tensorboard
+from sr import cli
+from sr.train import run
+ended = []
+for world, port, arguments in json.loads(sys.argv[1]):
+    launched = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            numbers = launched | {"RANK": rank, "LOCAL_RANK": rank} if world > 1 else {}
+            os.environ.update({name: str(value) for name, value in numbers.items()})
+            os._exit(cli.main(["train", *arguments]))
+        children.append(child)
+    ended.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+print(json.dumps(ended))
+"""
+
+
+def run_legs(legs: list[tuple[int, Path, tuple[str, ...]]]) -> tuple[list[list[int]], str]:
+    """Train (processes, options file, overrides) one after the other; their exit codes, and what they said."""
+    given = [(world, _free_port(), [str(file), *(f"--set={one}" for one in sets)]) for world, file, sets in legs]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LEGS, json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=env, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
