@@ -19,6 +19,7 @@ import webdataset
 from tqdm import tqdm
 
 from sr.core.atomic import replacing
+from sr.core.digest import sha256_of
 from sr.core.errors import UserError
 from sr.core.lock import Lock
 from sr.data import codecs
@@ -247,7 +248,7 @@ def _write_shard(job: ShardJob) -> None:
                         tar.write(sample)
                 except ImageError as error:
                     skipped.append((error.name, error.reason))
-        index = replace(shard_index.scan(aside), skipped=skipped, sha256=shard_index.digest(aside))
+        index = replace(shard_index.scan(aside), skipped=skipped, sha256=sha256_of(aside))
     shard_index.save(job.tar, index)
 
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from sr.core.digest import sha256_of
 from sr.data import ShardSource, index
 from sr.data.remote import cache, download
 from tests.helpers.data import make_tar, png
@@ -112,7 +113,7 @@ def publish(folder, shards=3, samples=2, size=8, *, indexed=True):
         make_tar(folder / name, {**members, "noise.bin": np.random.default_rng(number).bytes(20000)})
     if indexed:
         entries = {name: index.scan(folder / name).entry for name in names}
-        entries = {name: entry._replace(sha256=index.digest(folder / name)) for name, entry in entries.items()}
+        entries = {name: entry._replace(sha256=sha256_of(folder / name)) for name, entry in entries.items()}
         index.write_folder_index(folder, entries)
     return names
 

@@ -7,7 +7,6 @@ join whatever the times of their frames are. Through PyAV: `pip install 'sr-trai
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sr.core.atomic import replacing
+from sr.core.digest import sha256_of
 from sr.core.errors import UserError
 from sr.images import ImageData
 from sr.inference.folders.pipeline import FULL
@@ -58,7 +58,7 @@ def make_video(
             raise
         raise UserError(f"{error.strerror or error} (in libav); try another container, as .mkv") from None
     shutil.rmtree(parts)
-    return target.stat().st_size, _sha256(source)
+    return target.stat().st_size, sha256_of(source)
 
 
 def _av() -> Any:
@@ -77,11 +77,3 @@ def _same_work(parts: Path, work: dict[str, Any]) -> None:
             shutil.rmtree(parts)
         with replacing(mark) as aside:
             aside.write_text(content, encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    made = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            made.update(chunk)
-    return made.hexdigest()
