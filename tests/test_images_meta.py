@@ -10,7 +10,9 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from sr.core.errors import UserError
-from sr.images import ImageData, ImageError, Meta, read_image, write_image
+from sr.images import ImageData, ImageError, Meta, list_images, read_image, write_image
+from sr.images.formats import READ_FORMATS
+from sr.images.xmp import clean
 from tests.helpers.images import RGB, saved
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'
@@ -132,6 +134,62 @@ def test_alpha_is_held_or_the_image_is_laid_on_white(tmp_path, suffix, held):
     assert (back.alpha is not None) == held
     assert back.rgb[..., 12:].max() < 0.02
     assert held or back.rgb[..., :4].min() > 0.98
+
+
+RDF = b"""<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:GCamera="http://ns.google.com/photos/1.0/camera/"
+ xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" xmlns:Container="http://ns.google.com/photos/1.0/container/"
+ xmlns:Item="http://ns.google.com/photos/1.0/container/item/" xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+ xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmlns:exif="http://ns.adobe.com/exif/1.0/"
+ GCamera:MotionPhoto="1" GCamera:MicroVideoOffset="3024" hdrgm:Version="1.0" xmpNote:HasExtendedXMP="AB12"
+ dc:format="image/jpeg" xmp:Rating="5" exif:PixelXDimension="17">
+<dc:title><rdf:Alt><rdf:li>T\xc3\xaatle &amp; more</rdf:li></rdf:Alt></dc:title>
+<xmp:Thumbnails><rdf:Alt><rdf:li>/9j/4AAQ</rdf:li></rdf:Alt></xmp:Thumbnails>
+<Container:Directory><rdf:Seq><rdf:li><Container:Item Item:Mime="video/mp4" Item:Length="3024"/></rdf:li></rdf:Seq>
+</Container:Directory></rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>"""
+
+
+def test_xmp_loses_what_points_at_parts_of_the_file_that_are_not_copied(tmp_path):
+    film = saved(Image.fromarray(RGB), format="JPEG", xmp=RDF) + b"\0\0\0\x18ftypmp42" + bytes(3000)
+    write_image(tmp_path / "a.jpg", read_image(film))
+    kept = read_image(tmp_path / "a.jpg").meta.xmp
+    for lost in (b"MotionPhoto=", b"MicroVideo", b"hdrgm:V", b"3024", b"HasExtended", b"/9j/", b"PixelXDimension="):
+        assert lost not in kept
+    for there in (b"<?xpacket begin", b'dc:format="image/jpeg"', b'xmp:Rating="5"', "Têtle &amp; more".encode()):
+        assert there in kept
+
+
+def test_xmp_that_cannot_be_cleaned_is_left_out():
+    assert clean(XMP) == XMP, "nothing to clean"
+    assert clean(RDF[:-100]) is None
+    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
+    assert clean(RDF.replace(b"<x:xmpmeta", bomb + b"<x:xmpmeta")) is None
+
+
+@pytest.mark.parametrize("alpha", [None, torch.rand(1, 12, 17).round()])
+def test_a_lossless_webp_stays_lossless(tmp_path, alpha):
+    values = torch.from_numpy(RGB.transpose(2, 0, 1) / 255.0).float()
+    write_image(tmp_path / "a.webp", ImageData(values, alpha), quality=100)
+    given = read_image(tmp_path / "a.webp")
+    assert given.lossless
+    write_image(tmp_path / "b.webp", given, quality=80)
+    assert read_image(tmp_path / "b.webp").lossless
+    write_image(tmp_path / "c.webp", ImageData(values), quality=80)
+    assert not read_image(tmp_path / "c.webp").lossless
+
+
+def test_suffixes_that_are_read_are_found_in_folders(tmp_path):
+    image, names = Image.fromarray(RGB), []
+    for suffix, format in READ_FORMATS.items():
+        names.append(f"a{suffix}")
+        image.convert("1" if suffix == ".pbm" else "L" if suffix == ".pgm" else "RGB").save(
+            tmp_path / names[-1], format
+        )
+    assert [path.name for path in list_images(tmp_path)] == sorted(names)
+    for name in names:
+        assert read_image(tmp_path / name).rgb.shape == (3, 12, 17)
 
 
 def test_sides_that_a_format_cannot_hold(tmp_path):

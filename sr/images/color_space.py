@@ -32,8 +32,6 @@ def read_color(image: Image.Image, data: bytes) -> Color:
         return Color(icc, () if icc else _nclx(data), _deep(data))
     if kind == "JPEG2000":
         return Color(icc or _restricted_icc(data))
-    if kind == "QOI" and data[13:14] == b"\1":  # all channels are linear
-        return Color(None, ((b"gAMA", struct.pack(">I", 100_000)),))
     return Color(icc or (_exif_icc(image) if image.mode == "RGB" else None))
 
 

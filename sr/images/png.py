@@ -37,6 +37,8 @@ def read_chunks(data: bytes) -> Iterator[Chunk]:
     place = len(SIGNATURE)
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
+        if not kind.isalpha():
+            return
         yield kind, data[place + 8 : place + 8 + length]
         place += 12 + length
 
@@ -63,10 +65,14 @@ def transparent_color(data: bytes) -> np.ndarray | None:
     return np.frombuffer(content, ">u2", count).astype(np.uint16) if count and len(content) >= 2 * count else None
 
 
+def is_whole(data: bytes) -> bool:
+    return any(kind == b"IEND" for kind, _ in read_chunks(data))
+
+
 def complete(data: bytes) -> tuple[bytes, float]:
     """A file that was cut short, filled up with zeros, and the share of its rows that is missing or incomplete."""
     header, before, pixels = header_of(data), [], []
-    for kind, content in read_chunks(data):
+    for kind, content in read_chunks(data.rstrip(b"\0")):  # space that was set aside for a file is filled with zeros
         if kind == b"IDAT":
             pixels.append(content)
         elif not pixels:

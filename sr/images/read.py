@@ -156,17 +156,11 @@ def _repaired(data: bytes, kind: str | None) -> _Read:
     missing = 0.0
     if kind in ("JPEG", "MPO"):
         data, missing = jpeg.complete(data)
-    try:
-        read = _decoded(data)
-    except Exception:
-        if kind != "PNG":
-            raise
-        with contextlib.suppress(Exception):
-            whole, missing = png.complete(data)
-            if missing < 1:
-                return replace(_decoded(whole), missing_rows=missing)
-        raise
-    return replace(read, missing_rows=missing)
+    elif kind == "PNG" and not png.is_whole(data):
+        data, missing = png.complete(data)
+        if missing == 1:
+            raise ValueError("is cut short: it holds no row of pixels")
+    return replace(_decoded(data), missing_rows=missing)
 
 
 def _decoded(data: bytes) -> _Read:
