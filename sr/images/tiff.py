@@ -253,7 +253,8 @@ def _tifffile_can(page: Any) -> bool:
 
 
 def _needs_imagecodecs(page: Any) -> str:
-    return f"{_name(page.compression)} of {page.bitspersample} bits in this layout needs imagecodecs; install it by pip"
+    layout = f"{_name(page.compression)} of {page.bitspersample} bits in this layout"
+    return f"{layout} needs imagecodecs; run: pip install imagecodecs"
 
 
 def _check_segments(page: Any) -> None:
