@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from long_run import VideoInfo, family, looked, mean
+from long_run import Usage, family, looked, mean
 
 from sr import cli
 from sr.train import checkpoint
@@ -126,7 +126,7 @@ def test_the_watcher_sees_processes_files_and_memory(tmp_path: Path) -> None:
     assert more.processes == here.processes + 1
     assert more.files >= here.files + 5 + 3
     assert more.trainer > 10
-    assert mean([VideoInfo(1, 2, 3, 4, 5), VideoInfo(3, 4, 5, 6, 7)]) == (2, 3, 4, 5, 6)
+    assert mean([Usage(1, 2, 3, 4, 5), Usage(3, 4, 5, 6, 7)]) == (2, 3, 4, 5, 6)
     assert looked(1 << 30) is None
 
 

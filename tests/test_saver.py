@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import save_cost
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -227,11 +226,3 @@ def test_what_a_task_keeps_comes_back(recipe: Recipe, monkeypatch: pytest.Monkey
     assert not seen
     engine(file, "train.total_steps=2").run()
     assert torch.equal(seen[0]["pool"], pool)
-
-
-def test_the_cost_of_a_save_is_measured_on_both_sides(recipe: Recipe) -> None:
-    run = engine(recipe())
-    times = save_cost.measure(run, 2)
-    assert {kind: len(found) for kind, found in times.items()} == {"plain": 4, "saving": 2, "after": 2, "save alone": 2}
-    assert all(0 < save < step for save, step in zip(times["save alone"], times["saving"], strict=True))
-    assert checkpoint.steps(run.plan.folder / "checkpoints") == [2, 5, 9]  # one to warm up, then one of four steps

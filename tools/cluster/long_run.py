@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class VideoInfo(NamedTuple):
+class Usage(NamedTuple):
     """At one moment, over the trainer and all below it. resident: MB, and those of the trainer alone."""
 
     resident: float
@@ -40,14 +40,14 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def looked(pid: int) -> VideoInfo | None:
+def looked(pid: int) -> Usage | None:
     """None where one of them ended meanwhile."""
     try:
         pids = family(pid)
         told = [dict(_rows(f"/proc/{each}/status")) for each in pids]
         resident = [int(each["VmRSS"].split()[0]) / 1024 for each in told]
         files = sum(len(os.listdir(f"/proc/{each}/fd")) for each in pids)
-        return VideoInfo(sum(resident), resident[0], files, sum(int(each["Threads"]) for each in told), len(pids))
+        return Usage(sum(resident), resident[0], files, sum(int(each["Threads"]) for each in told), len(pids))
     except (OSError, KeyError):
         return None
 
@@ -58,9 +58,9 @@ def _rows(file: str) -> list[tuple[str, str]]:
     ]
 
 
-def watch(command: Sequence[str], every: float) -> tuple[int, list[VideoInfo]]:
+def watch(command: Sequence[str], every: float) -> tuple[int, list[Usage]]:
     """The exit code of a command, and what was seen of it."""
-    looks: list[VideoInfo] = []
+    looks: list[Usage] = []
     with tempfile.TemporaryFile("w+") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
         while process.poll() is None:
             time.sleep(every)
@@ -72,8 +72,8 @@ def watch(command: Sequence[str], every: float) -> tuple[int, list[VideoInfo]]:
     return process.returncode, looks
 
 
-def mean(looks: Sequence[VideoInfo]) -> VideoInfo:
-    return VideoInfo(*(statistics.fmean(values) for values in zip(*looks, strict=True)))  # type: ignore[arg-type]
+def mean(looks: Sequence[Usage]) -> Usage:
+    return Usage(*(statistics.fmean(values) for values in zip(*looks, strict=True)))  # type: ignore[arg-type]
 
 
 def main() -> int:
