@@ -328,7 +328,7 @@ def test_kinds_of_files_that_are_written_as_others(tmp_path):
         (tmp_path / "in" / name).touch()
     found = plan([tmp_path / "in"], tmp_path / "out", format=None, suffix="")
     assert sorted(job.target.name for job in found.jobs) == ["a.png", "b.BMP", "c.mkv", "d.mkv"]
-    assert found.ignored == [tmp_path / "in" / "e.txt"]
+    assert [path for path, _ in found.skipped] == [tmp_path / "in" / "e.txt"]
     found = plan([tmp_path / "in"], tmp_path / "out", format="webp", suffix="_x4")
     assert sorted(job.target.name for job in found.jobs) == ["a_x4.webp", "b_x4.webp", "c_x4.mkv", "d_x4.mkv"]
 

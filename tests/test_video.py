@@ -15,7 +15,6 @@ from sr.inference.video import CODECS, VideoSettings, make_video
 av = pytest.importorskip("av")
 WIDTH, HEIGHT, FRAMES = 32, 24, 20
 FILM = VideoSettings(preset="ultrafast", crf=4, segment=8)
-QUICK = {"film": FILM}
 
 
 def colour(n: int) -> tuple[int, int, int]:
@@ -79,7 +78,7 @@ def medians(frame) -> np.ndarray:
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
 def test_rate_length_sound_and_colours_stay(tmp_path, suffix):
     source = clip(tmp_path / f"a clip é{suffix}")
-    report = upscale([source], tmp_path / f"out{suffix}", pick_model("bicubic", scale=2), **QUICK)
+    report = upscale([source], tmp_path / f"out{suffix}", pick_model("bicubic", scale=2), video=FILM)
     assert report.written == [tmp_path / f"out{suffix}"], report.failed
     given, made = told(source), told(tmp_path / f"out{suffix}")
     assert [(f.width, f.height) for f in made[0]] == [(2 * WIDTH, 2 * HEIGHT)] * FRAMES
@@ -95,7 +94,7 @@ def test_rate_length_sound_and_colours_stay(tmp_path, suffix):
 def test_uneven_times_stay(tmp_path):
     times = [0, 1, 2, 5, 6, 6.5, 7, 11, 12, 13, 20, 21, 21.5, 22, 30]
     source = clip(tmp_path / "a.mp4", times=times)
-    upscale([source], tmp_path / "b.mp4", pick_model("bicubic", scale=2), **QUICK)
+    upscale([source], tmp_path / "b.mp4", pick_model("bicubic", scale=2), video=FILM)
     given, made = told(source), told(tmp_path / "b.mp4")
     assert [f.pts * f.time_base for f in made[0]] == [f.pts * f.time_base for f in given[0]]
     assert len({round(b.time - a.time, 4) for a, b in zip(made[0], made[0][1:], strict=False)}) > 3
@@ -107,7 +106,7 @@ def test_uneven_times_stay(tmp_path):
 )
 def test_matrix_range_and_depth_stay(tmp_path, look, matrix, limits):
     source = clip(tmp_path / "a.mkv", **look)
-    upscale([source], tmp_path / "b.mkv", pick_model("bicubic", scale=2), **QUICK)
+    upscale([source], tmp_path / "b.mkv", pick_model("bicubic", scale=2), video=FILM)
     given, made = told(source)[0], told(tmp_path / "b.mkv")[0]
     assert {(int(f.colorspace), int(f.color_range)) for f in made} == {(matrix, limits)}
     assert made[0].format.name.removeprefix("yuvj") in (given[0].format.name.removeprefix("yuvj"), "yuv420p")
@@ -121,7 +120,7 @@ def test_every_codec_is_cut_and_joined(tmp_path, codec):
         pytest.skip(f"this PyAV has no {codec}")
     source = clip(tmp_path / "a.mkv", times=range(6))
     film = FILM._replace(codec=codec, segment=4)
-    make_video(source, tmp_path / "b.mkv", lambda p: ImageData(p.rgb.repeat(1, 4, 4)), film=film, key="")
+    make_video(source, tmp_path / "b.mkv", lambda p: ImageData(p.rgb.repeat(1, 4, 4)), settings=film, key="")
     frames = told(tmp_path / "b.mkv")[0]
     assert [f.time for f in frames] == pytest.approx([f.time for f in told(source)[0]], abs=1e-6)
     assert np.abs(mean_colours(frames) - np.array([colour(n) for n in range(6)])).max() <= 6
@@ -129,7 +128,7 @@ def test_every_codec_is_cut_and_joined(tmp_path, codec):
 
 def test_a_turn_is_made_once(tmp_path):
     source = clip(tmp_path / "a.mp4", turn=90)
-    upscale([source], tmp_path / "b.mp4", pick_model("bicubic", scale=2), **QUICK)
+    upscale([source], tmp_path / "b.mp4", pick_model("bicubic", scale=2), video=FILM)
     frame = told(tmp_path / "b.mp4")[0][0]
     assert (frame.width, frame.height, frame.rotation) == (2 * HEIGHT, 2 * WIDTH, 0)
     luma = frame.reformat(format="gray").to_ndarray()
@@ -150,7 +149,7 @@ def test_a_run_that_ends_goes_on_behind_the_last_whole_segment(tmp_path):
         return dataclasses.replace(image, rgb=image.rgb.flip(0))
 
     def make(ends: int = 99, key: str = "k") -> None:
-        make_video(source, tmp_path / "b.mp4", lambda p: work(p, ends), film=FILM, key=key)
+        make_video(source, tmp_path / "b.mp4", lambda p: work(p, ends), settings=FILM, key=key)
 
     with pytest.raises(Ends):
         make(ends=19)
@@ -173,7 +172,7 @@ def test_a_run_that_ends_goes_on_behind_the_last_whole_segment(tmp_path):
 
 def test_odd_sizes_and_files_that_are_no_videos(tmp_path):
     source = clip(tmp_path / "a.mp4", times=range(3))
-    make_video(source, tmp_path / "b.mp4", lambda p: ImageData(p.rgb[:, :21, :31]), film=FILM, key="")
+    make_video(source, tmp_path / "b.mp4", lambda p: ImageData(p.rgb[:, :21, :31]), settings=FILM, key="")
     assert {(f.width, f.height) for f in told(tmp_path / "b.mp4")[0]} == {(32, 22)}
     (tmp_path / "torn.mp4").write_bytes(source.read_bytes()[:300])
     (tmp_path / "words.mp4").write_text("no video")
@@ -183,7 +182,7 @@ def test_odd_sizes_and_files_that_are_no_videos(tmp_path):
         heard = av.AudioFrame.from_ndarray(np.zeros((1, 2000), np.float32), format="fltp", layout="mono")
         heard.sample_rate = 8000
         file.mux(sound.encode(heard) + sound.encode(None))
-    report = upscale([tmp_path], tmp_path / "out", pick_model("bicubic", scale=2), **QUICK)
+    report = upscale([tmp_path], tmp_path / "out", pick_model("bicubic", scale=2), video=FILM)
     reasons = {path.name: reason for path, reason in report.failed}
     assert set(reasons) == {"torn.mp4", "words.mp4", "sound.mkv"}
     assert "holds no video" in reasons["sound.mkv"]
@@ -206,10 +205,8 @@ def test_sound_that_the_container_cannot_hold_is_told_before_the_work(tmp_path):
     def never(image: ImageData) -> ImageData:
         raise AssertionError
 
-    with pytest.raises(
-        UserError, match=r"its sound does not go into \.m4v .*; give a name that ends in \.mkv or \.mov"
-    ):
-        make_video(tmp_path / "a.avi", tmp_path / "b.m4v", never, film=FILM, key="")
+    with pytest.raises(UserError, match=r"\.m4v cannot hold its sound .*; give a name that ends in \.mkv or \.mov"):
+        make_video(tmp_path / "a.avi", tmp_path / "b.m4v", never, settings=FILM, key="")
     assert [path.name for path in tmp_path.iterdir()] == ["a.avi"]
 
 
@@ -218,7 +215,7 @@ def test_a_video_is_kept_like_any_file(tmp_path):
 
     def again(crf: int):
         film = FILM._replace(crf=crf)
-        return upscale([tmp_path / "in"], tmp_path / "out", pick_model("bicubic", scale=2), film=film)
+        return upscale([tmp_path / "in"], tmp_path / "out", pick_model("bicubic", scale=2), video=film)
 
     assert len(again(20).written) == 1
     assert len(again(20).kept) == 1

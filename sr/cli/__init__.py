@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import torch
 
@@ -16,9 +18,7 @@ from sr.distributed import comm
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(
-        prog="sr", description="Train image super-resolution GANs on many machines; use them."
-    )
+    root = _Parser(prog="sr", description="Train image super-resolution GANs on many machines; use them.")
     root.add_argument("--version", action="version", version=f"sr {__version__}")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -32,11 +32,19 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument in one sentence, like any other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    with contextlib.suppress(AttributeError):  # a stream that a caller put there
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may not be UTF-8
-    args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
+        args = parser().parse_args(argv)
         return int(args.run(args))
     except UserError as error:
         return _failed(str(error), error.exit_code)

@@ -1,9 +1,8 @@
 """Verbs that make images: upscale, translate."""
 
 import argparse
-from pathlib import Path
 
-from sr.cli.common import Add, device, how, told, translation, written
+from sr.cli.common import Add, device, how, paths, told, translation, written
 from sr.core.errors import UserError
 
 
@@ -44,8 +43,8 @@ def upscale(args: argparse.Namespace) -> int:
         raise UserError("give either --model FILE or --blend A:0.7 B:0.3, and not both")
     model = mix_models(args.blend, scale=args.scale) if args.blend else pick_model(args.model, scale=args.scale)
     chosen = {name: getattr(args, name) for name in ("outscale", "alpha", "precision", "tta")}
-    inputs = [Path(given) for given in args.input]
-    return told(run(inputs, Path(args.output), model, **chosen, **how(args)), args.output)
+    inputs, output = paths(args)
+    return told(run(inputs, output, model, **chosen, **how(args)), args.output)
 
 
 def translate(args: argparse.Namespace) -> int:
@@ -55,5 +54,6 @@ def translate(args: argparse.Namespace) -> int:
     model, direction = pick_translator(args.model, args.direction)
     if args.eval and hasattr(model.net, "test_time"):
         setattr(model.net, "test_time", "eval")  # noqa: B010  (a property, which nn.Module's types do not know)
-    side, inputs = direction if args.side_by_side else None, [Path(given) for given in args.input]
-    return told(run(inputs, Path(args.output), model, side=side, size=args.size, **how(args)), args.output)
+    side = direction if args.side_by_side else None
+    inputs, output = paths(args)
+    return told(run(inputs, output, model, side=side, size=args.size, **how(args)), args.output)

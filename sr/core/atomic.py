@@ -1,10 +1,15 @@
 """Files that appear whole or not at all."""
 
+import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
+"""Errors after which a file system takes no more files."""
 
 
 @contextmanager
@@ -15,7 +20,7 @@ def replacing(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    aside = path.with_name(f".{short_name(path.name)}.{secrets.token_hex(4)}.tmp")
     try:
         yield aside
         if sync:
@@ -24,3 +29,14 @@ def replacing(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def short_name(name: str) -> str:
+    """`name`, or a unique shorter one for a name of more than 100 bytes: a base for the names of temporary files.
+
+    File systems take 255 bytes in a name, some 143, and a file may use all of them.
+    """
+    data = os.fsencode(name)
+    if len(data) <= 100:
+        return name
+    return f"{data[:90].decode('utf-8', 'ignore')}~{hashlib.blake2b(data, digest_size=4).hexdigest()}"

@@ -50,38 +50,47 @@ def list_folder(folder: str | Path, suffixes: Sequence[str]) -> Listing:
     Links to files and folders are followed; a link to a folder that contains it is skipped, so the search ends.
     Hidden files and folders, named pipes, sockets, devices and broken links are skipped and counted.
     """
-    skipped = Skipped()
-    found = list(_walk(os.fspath(folder), tuple(suffixes), skipped, ()))
+    found, skipped = [], Skipped()
+    for path, reason in walk(folder, suffixes):
+        if reason:
+            skipped.add(reason, path)
+        else:
+            found.append(path)
     return Listing(sorted(found, key=lambda path: path.as_posix()), skipped)
 
 
-def _walk(folder: str, suffixes: tuple[str, ...], skipped: Skipped, above: tuple[Identity, ...]) -> Iterator[Path]:
+def walk(folder: str | Path, suffixes: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """(path, reason) for every entry of the tree that `list_folder` takes (reason "") or skips."""
+    outside = tuple((status.st_dev, status.st_ino) for status in map(os.stat, Path(folder).resolve().parents))
+    for path, reason in _walk(os.fspath(folder), tuple(suffixes), outside):
+        yield Path(path), reason
+
+
+def _walk(folder: str, suffixes: tuple[str, ...], above: tuple[Identity, ...]) -> Iterator[tuple[str, str]]:
     try:
         with os.scandir(folder) as entries:
             rows = sorted(entries, key=lambda entry: entry.name)
         here = os.stat(folder)
     except OSError as error:
-        skipped.add(f"that cannot be read ({error.strerror})", folder)
+        yield folder, f"that cannot be read ({error.strerror})"
         return
     above = (*above, (here.st_dev, here.st_ino))
     for entry in rows:
         if entry.name.startswith("."):
-            skipped.add("hidden", entry.path)
+            yield entry.path, "hidden"
             continue
         try:
             status = entry.stat()
         except OSError:  # a link to itself, too
-            skipped.add("broken links", entry.path)
+            yield entry.path, "broken links"
             continue
         if stat.S_ISDIR(status.st_mode):
             if (status.st_dev, status.st_ino) in above:
-                skipped.add("link loops", entry.path)
+                yield entry.path, "link loops"
             else:
-                yield from _walk(entry.path, suffixes, skipped, above)
-        elif reason := unfit(entry.name, status.st_mode, suffixes):
-            skipped.add(reason, entry.path)
+                yield from _walk(entry.path, suffixes, above)
         else:
-            yield Path(entry.path)
+            yield entry.path, unfit(entry.name, status.st_mode, suffixes)
 
 
 def unfit(name: str, mode: int, suffixes: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sr.core.errors import UserError
 from sr.images import ImageData, color
+from sr.images.alpha import bleed_colors
 from sr.inference.folders.convert import ConversionReport, OnTiles, convert, fingerprint
 from sr.inference.tiling import OVERLAP, check_overlap
 from sr.inference.upscale import through
@@ -91,6 +92,8 @@ def redraw(
     tile: 0 gives the net the whole image, which a norm over the image needs to see. Alpha is kept, unless the
     model makes it. A model of Lab gets the lightness, and its colours are joined with that at full precision.
     """
+    if image.alpha is not None and model.channels in (1, 3):
+        image = dataclasses.replace(image, rgb=bleed_colors(image.rgb, image.alpha))
     given = color.lightness(image.rgb) if model.colours == "lab" else _planes(image, model.channels)
     made = through(model, given, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
     if model.colours == "lab":

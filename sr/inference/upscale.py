@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.core.errors import UserError
 from sr.images import ImageData, bicubic
+from sr.images.alpha import bleed_colors
 from sr.inference.folders.convert import ConversionReport, convert, fingerprint
 from sr.inference.precision import Precision
 from sr.inference.predictor import OnTiles, Predictor
@@ -17,7 +19,7 @@ from sr.nets.io.interpolate import blend
 from sr.nets.io.load import Model, open_model
 
 Alpha = Literal["bicubic", "net"]
-MOST = 16  # times larger, at most; beyond that a slip of the finger would fill the memory
+MAX_SCALE = 16  # a larger number is probably a typo, and would exhaust memory
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -35,10 +37,16 @@ class Bicubic(nn.Module):
 
 
 def pick_model(name: str, *, scale: int | None = None) -> Model:
-    """The model in a file, or the word `bicubic`. Raises UserError when it is not of `scale`, or not of RGB or grey."""
+    """Open a model file, or the built-in model `bicubic`.
+
+    Raises:
+        UserError: the model is not of `scale`, or takes or makes anything but RGB or grey.
+    """
+    if scale is not None and not 1 <= scale <= MAX_SCALE:
+        raise UserError(f"--scale {scale} is out of range; give a whole number from 1 to {MAX_SCALE}")
     if name == "bicubic":
         if scale is None:
-            raise UserError("bicubic has no scale of its own; say which with --scale 4")
+            raise UserError("bicubic takes any scale; give one, such as --scale 4")
         return Model(Bicubic(scale=scale), scale, 1, f"bicubic x{scale}")
     return for_images(open_model(name, expect_scale=scale), name)
 
@@ -79,15 +87,19 @@ def through(
 class Upscaler:
     """Images -> the same, larger, of the same kind: gray stays gray, 16 bit stays 16 bit, alpha is kept.
 
-    outscale: how many times larger, any number; what the net makes is then resampled by bicubic with the kernel
-    stretched over all pixels that go into one (model.scale: nothing is resampled). The network sees the colours under
-    transparent pixels too. alpha: upscaled by bicubic, or by the net as a grey image. A net for grey upscales red,
-    green and blue one by one. how: see `Predictor`.
+    Transparent pixels take the colours around them first (`sr.images.alpha`). A network for grey upscales red, green
+    and blue one by one.
+
+    Args:
+        outscale: factor of the output size, any number up to MAX_SCALE. The output of the network is resampled by
+            bicubic with antialiasing, unless this is the scale of the model.
+        alpha: upscale it by bicubic, or by the network as a grey image.
+        how: see `Predictor`.
     """
 
     def __init__(self, model: Model, *, outscale: float | None = None, alpha: Alpha = "bicubic", **how: Any) -> None:
-        if outscale is not None and not 0 < outscale <= MOST:
-            raise UserError(f"--outscale {outscale:g} is not above 0 and at most {MOST}; give a number like 2.5")
+        if outscale is not None and not 0 < outscale <= MAX_SCALE:
+            raise UserError(f"--outscale {outscale:g} is out of range; give a number above 0, at most {MAX_SCALE}")
         self.outscale, self.alpha = outscale or float(model.scale), alpha
         self.model, self._run = model, Predictor(model, **how)
 
@@ -101,7 +113,8 @@ class Upscaler:
     def _planes(self, image: ImageData) -> list[Tensor]:
         """What the net is to see of an image: [channels, h, w] each."""
         channels = self.model.channels
-        colours = image.rgb[:1] if channels == 1 and image.gray else image.rgb
+        colours = image.rgb if image.alpha is None else bleed_colors(image.rgb, image.alpha)
+        colours = colours[:1] if channels == 1 and image.gray else colours
         if image.alpha is None or self.alpha == "bicubic":
             return list(colours.split(channels))
         return [*colours.split(channels), image.alpha.expand(channels, -1, -1)]
@@ -110,10 +123,25 @@ class Upscaler:
         height, width = (max(round(side * self.outscale), 1) for side in image.rgb.shape[-2:])
         alpha = image.alpha
         if alpha is not None:
-            alpha = made.pop().mean(0, keepdim=True) if self.alpha == "net" else alpha
-            alpha = _resized(alpha, height, width)
+            upscaled = made.pop().mean(0, keepdim=True) if self.alpha == "net" else alpha
+            alpha = keep_extremes(_resized(upscaled, height, width), alpha)
         rgb = _resized(torch.cat(made), height, width)
         return dataclasses.replace(image, rgb=rgb.expand(3, -1, -1), alpha=alpha)
+
+
+def keep_extremes(upscaled: Tensor, alpha: Tensor) -> Tensor:
+    """Set `upscaled` to 1 (0) where the 3x3 neighbourhood in `alpha` is fully opaque (transparent).
+
+    A network trained on colours is off by a level or so on uniform areas, which would make opaque images translucent.
+
+    Args:
+        upscaled: [1, H, W] in 0..1, made from `alpha`.
+        alpha: [1, h, w] in 0..1.
+    """
+    lowest, highest = -F.max_pool2d(-alpha, 3, 1, 1), F.max_pool2d(alpha, 3, 1, 1)
+    masks = torch.cat([lowest == 1, highest == 0])[None].to(upscaled.dtype)
+    opaque, clear = F.interpolate(masks, size=upscaled.shape[-2:], mode="nearest-exact")[0].bool().to(upscaled.device)
+    return upscaled.masked_fill(opaque, 1).masked_fill(clear, 0)
 
 
 def _resized(image: Tensor, height: int, width: int) -> Tensor:

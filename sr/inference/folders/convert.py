@@ -1,5 +1,7 @@
-"""Files, folder trees, lists and shards, image by image and over all processes of a launch."""
+"""Convert files, folder trees, lists and tars, image by image, over all processes of a launch."""
 
+import contextlib
+import os
 import signal
 import sys
 import threading
@@ -12,33 +14,41 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sr.core.errors import UserError
+from sr.core.lock import Lock
 from sr.distributed.rng import fork_rng
 from sr.images import ImageData
-from sr.inference.folders.manifest import Manifest, Setting, digest, fingerprint, sweep
-from sr.inference.folders.pipeline import TOGETHER_PIXELS, How, Outcome, Pipeline
+from sr.inference.folders.manifest import FOLDER, Manifest, Setting, digest, fingerprint, sweep
+from sr.inference.folders.pipeline import BATCH_PIXELS, Outcome, Pipeline, Reading
 from sr.inference.folders.plan import ConversionJob, ConversionPlan, plan
 from sr.inference.folders.work_queue import WorkQueue
 from sr.inference.predictor import OnTiles
-from sr.inference.video import VideoSettings, make_video
+from sr.inference.video import VideoSettings, check_video, make_video
 
-__all__ = ["TOGETHER_PIXELS", "ConversionReport", "OnTiles", "convert", "fingerprint"]
+__all__ = ["BATCH_PIXELS", "ConversionReport", "OnTiles", "convert", "fingerprint"]
 
-LOOK_SECONDS = 0.5  # between two looks at what the other processes have done
-TELL_SECONDS = 60.0  # between two lines in a log
+POLL_SECONDS = 0.5  # between two updates of the progress bar
+LOG_SECONDS = 60.0  # between two lines in a log
 
 Work = Callable[[ImageData, OnTiles], ImageData]
-Many = Callable[[Sequence[ImageData], OnTiles], Sequence[ImageData]]
+WorkOnMany = Callable[[Sequence[ImageData], OnTiles], Sequence[ImageData]]
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of the inputs. kept: outputs that were there already, of the same content and settings.
-    failed: with reasons. ignored: files in the folders that are no images by name."""
+    """The result for every input.
+
+    kept: outputs that were up to date. failed: inputs without an output, with reasons. damaged: inputs of which a part
+    is missing, with what is missing; their outputs are among `written` or `kept`. notes: what else the outputs lack.
+    skipped: files in the folders that are no images, videos or tars, with reasons.
+    """
 
     written: list[Path] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
-    ignored: list[Path] = field(default_factory=list)
+    damaged: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[tuple[Path, str]] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def convert(
@@ -47,51 +57,110 @@ def convert(
     work: Work,
     *,
     title: str,
-    many: Many | None = None,
+    many: WorkOnMany | None = None,
     settings: Mapping[str, Setting] | None = None,
     format: str | None = None,
     suffix: str = "",
-    again: bool = False,
-    film: VideoSettings | None = None,
-    **how: Any,
+    as_folder: bool = False,
+    shared: bool = False,
+    video: VideoSettings | None = None,
+    **reading: Any,
 ) -> ConversionReport:
-    """Write `work` of files, folder trees, `list:FILE`s and tars into `output`; an image that fails is reported and
-    the rest goes on. Collective: on several processes each takes its part, and rank 0 has the report of all.
+    """Write `work` of files, folder trees, `list:FILE`s and tars into `output`.
 
-    output: a folder that mirrors the trees, or a file name when the input is one file. What `.sr/` in that folder says
-    was made of the same content by the same `settings` (all that changes pixels, but for what is named here) is kept,
-    unless `again`; without settings nothing is remembered. format: png, jpg, webp or tif; None keeps each image's own
-    where that can be written, else png. suffix: put behind every stem. work: called with a function for its progress,
-    (done, all); random draws in it depend on the file's stem alone. many: the same for several small images at once,
-    without draws. film: how videos are written. how: see `How`. Raises UserError before the first image when the plan
-    cannot work.
+    An image that fails is reported, and the others are converted. Collective: each process takes a part of the jobs,
+    and rank 0 returns the report of all.
+
+    Args:
+        output: a folder that mirrors the trees, or a file name when the input is one file. Outputs that `.sr/` in that
+            folder records as made of the same content by the same `settings` are kept.
+        work: called with a function for its progress, (done, all). Random draws in it depend on the stem of the file
+            alone.
+        many: the same for several small images at once, without random draws.
+        settings: everything that changes pixels, except what is an argument here. None: nothing is recorded.
+        format: png, jpg, webp or tif; None keeps the format of each image where it can be written, else png.
+        suffix: appended to every stem.
+        as_folder: `output` is a folder, even if its name has a suffix.
+        shared: other launches may write other inputs to the same output folder at the same time.
+        video: how videos are written.
+        reading: see `Reading`.
+
+    Raises:
+        UserError: before the first image, where the plan cannot work or another process uses the output folder.
     """
-    chosen, film = How(**how, again=again), film or VideoSettings()
+    how, video = Reading(**reading), video or VideoSettings()
+    digests = _digests(settings or {}, how.quality, video)
     queue: WorkQueue[ConversionJob] = WorkQueue()
-    found = plan(inputs, output, format=format, suffix=suffix) if queue.is_main else ConversionPlan([], [], [], None)
+    found = ConversionPlan([], [], [], None)
+    if queue.is_main:
+        earlier = Manifest(output, digests)
+        earlier.load()
+        found = plan(inputs, output, format=format, suffix=suffix, as_folder=as_folder, made=earlier.sources())
+        _check_writable(found)
     folder = queue.share(found.folder if settings is not None else None)
-    records = Manifest(folder, _digests(settings or {}, chosen.quality, film))
-    records.load()
-    queue.begin([job for job in found.jobs if again or not records.is_done(job)])
-    if queue.is_main:
-        sweep(queue.jobs)
-    with _ended_alike(), _progress(queue, title, all=len(found.jobs)) as show:
-        at_work = _AtWork(work, many, film, records.settings["video"], show)
-        parts = list(queue.gather(Pipeline(queue, records, chosen, at_work).run()))
-    if queue.is_main:
-        records.fold()
+    with _locked(folder if queue.is_main and not shared else None):
+        manifest = Manifest(folder, digests)
+        manifest.load()
+        jobs = [job for job in found.jobs if how.again or not manifest.is_done(job)]
+        begun = {job.target for job in jobs}
+        damaged = [(job, manifest.damage(job)) for job in found.jobs if job.target not in begun]
+        if queue.is_main:
+            _announce_videos(jobs, video)
+            if folder is not None and any(_is_below(job.source, folder) for job in jobs):
+                manifest.plan(jobs)
+            sweep(jobs)
+        queue.begin(jobs)
+        with _sigterm_interrupts(), _progress(queue, title, total=len(found.jobs)) as show:
+            converter = _Converter(work, many, video, digests["video"], how.strict, show)
+            parts = list(queue.gather(Pipeline(queue, manifest, how, converter).run()))
+        if queue.is_main:
+            manifest.fold()
     queue.shutdown()
-    return _joined(found, queue.jobs, parts)
+    return _joined(found, queue.jobs, damaged, parts)
+
+
+def _check_writable(found: ConversionPlan) -> None:
+    """Raises UserError before any work where the output folder cannot be made or written to."""
+    folder = found.folder or (found.jobs[0].target.parent if found.jobs else None)
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        problem = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission, or a read-only file system"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise UserError(f"cannot write to {folder}: {problem}; choose another output folder")
+
+
+def _locked(folder: Path | None) -> contextlib.AbstractContextManager[Any]:
+    if folder is None:
+        return contextlib.nullcontext()
+    fix = "wait until it ends, choose another output folder, or give --shared to both if their inputs differ"
+    return Lock(folder / FOLDER / "lock", used=f"{folder} is being written to", fix=fix)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
+
+
+def _announce_videos(jobs: Sequence[ConversionJob], video: VideoSettings) -> None:
+    """Print what the outputs of videos will lack, before hours of work."""
+    for job in jobs:
+        if job.is_video:
+            for note in check_video(job.source, job.target, video):
+                print(f"sr: {job.source}: {note}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
-class _AtWork:
-    """What is done with a job, and shown of it."""
+class _Converter:
+    """Implements `pipeline.Converter` and shows the progress inside an image."""
 
     work: Work
-    many: Many | None
-    film: VideoSettings
+    many: WorkOnMany | None
+    video_settings: VideoSettings
     key: str
+    strict: bool
     show: Callable[[str], None]
 
     @property
@@ -106,7 +175,7 @@ class _AtWork:
         assert self.many is not None
         return self.many(images, lambda done, tiles: self.show(f"{jobs[0].label.name} ... {done}/{tiles}"))
 
-    def video(self, job: ConversionJob) -> tuple[int, str]:
+    def video(self, job: ConversionJob) -> tuple[int, str, str]:
         def frame(image: ImageData) -> ImageData:
             with fork_rng(job.stem):
                 return self.work(image, lambda done, tiles: None)
@@ -114,28 +183,38 @@ class _AtWork:
         def shown(done: int, frames: int) -> None:
             self.show(f"{job.label.name} frame {done}" + (f"/{frames}" if frames else ""))
 
-        return make_video(job.source, job.target, frame, film=self.film, key=self.key, on_frames=shown)
+        how: dict[str, Any] = {"settings": self.video_settings, "key": self.key, "strict": self.strict}
+        return make_video(job.source, job.target, frame, on_frames=shown, **how)
 
 
-def _joined(found: ConversionPlan, jobs: Sequence[ConversionJob], parts: Sequence[Outcome]) -> ConversionReport:
-    """Of all processes, by name."""
+def _joined(
+    found: ConversionPlan,
+    jobs: Sequence[ConversionJob],
+    damaged: Sequence[tuple[ConversionJob, str]],
+    parts: Sequence[Outcome],
+) -> ConversionReport:
+    """The report of all processes, sorted by name."""
     begun = {job.target for job in jobs}
     kept = [job.target for job in found.jobs if job.target not in begun]
     kept += [job.target for part in parts for job in part.kept]
     failed = [(job.label, reason) for part in parts for job, reason in part.failed]
     written = [job.target for part in parts for job in part.written]
-    return ConversionReport(sorted(written), sorted(kept), sorted(failed + found.refused), found.ignored)
+    lacking = [(job.label, damage) for job, damage in damaged if damage]
+    lacking += [(job.label, damage) for part in parts for job, damage in part.damaged]
+    notes = [(job.label, note) for part in parts for job, note in part.notes]
+    lists = [failed + found.refused, lacking, notes, found.skipped]
+    return ConversionReport(sorted(written), sorted(kept), *map(sorted, lists))
 
 
-def _digests(settings: Mapping[str, Setting], quality: int, film: VideoSettings) -> dict[str, str]:
-    """For each kind of job, of what changes its output."""
-    extra: dict[str, dict[str, Setting]] = {"exact": {}, "lossy": {"quality": quality}, "video": film._asdict()}
+def _digests(settings: Mapping[str, Setting], quality: int, video: VideoSettings) -> dict[str, str]:
+    """For each kind of job, a digest of what changes its output."""
+    extra: dict[str, dict[str, Setting]] = {"exact": {}, "lossy": {"quality": quality}, "video": video._asdict()}
     return {kind: digest({**settings, **more}) for kind, more in extra.items()}
 
 
 @contextmanager
-def _ended_alike() -> Iterator[None]:
-    """SIGTERM, from a scheduler or a launcher, ends the block as Ctrl-C does: what is being written is finished."""
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM, from a scheduler or a launcher, ends the block as Ctrl-C does: what is being written is completed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -147,27 +226,27 @@ def _ended_alike() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(queue: WorkQueue[ConversionJob], title: str, *, all: int) -> Iterator[Callable[[str], None]]:
-    """One bar, on rank 0, for all processes. Yields what shows the place inside an image."""
+def _progress(queue: WorkQueue[ConversionJob], title: str, *, total: int) -> Iterator[Callable[[str], None]]:
+    """One bar, on rank 0, for all processes. Yields a function that shows the position inside an image."""
     if not queue.is_main:
         yield lambda text: None
         return
-    begun, over = len(queue.jobs), threading.Event()
-    with tqdm(total=all, initial=all - begun, unit="image", desc=title, disable=None, smoothing=0.05) as bar:
+    kept, over = total - len(queue.jobs), threading.Event()
+    with tqdm(total=total, initial=kept, unit="image", desc=title, disable=None, smoothing=0.05) as bar:
 
-        def look() -> None:
-            told = time.monotonic()
-            while not over.wait(LOOK_SECONDS):
-                bar.update(all - begun + queue.done - bar.n)
-                if bar.disable and time.monotonic() - told > TELL_SECONDS:  # a file takes what is printed, no terminal
-                    told = time.monotonic()
-                    print(f"sr: {all - begun + queue.done} of {all} done", file=sys.stderr, flush=True)
+        def poll() -> None:
+            printed = time.monotonic()
+            while not over.wait(POLL_SECONDS):
+                bar.update(kept + queue.done - bar.n)
+                if bar.disable and time.monotonic() - printed > LOG_SECONDS:  # the output goes to a file
+                    printed = time.monotonic()
+                    print(f"sr: {kept + queue.done} of {total} done", file=sys.stderr, flush=True)
 
-        looking = threading.Thread(target=look, daemon=True)
-        looking.start()
+        polling = threading.Thread(target=poll, daemon=True)
+        polling.start()
         try:
             yield bar.set_postfix_str
         finally:
             over.set()
-            looking.join()
-            bar.update(all - begun + queue.done - bar.n)
+            polling.join()
+            bar.update(kept + queue.done - bar.n)

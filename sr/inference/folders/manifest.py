@@ -13,20 +13,28 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sr.core.atomic import replacing
+from sr.core.atomic import replacing, short_name
+from sr.core.errors import UserError
+from sr.images.listing import kind_of
 from sr.inference.folders.plan import ConversionJob
 
 FOLDER = ".sr"
+PLANNED = -1
 Setting = str | int | float | bool | None
 
 
 class Record(NamedTuple):
-    """bytes, mtime (ns), sha256: of the input. settings: digest. made: bytes of the output. at: seconds since 1970."""
+    """The output `target` was made from `source`; both are paths relative to the output folder.
+
+    bytes, mtime (ns), sha256: of the input. settings: digest. made: bytes of the output; PLANNED before it is made.
+    at: seconds since 1970. damage: what is missing of the input.
+    """
 
     target: str
     source: str
@@ -36,6 +44,7 @@ class Record(NamedTuple):
     settings: str
     made: int
     at: float
+    damage: str = ""
 
 
 class Stamp(NamedTuple):
@@ -46,8 +55,10 @@ class Stamp(NamedTuple):
 
 
 def stamp(job: ConversionJob) -> Stamp:
-    """Raises OSError."""
+    """Raises OSError, and UserError for what is no regular file: reading a pipe would wait for ever."""
     seen = job.source.stat()
+    if not S_ISREG(seen.st_mode):
+        raise UserError(f"is a {kind_of(seen.st_mode)}; give a regular file")
     return Stamp(job.size if job.member else seen.st_size, seen.st_mtime_ns)
 
 
@@ -73,6 +84,8 @@ class Manifest:
     def _take(self, line: bytes) -> None:
         with contextlib.suppress(ValueError, TypeError, RecursionError):
             record = Record(**json.loads(line))
+            if not (isinstance(record.target, str) and isinstance(record.source, str)):
+                return
             known = self._known.get(record.target)
             if known is None or known.at <= record.at:
                 self._known[record.target] = record
@@ -94,13 +107,39 @@ class Manifest:
             return record is not None and (record.bytes, record.mtime) == stamp(job)
         return False
 
-    def add(self, job: ConversionJob, stamped: Stamp, sha256: str, made: int) -> None:
-        if self._own is not None:
-            settings = self.settings[job.kind]
-            record = Record(self._key(job), str(job.label), *stamped, sha256, settings, made, time.time())
+    def sources(self) -> dict[Path, Path]:
+        """Every recorded output and the source it was made from, as absolute paths."""
+        if self.folder is None:
+            return {}
+        absolute = os.path.abspath(self.folder)
+        return {
+            Path(absolute, record.target): Path(os.path.normpath(os.path.join(absolute, record.source)))
+            for record in self._known.values()
+        }
+
+    def plan(self, jobs: Sequence[ConversionJob]) -> None:
+        """Record that these outputs will be written, so that a later run knows them from inputs even if this one is
+        killed between writing a file and recording it."""
+        self._append([self._record(job, Stamp(0, 0), "", PLANNED, "") for job in jobs])
+
+    def damage(self, job: ConversionJob) -> str:
+        """What is missing of the input of an up-to-date output; "" for nothing or no such output."""
+        record = self.candidate(job)
+        return record.damage if record else ""
+
+    def add(self, job: ConversionJob, stamped: Stamp, sha256: str, made: int, damage: str = "") -> None:
+        self._append([self._record(job, stamped, sha256, made, damage)])
+
+    def _record(self, job: ConversionJob, stamped: Stamp, sha256: str, made: int, damage: str) -> Record:
+        source = os.path.relpath(job.label, self.folder or ".")
+        settings = self.settings[job.kind]
+        return Record(self._key(job), source, *stamped, sha256, settings, made, time.time(), damage)
+
+    def _append(self, records: Sequence[Record]) -> None:
+        if self._own is not None and records:
             self._own.parent.mkdir(parents=True, exist_ok=True)
             with self._lock, open(self._own, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record._asdict()) + "\n")
+                file.writelines(json.dumps(record._asdict()) + "\n" for record in records)
 
     def fold(self) -> None:
         """All files into one. What another run appended to meanwhile stays."""
@@ -140,7 +179,7 @@ def sweep(jobs: Sequence[ConversionJob], *, older: float = 600.0) -> None:
     """Remove what a killed run was writing when it died: files beside the outputs, untouched for `older` seconds."""
     names: dict[Path, set[str]] = {}
     for job in jobs:
-        names.setdefault(job.target.parent, set()).add(job.target.name)
+        names.setdefault(job.target.parent, set()).add(short_name(job.target.name))
     for folder, targets in names.items():
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:

@@ -1,18 +1,20 @@
-"""Reading, work and writing at the same time: readers run ahead by a bounded number of pixels, writers behind.
+"""Read, convert and write at the same time: readers run ahead by a bounded number of pixels, writers behind.
 
-The work itself stays in the caller's thread and in order. A failure belongs to one job; but a disk that takes nothing
-more ends all, since it would be the end of every job that follows.
+The conversion itself runs in the caller's thread and in order. An error concerns one job; a full disk ends the run,
+because every job that follows would fail as well.
 """
 
-import errno
 import hashlib
 import logging
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from sr.core.atomic import DISK_FULL
+from sr.core.daemon_pool import DaemonPool
 from sr.core.errors import UserError
 from sr.images import MAX_PIXELS, ImageData, ImageError, read_image, size_of, write_image
 from sr.inference.folders.manifest import Manifest, Stamp, stamp
@@ -21,34 +23,49 @@ from sr.inference.folders.plan import ConversionJob
 from sr.inference.folders.tars import read_member
 from sr.inference.folders.work_queue import WorkQueue
 
-READERS, WRITERS = 2, 16  # threads of a process; a GPU makes images faster than a few cores compress them
-READ_PIXELS, WRITE_PIXELS = 32_000_000, 64_000_000  # decoded images that wait, 12 bytes a pixel
-TOGETHER_PIXELS = 1_000_000  # of images that are worked on in one call
-FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
+READERS, WRITERS = 2, 16  # threads per process; a GPU upscales images faster than a few cores compress them
+READ_PIXELS, WRITE_PIXELS = 32_000_000, 64_000_000  # decoded images that wait, 12 bytes per pixel
+BATCH_PIXELS = 1_000_000  # of small images that are converted in one call
+READ_SECONDS = 2.0  # how long an interrupted run waits for a read, which may never return
 
 
 @dataclass
 class Outcome:
-    """Of the jobs of one process. kept: found to be done by their content."""
+    """The jobs of one process. kept: already done, by their content. damaged: written or kept, but from an input of
+    which parts are missing, with what is missing. notes: what reading left out."""
 
     written: list[ConversionJob] = field(default_factory=list)
     kept: list[ConversionJob] = field(default_factory=list)
     failed: list[tuple[ConversionJob, str]] = field(default_factory=list)
+    damaged: list[tuple[ConversionJob, str]] = field(default_factory=list)
+    notes: list[tuple[ConversionJob, str]] = field(default_factory=list)
 
 
-class How(NamedTuple):
-    """quality: of JPEG and WebP, where 100 is lossless. max_pixels: of an image, checked before it is decoded.
-    first_frame: of animations and files of several pages, which are refused otherwise. again: what is there too."""
+class Reading(NamedTuple):
+    """How inputs are read and outputs are written.
+
+    Args:
+        quality: of JPEG and WebP, where 100 is lossless.
+        max_pixels: of an image, checked before it is decoded.
+        first_frame: take the first frame of animations and the first page of files with several, which are refused
+            otherwise.
+        again: convert inputs whose output is up to date as well.
+        strict: refuse damaged inputs instead of converting what is left of them.
+    """
 
     quality: int = 95
     max_pixels: int = MAX_PIXELS
     first_frame: bool = False
     again: bool = False
+    strict: bool = False
 
 
-class AtWork(Protocol):
-    """What is done with jobs, in the caller's thread. several: may be called where takes_several. video: writes the
-    output; returns its size in bytes and the SHA-256 of the source."""
+class Converter(Protocol):
+    """What is done with jobs, in the caller's thread.
+
+    several: may be called where `takes_several`. video: writes the output; returns its size in bytes, the SHA-256 of
+    the source, and what of the source is damaged ("" for nothing).
+    """
 
     @property
     def takes_several(self) -> bool: ...
@@ -57,48 +74,55 @@ class AtWork(Protocol):
 
     def several(self, jobs: Sequence[ConversionJob], images: Sequence[ImageData]) -> Sequence[ImageData]: ...
 
-    def video(self, job: ConversionJob) -> tuple[int, str]: ...
+    def video(self, job: ConversionJob) -> tuple[int, str, str]: ...
 
 
 class _Loaded(NamedTuple):
-    """image: None where the output is one of this very content already, or for a video, which is read later."""
+    """image: None where the output is up to date, and for a video, which is read later."""
 
     job: ConversionJob
     stamped: Stamp
     sha256: str
     image: ImageData | None
     pixels: int = 0
+    damage: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Pipeline:
-    """crew: gives the jobs and hears what is done. records: of what was made."""
+    """Runs the jobs that `queue` gives to this process and adds a record of each output to `manifest`."""
 
-    def __init__(self, queue: WorkQueue[ConversionJob], records: Manifest, how: How, at_work: AtWork) -> None:
-        self._queue, self._records, self._how, self._at_work = queue, records, how, at_work
-        self._reading, self._writing = MemoryBudget(READ_PIXELS), MemoryBudget(WRITE_PIXELS)
+    def __init__(
+        self, queue: WorkQueue[ConversionJob], manifest: Manifest, reading: Reading, converter: Converter
+    ) -> None:
+        self._queue, self._manifest, self._reading, self._converter = queue, manifest, reading, converter
+        self._to_read, self._to_write = MemoryBudget(READ_PIXELS), MemoryBudget(WRITE_PIXELS)
         self._turns, self._writes = 0, 0
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
+        self._readers, self._writers = DaemonPool(READERS, "read"), DaemonPool(WRITERS, "write")
         self._ahead: deque[tuple[ConversionJob, Future[_Loaded]]] = deque()
-        self._behind: deque[tuple[ConversionJob, Future[None]]] = deque()
+        self._behind: deque[tuple[_Loaded, Future[None]]] = deque()
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
-        """All jobs that the crew has for this process. Raises OSError for a disk that is full; KeyboardInterrupt after
-        what was being written is whole."""
+        """Run all jobs of this process.
+
+        Raises:
+            OSError: the disk is full.
+            KeyboardInterrupt: after the files that were being written are complete.
+        """
         try:
             while self._fill():
                 self._one_or_more()
                 self._settle(wait=False)
             self._settle(wait=True)
         finally:
-            self._reading.close()
-            self._readers.shutdown(cancel_futures=True)
-            self._writers.shutdown(cancel_futures=True)
+            self._to_read.close()
+            self._readers.shutdown(seconds=READ_SECONDS)
+            self._writers.shutdown()
         return self.outcome
 
     def _fill(self) -> bool:
-        """Have the readers busy; whether anything is left to do."""
+        """Give the readers work. Returns whether anything is left to do."""
         while len(self._ahead) < self._queue.ahead and (job := self._queue.take()) is not None:
             self._ahead.append((job, self._readers.submit(self._load, job, self._turns)))
             self._turns += 1
@@ -114,28 +138,35 @@ class Pipeline:
                 return _Loaded(job, stamped, "", None)
             data = read_member(job.source, job.offset, job.size) if job.member else job.source.read_bytes()
             sha256 = hashlib.sha256(data).hexdigest()
-            record = None if self._how.again else self._records.candidate(job)
+            record = None if self._reading.again else self._manifest.candidate(job)
             if record is not None and record.sha256 == sha256:
-                self._records.add(job, stamped, sha256, record.made)
-                return _Loaded(job, stamped, sha256, None)
+                self._manifest.add(job, stamped, sha256, record.made, record.damage)
+                return _Loaded(job, stamped, sha256, None, damage=record.damage)
             name = str(job.label)
             height, width = _measured(data, name)
-            pixels = height * width if height * width <= self._how.max_pixels else 0
+            pixels = height * width if height * width <= self._reading.max_pixels else 0
         finally:
-            self._reading.take(pixels, turn=turn)  # whatever happens, or the turns behind would wait for ever
+            self._to_read.take(pixels, turn=turn)  # in any case, or the turns behind would wait for ever
         try:
-            image = read_image(data, name=name, max_pixels=self._how.max_pixels, first_frame=self._how.first_frame)
+            image = read_image(
+                data,
+                name=name,
+                max_pixels=self._reading.max_pixels,
+                first_frame=self._reading.first_frame,
+                partial=not self._reading.strict,
+            )
         except BaseException:
-            self._reading.give(pixels)
+            self._to_read.give(pixels)
             raise
-        return _Loaded(job, stamped, sha256, image, pixels)
+        damage = f"{image.missing_rows:.1%} of its rows are missing" if image.missing_rows else ""
+        return _Loaded(job, stamped, sha256, image, pixels, damage, image.notes)
 
     def _write(self, loaded: _Loaded, made: ImageData) -> None:
         try:
-            size = write_image(loaded.job.target, made, quality=self._how.quality)
-            self._records.add(loaded.job, loaded.stamped, loaded.sha256, size)
+            size = write_image(loaded.job.target, made, quality=self._reading.quality)
+            self._manifest.add(loaded.job, loaded.stamped, loaded.sha256, size, loaded.damage)
         finally:
-            self._writing.give(made.pixels)
+            self._to_write.give(made.pixels)
 
     # ---- in order ----------------------------------------------------------------------------------------------------
 
@@ -147,8 +178,8 @@ class Pipeline:
             self._without_image(loaded)
             return
         group = [loaded]
-        while self._at_work.takes_several and self._ahead and self._ahead[0][1].done():
-            if sum(one.pixels for one in group) + self._waiting() > TOGETHER_PIXELS:
+        while self._converter.takes_several and self._ahead and self._ahead[0][1].done():
+            if sum(one.pixels for one in group) + self._next_pixels() > BATCH_PIXELS:
                 break
             following = self._next()
             if following is not None and following.image is None:
@@ -156,18 +187,18 @@ class Pipeline:
             elif following is not None:
                 group.append(following)
         try:
-            self._through(group)
+            self._convert(group)
         finally:
             for one in group:
-                self._reading.give(one.pixels)
+                self._to_read.give(one.pixels)
 
-    def _waiting(self) -> int:
-        """Pixels of the image that is next; 0 where reading it failed."""
+    def _next_pixels(self) -> int:
+        """Pixels of the next image; 0 if it could not be read."""
         future = self._ahead[0][1]
         return 0 if future.exception() else future.result().pixels
 
     def _next(self) -> _Loaded | None:
-        """The next that could be read, or nothing where it could not."""
+        """The next loaded job; None, and a failure, if it could not be read."""
         job, future = self._ahead.popleft()
         try:
             return future.result()
@@ -177,23 +208,22 @@ class Pipeline:
 
     def _without_image(self, loaded: _Loaded) -> None:
         if not loaded.job.is_video:
-            self.outcome.kept.append(loaded.job)
-            self._queue.tick()
+            self._succeed(self.outcome.kept, loaded.job, loaded.damage)
             return
         try:
-            size, sha256 = self._at_work.video(loaded.job)
-            self._records.add(loaded.job, loaded.stamped, sha256, size)
+            size, sha256, damage = self._converter.video(loaded.job)
+            self._manifest.add(loaded.job, loaded.stamped, sha256, size, damage)
         except Exception as error:
             self._fail(loaded.job, error)
         else:
-            self._succeed(loaded.job)
+            self._succeed(self.outcome.written, loaded.job, damage)
 
-    def _through(self, group: Sequence[_Loaded]) -> None:
+    def _convert(self, group: Sequence[_Loaded]) -> None:
         if len(group) > 1:
             try:
-                made = self._at_work.several([one.job for one in group], [one.image for one in group if one.image])
-            except Exception:  # alone, each of them shows what is wrong with it
-                logging.getLogger(__name__).debug("%s together", group[0].job.label, exc_info=True)
+                made = self._converter.several([one.job for one in group], [one.image for one in group if one.image])
+            except Exception:  # one by one, each of them shows its own error
+                logging.getLogger(__name__).debug("%s and others", group[0].job.label, exc_info=True)
             else:
                 for one, image in zip(group, made, strict=True):
                     self._pass_on(one, image)
@@ -201,52 +231,64 @@ class Pipeline:
         for one in group:
             assert one.image is not None
             try:
-                image = self._at_work.one(one.job, one.image)
+                image = self._converter.one(one.job, one.image)
             except Exception as error:
                 self._fail(one.job, error)
             else:
                 self._pass_on(one, image)
 
     def _pass_on(self, loaded: _Loaded, made: ImageData) -> None:
-        self._writing.take(made.pixels, turn=self._writes)
+        self._to_write.take(made.pixels, turn=self._writes)
         self._writes += 1
-        self._behind.append((loaded.job, self._writers.submit(self._write, loaded._replace(image=None), made)))
+        without = loaded._replace(image=None)
+        self._behind.append((without, self._writers.submit(self._write, without, made)))
 
     def _settle(self, *, wait: bool) -> None:
-        """What became of what was written."""
+        """Collect the results of writing."""
         while self._behind and (wait or self._behind[0][1].done()):
-            job, future = self._behind.popleft()
+            loaded, future = self._behind.popleft()
             try:
                 future.result()
             except Exception as error:
-                self._fail(job, error)
+                self._fail(loaded.job, error)
             else:
-                self._succeed(job)
+                self._succeed(self.outcome.written, loaded.job, loaded.damage)
+                self.outcome.notes += [(loaded.job, note) for note in loaded.notes]
 
-    def _succeed(self, job: ConversionJob) -> None:
-        self.outcome.written.append(job)
+    def _succeed(self, jobs: list[ConversionJob], job: ConversionJob, damage: str) -> None:
+        jobs.append(job)
+        if damage:
+            self.outcome.damaged.append((job, damage))
         self._queue.tick()
 
     def _fail(self, job: ConversionJob, error: Exception) -> None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise error
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise OSError(error.errno, error.strerror, str(job.target)) from error
         logging.getLogger(__name__).debug("%s", job.label, exc_info=error)
-        self.outcome.failed.append((job, _reason(error)))
+        self.outcome.failed.append((job, _reason(job, error)))
         self._queue.tick()
 
 
 def _measured(data: bytes, name: str) -> tuple[int, int]:
-    """Size by the header; where that tells nothing, reading will say why."""
+    """Size by the header; (0, 0) where it shows none. Reading will report why."""
     try:
         return size_of(data, name=name)
     except ImageError:
         return 0, 0
 
 
-def _reason(error: Exception) -> str:
+def _reason(job: ConversionJob, error: Exception) -> str:
     if isinstance(error, ImageError):
         return error.reason
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if isinstance(error, UserError) else said[:300]
+        return f"cannot write {job.target}: {error.strerror}" if _of_output(job, error) else error.strerror
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, UserError) else text[:300]
+
+
+def _of_output(job: ConversionJob, error: OSError) -> bool:
+    """Whether an error names the output, one of its folders, or a temporary file next to it."""
+    named = error.filename2 or error.filename
+    if not isinstance(named, str) or Path(named) == job.source:
+        return False
+    return Path(named) in job.target.parents or job.target.parent in Path(named).parents

@@ -1,9 +1,9 @@
-"""Videos, frame by frame: their times, their sound, their colours and their turn stay; work is kept by the segment.
+"""Convert videos frame by frame and keep their times, sound, colours, sampling, depth and rotation.
 
-A segment is so many frames, encoded into a file of its own beside the output and renamed when whole; the next start
-goes on behind the last one. When all are there they are joined, without encoding again, with the sound of the source.
-Frames go through as RGB and come back in the matrix and range of the source. There are no B frames, so that segments
-join whatever the times of their frames are. Through PyAV: `pip install 'sr-train[video]'`.
+The output is encoded in segments of a fixed number of frames, files in a hidden folder next to it. An interrupted run
+resumes after the last complete segment. When all segments exist they are joined, without re-encoding, with the sound
+of the source. Frames are converted as RGB and stored in the matrix and range of the source. There are no B frames, so
+that segments can be joined whatever the times of their frames are. Needs PyAV: `pip install 'sr-train[video]'`.
 """
 
 import contextlib
@@ -13,17 +13,77 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sr.core.atomic import replacing
+from sr.core.atomic import DISK_FULL, replacing, short_name
 from sr.core.digest import sha256_of
 from sr.core.errors import UserError
+from sr.core.lock import Lock
 from sr.images import ImageData
-from sr.inference.folders.pipeline import FULL
-from sr.inference.video.frames import frames_of, look_at
-from sr.inference.video.segments import CODECS, END, VideoSettings, check_sound, encode_all, join, segments_in
+from sr.inference.video.decode import Damage, deinterlacer
+from sr.inference.video.frames import VideoInfo, frames_of, read_info
+from sr.inference.video.segments import (
+    CODECS,
+    END,
+    VideoSettings,
+    check_sound,
+    encode_all,
+    join,
+    pixel_format,
+    segments_in,
+)
 
-__all__ = ["CODECS", "Film", "make_video"]
+__all__ = ["CODECS", "VideoSettings", "check_video", "make_video"]
 
 OnFrames = Callable[[int, int], None]
+
+
+def check_video(source: Path, target: Path, settings: VideoSettings) -> list[str]:
+    """What the output will lack, one sentence each. A video that cannot be read yields none: `make_video` reports it.
+
+    Raises UserError for `settings.deinterlace` without a filter for it.
+    """
+    try:
+        av = _av()
+    except UserError:
+        return []
+    if settings.deinterlace:
+        deinterlacer(av)
+    try:
+        info = read_info(av, source)
+        with av.open(str(source)) as file:
+            dropped = _dropped_streams(file, target.suffix == source.suffix)
+    except (UserError, av.error.FFmpegError, OSError):
+        return []
+    return [*_dropped_pixels(av, info, settings), *dropped]
+
+
+def _dropped_pixels(av: Any, info: VideoInfo, settings: VideoSettings) -> list[str]:
+    notes = []
+    if info.interlaced and not settings.deinterlace:
+        notes.append("is interlaced, and its combs would be upscaled; give --deinterlace")
+    format = pixel_format(av, settings.codec, info)
+    if info.sampling not in format:
+        to = ":".join(format.removeprefix("yuv")[:3])
+        notes.append(f"{settings.codec} stores its {':'.join(info.sampling)} chroma as {to}; give another --codec")
+    bits = next((depth for depth in (12, 10) if f"p{depth}" in format), 8)
+    if info.bits > bits:
+        notes.append(f"{settings.codec} stores its {info.bits} bits as {bits}; give --codec libx265")
+    if info.alpha:
+        notes.append("its transparency is not kept")
+    if info.dynamic:
+        notes.append(f"its {info.dynamic} metadata are not kept")
+    return notes
+
+
+def _dropped_streams(file: Any, alike: bool) -> list[str]:
+    """alike: the container of the output is of the same kind."""
+    streams = file.streams
+    kinds = [
+        ("video streams behind the first", len(streams.video) - 1),
+        ("subtitle streams", 0 if alike else len(streams.subtitles)),
+        ("data streams", len(streams.data)),
+        ("attachments", len(streams.attachments)),
+    ]
+    return [f"its {kind} are not kept ({count})" for kind, count in kinds if count]
 
 
 def make_video(
@@ -31,34 +91,74 @@ def make_video(
     target: Path,
     work: Callable[[ImageData], ImageData],
     *,
-    film: VideoSettings,
+    settings: VideoSettings,
     key: str,
+    strict: bool = False,
     on_frames: OnFrames = lambda done, frames: None,
-) -> tuple[int, str]:
-    """Write `work` of all frames; returns the size of the output and the SHA-256 of the source.
+) -> tuple[int, str, str]:
+    """Write `work` of all frames to `target`.
 
-    key: of settings; segments that were made by others, or of another source, are made again. on_frames: called with
-    (done, all; 0 where the file does not say). Raises UserError.
+    Args:
+        key: of everything else that changes the frames. Segments of another key or source are made again.
+        strict: refuse a video with damaged frames instead of leaving them out.
+        on_frames: called with (frames done, all frames; 0 where the file does not declare it).
+
+    Returns:
+        The size of the output in bytes, the SHA-256 of the source, and what of the source is damaged ("" for nothing).
+
+    Raises:
+        UserError: the video cannot be read or written, or another process writes the same output.
     """
     av = _av()
-    parts = target.with_name(f".{target.name}.parts")
+    parts = target.with_name(f".{short_name(target.name)}.parts")
     seen = source.stat()
+    used = Lock(
+        parts.with_suffix(".lock"), used=f"{target} is being written", fix="wait until it ends or give another output"
+    )
     try:
-        look = look_at(av, source)
+        info = read_info(av, source)
         check_sound(av, source, target.suffix)
-        _same_work(parts, {"key": key, "bytes": seen.st_size, "mtime": seen.st_mtime_ns, "film": list(film)})
-        done = len(segments_in(parts)) * film.segment
-        if not (parts / END).exists():
-            with contextlib.closing(frames_of(av, source, look, skip=done)) as frames:
-                encode_all(av, frames, parts, work, look, film, lambda n: on_frames(done + n, look.frames))
-        with replacing(target) as aside:
-            join(av, segments_in(parts), source, aside, target.suffix, look)
+        with used:
+            _same_work(parts, {"key": key, "bytes": seen.st_size, "mtime": seen.st_mtime_ns, "video": list(settings)})
+            damage = _encoded(av, source, parts, work, info, settings, strict, on_frames)
+            with replacing(target) as aside:
+                join(av, segments_in(parts), source, aside, target.suffix, info)
+            shutil.rmtree(parts)
     except av.error.FFmpegError as error:
-        if isinstance(error, OSError) and error.errno in FULL:  # the disk, not the video
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # the disk, not the video
             raise
-        raise UserError(f"{error.strerror or error} (in libav); try another container, as .mkv") from None
-    shutil.rmtree(parts)
-    return target.stat().st_size, sha256_of(source)
+        raise UserError(f"{error.strerror or error} (in libav); try another container, such as .mkv") from None
+    return target.stat().st_size, sha256_of(source), damage
+
+
+def _encoded(
+    av: Any,
+    source: Path,
+    parts: Path,
+    work: Callable[[ImageData], ImageData],
+    info: VideoInfo,
+    settings: VideoSettings,
+    strict: bool,
+    on_frames: OnFrames,
+) -> str:
+    """Make the segments that are missing. Returns what of the source is damaged."""
+    end, damage = parts / END, Damage()
+    done = len(segments_in(parts)) * settings.segment
+
+    def checked(count: int) -> None:
+        if strict and str(damage):
+            raise UserError(f"{damage}; leave out --strict to convert the others")
+        on_frames(done + count, info.frames)
+
+    if not end.exists():
+        frames = frames_of(av, source, info, skip=done, deinterlace=settings.deinterlace, damage=damage)
+        with contextlib.closing(frames):
+            encode_all(av, frames, parts, work, info, settings, checked)
+        if not segments_in(parts):
+            raise UserError("holds no frame that can be decoded; copy it again")
+        with replacing(end) as aside:
+            aside.write_text(str(damage), encoding="utf-8")
+    return end.read_text(encoding="utf-8")
 
 
 def _av() -> Any:
@@ -70,7 +170,7 @@ def _av() -> Any:
 
 
 def _same_work(parts: Path, work: dict[str, Any]) -> None:
-    """An empty folder of segments, unless what lies there is of the same work."""
+    """Empty the folder of segments unless it belongs to the same work."""
     mark, content = parts / "work.json", json.dumps(work)
     if not mark.exists() or mark.read_text(encoding="utf-8") != content:
         if parts.exists():

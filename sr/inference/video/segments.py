@@ -1,4 +1,4 @@
-"""Segments of a video: encoded one by one, joined without encoding again, with all else of the source."""
+"""Segments of a video: encoded one by one, then joined with the other streams of the source without re-encoding."""
 
 import contextlib
 import heapq
@@ -17,23 +17,32 @@ from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.images import ImageData
 from sr.inference.video.frames import AHEAD, FULL, LIMITED, MATRIX, VideoInfo, careful_bicubic
+from sr.inference.video.hdr import encoder_options
 
 CODECS = "libx264", "libx265", "libsvtav1"
-END = "all"  # the file that tells that no segment is missing
+END = "all"  # a file that exists when no segment is missing; it holds what of the source is damaged
 
 
 class VideoSettings(NamedTuple):
-    """How videos are written. codec: one of CODECS. crf: smaller is better and larger. preset: of x264 and x265.
-    segment: frames."""
+    """How videos are written.
+
+    Args:
+        codec: one of CODECS.
+        crf: constant rate factor; smaller is better and larger.
+        preset: of x264 and x265.
+        segment: frames per segment.
+        deinterlace: make one progressive frame of each interlaced frame before it is converted.
+    """
 
     codec: str = "libx264"
     crf: int = 17
     preset: str = "medium"
     segment: int = 240
+    deinterlace: bool = False
 
 
 def segments_in(parts: Path) -> list[Path]:
-    """Those that are whole, from the first to the first that is missing."""
+    """The complete segments, up to the first that is missing."""
     found: list[Path] = []
     while (path := parts / f"{len(found):06}.nut").exists():
         found.append(path)
@@ -45,11 +54,11 @@ def encode_all(
     frames: Iterator[tuple[int, ImageData]],
     parts: Path,
     work: Callable[[ImageData], ImageData],
-    look: VideoInfo,
-    film: VideoSettings,
+    info: VideoInfo,
+    settings: VideoSettings,
     on_frames: Callable[[int], None],
 ) -> None:
-    """Segment by segment, behind those that are there; encoded by a thread while the next frame is worked on."""
+    """Write the segments that follow the complete ones; a thread encodes while the next frame is converted."""
     count = 0
     with ThreadPoolExecutor(1) as pool:
         while True:
@@ -57,10 +66,10 @@ def encode_all(
             if first is None:
                 break
             with replacing(parts / f"{len(segments_in(parts)):06}.nut", sync=True) as aside:
-                segment = _Segment(av, aside, look, film)
+                segment = _Segment(av, aside, info, settings)
                 behind: deque[Future[None]] = deque()
                 try:
-                    for time, image in chain([first], islice(frames, film.segment - 1)):
+                    for time, image in chain([first], islice(frames, settings.segment - 1)):
                         behind.append(pool.submit(segment.add, time, work(image)))
                         count += 1
                         on_frames(count)
@@ -70,26 +79,36 @@ def encode_all(
                         future.result()
                 finally:
                     pool.submit(segment.close).result()
-    (parts / END).touch()
+
+
+def pixel_format(av: Any, codec: str, info: VideoInfo) -> str:
+    """The pixel format of the encoder that is closest to that of the source: first its sampling, then its depth."""
+    available = {format.name for format in av.Codec(codec, "w").video_formats}
+    depths = [depth for depth in ("12le", "10le", "") if info.bits >= int(depth.removesuffix("le") or 8)]
+    samplings = ["444", "422", "420"][("444", "422", "420").index(info.sampling) :]
+    names = [f"yuv{sampling}p{depth}" for sampling in samplings for depth in depths]
+    return next(name for name in names if name in available)
 
 
 class _Segment:
-    """A file of some frames. It opens with the first, whose size it takes."""
+    """A file of some frames. It is opened with the first frame, which decides its size."""
 
-    def __init__(self, av: Any, path: Path, look: VideoInfo, film: VideoSettings) -> None:
-        self._av, self._look, self._film = av, look, film
+    def __init__(self, av: Any, path: Path, info: VideoInfo, settings: VideoSettings) -> None:
+        self._av, self._info, self._settings = av, info, settings
+        self._format = pixel_format(av, settings.codec, info)
         self._file = av.open(str(path), "w", format="nut")
         self._stream: Any = None
 
     def add(self, time: int, image: ImageData) -> None:
-        look = self._look
+        info = self._info
         height, width = image.rgb.shape[-2:]
-        rgb = F.pad(image.rgb[None], (0, width % 2, 0, height % 2), mode="replicate")[0]  # 4:2:0 has even sides
+        right, below = width % 2 * ("444" not in self._format), height % 2 * ("420" in self._format)
+        rgb = F.pad(image.rgb[None], (0, right, 0, below), mode="replicate")[0]  # whole samples of chroma
         if self._stream is None:
             self._stream = self._opened(rgb.shape[-1], rgb.shape[-2])
-        top, kind, format = (65535, np.uint16, "rgb48le") if look.deep else (255, np.uint8, "rgb24")
+        top, kind, format = (65535, np.uint16, "rgb48le") if info.deep else (255, np.uint8, "rgb24")
         values = (rgb.clamp(0, 1) * top).round_().permute(1, 2, 0).cpu().numpy().astype(kind)
-        matrix, limits = MATRIX[look.matrix], FULL if look.full else LIMITED
+        matrix, limits = MATRIX[info.matrix], FULL if info.full else LIMITED
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(values), format=format).reformat(
             format=self._stream.pix_fmt,
             src_colorspace=matrix,
@@ -98,9 +117,9 @@ class _Segment:
             dst_color_range=limits,
             interpolation=careful_bicubic(),
         )
-        frame.colorspace, frame.color_range = look.matrix, limits
-        frame.color_primaries, frame.color_trc = look.primaries, look.transfer
-        frame.pts, frame.time_base = time, look.time_base
+        frame.colorspace, frame.color_range = info.matrix, limits
+        frame.color_primaries, frame.color_trc = info.primaries, info.transfer
+        frame.pts, frame.time_base = time, info.time_base
         for packet in self._stream.encode(frame):
             self._file.mux(packet)
 
@@ -111,21 +130,21 @@ class _Segment:
         self._file.close()
 
     def _opened(self, width: int, height: int) -> Any:
-        look, film = self._look, self._film
-        options = {"crf": str(film.crf)} | ({"preset": film.preset} if film.codec in ("libx264", "libx265") else {})
-        stream = self._file.add_stream(film.codec, rate=look.rate, options=options)
-        stream.width, stream.height = width, height
-        stream.pix_fmt = "yuv420p10le" if look.deep else "yuv420p"
+        info, settings = self._info, self._settings
+        options = {"crf": str(settings.crf), **encoder_options(info.hdr, settings.codec)}
+        options |= {"preset": settings.preset} if settings.codec in ("libx264", "libx265") else {}
+        stream = self._file.add_stream(settings.codec, rate=info.rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, self._format
         context = stream.codec_context
-        context.time_base, context.max_b_frames = look.time_base, 0
-        context.colorspace, context.color_range = look.matrix, FULL if look.full else LIMITED
-        context.color_primaries, context.color_trc = look.primaries, look.transfer
-        context.sample_aspect_ratio = 1 / look.aspect if look.turn % 2 else look.aspect
+        context.time_base, context.max_b_frames = info.time_base, 0
+        context.colorspace, context.color_range = info.matrix, FULL if info.full else LIMITED
+        context.color_primaries, context.color_trc = info.primaries, info.transfer
+        context.sample_aspect_ratio = 1 / info.aspect if info.turn % 2 else info.aspect
         return stream
 
 
 def check_sound(av: Any, source: Path, suffix: str) -> None:
-    """Before hours of work: raises UserError where the container cannot hold the sound of the source."""
+    """Raises UserError, before hours of work, where the container cannot hold the sound of the source."""
     with contextlib.ExitStack() as stack:
         given = stack.enter_context(av.open(str(source)))
         made = stack.enter_context(av.open(io.BytesIO(), "w", format=_muxer(suffix)))
@@ -133,28 +152,28 @@ def check_sound(av: Any, source: Path, suffix: str) -> None:
             if [made.add_stream_from_template(one) for one in _kept(given, source.suffix == suffix)]:
                 made.start_encoding()  # writes the header
         except (av.error.FFmpegError, ValueError) as error:
-            said = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or error
             fix = "give a name that ends in .mkv or .mov, or convert it first"
-            raise UserError(f"its sound does not go into {suffix} ({said}); {fix}") from None
+            raise UserError(f"{suffix} cannot hold its sound ({reason}); {fix}") from None
 
 
-def join(av: Any, segments: list[Path], source: Path, target: Path, suffix: str, look: VideoInfo) -> None:
-    """The images of the segments and all else of the source, in the order of time, as they are."""
+def join(av: Any, segments: list[Path], source: Path, target: Path, suffix: str, info: VideoInfo) -> None:
+    """Write the frames of the segments and the other streams of the source, ordered by time, without re-encoding."""
     with contextlib.ExitStack() as stack:
         given = stack.enter_context(av.open(str(source)))
         first = stack.enter_context(av.open(str(segments[0])))
         made = stack.enter_context(av.open(str(target), "w", format=_muxer(suffix)))
         made.metadata.update(given.metadata)
-        video = made.add_stream_from_template(first.streams.video[0], opaque=True, rate=look.rate)
-        video.time_base = look.time_base
+        video = made.add_stream_from_template(first.streams.video[0], opaque=True, rate=info.rate)
+        video.time_base = info.time_base
         taken = {one.index: made.add_stream_from_template(one) for one in _kept(given, source.suffix == suffix)}
         for index, stream in taken.items():
             stream.metadata.update(given.streams[index].metadata)
         wanted = [given.streams[index] for index in taken]
         others = ((taken[packet.stream.index], packet) for packet in given.demux(wanted) if packet.size)
-        images = ((video, packet) for packet in _packets(av, segments, look))
+        images = ((video, packet) for packet in _packets(av, segments, info))
         merged = heapq.merge(images, others if wanted else (), key=lambda pair: _time(pair[1]))
-        for stream, packet in merged:  # a packet's own stream may be gone with its file
+        for stream, packet in merged:  # the stream of a packet may be closed with its file
             packet.stream = stream
             made.mux(packet)
 
@@ -165,25 +184,25 @@ def _time(packet: Any) -> float:
 
 
 def _kept(given: Any, alike: bool) -> list[Any]:
-    """Streams beside the images: all sound; words where the container stays of its kind, and so can hold them."""
+    """The other streams that the output keeps: all sound, and subtitles where the container is of the same kind."""
     return [*given.streams.audio, *(given.streams.subtitles if alike else ())]
 
 
-def _packets(av: Any, segments: list[Path], look: VideoInfo) -> Iterator[Any]:
-    """Every packet with how long it lasts: until the next one, the last one as long as the mean."""
+def _packets(av: Any, segments: list[Path], info: VideoInfo) -> Iterator[Any]:
+    """Every packet with its duration: until the next one; the last one takes the mean."""
     before: Any = None
     for path in segments:
         with av.open(str(path)) as file:
             for packet in file.demux(video=0):
                 if packet.pts is None:  # the end
                     continue
-                packet.dts = packet.pts  # the order is that of the times; NUT does not always tell
+                packet.dts = packet.pts  # there are no B frames, and NUT does not always store it
                 if before is not None:
                     before.duration = packet.pts - before.pts
                     yield before
                 before = packet
     if before is not None:
-        before.duration = round(1 / look.rate / before.time_base)
+        before.duration = round(1 / info.rate / before.time_base)
         yield before
 
 
