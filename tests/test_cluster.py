@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.program import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's"), pytest.mark.cluster]
 
 
 @pytest.fixture(autouse=True)

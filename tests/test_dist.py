@@ -23,6 +23,8 @@ from sr.distributed import comm, rendezvous, watchdog
 from sr.distributed.backends.ddp import DDP
 from sr.train.builder import Builder, load
 
+pytestmark = pytest.mark.distributed
+
 TIMEOUT = 4.0
 HOST = socket.gethostname()
 

@@ -31,6 +31,7 @@ def assert_each_position_once(steps: dict[int, list[list[list[int]]]], batch: in
         assert used == list(range(number * batch, (number + 1) * batch))
 
 
+@pytest.mark.distributed
 def test_four_then_two_then_one_then_four_processes_are_one_run(recipe: Recipe, tmp_path: Path) -> None:
     file, whole = recipe(name="elastic", log__samples=True), recipe(name="whole", log__samples=True)
     worlds = [4, 2, 1, 4]

@@ -29,6 +29,8 @@ from sr.train.builder import Builder, load
 from tests.helpers.checkpoints import GROUP, put
 from tests.helpers.program import ROOT
 
+pytestmark = pytest.mark.tools
+
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 RECIPES = sorted((ROOT / "options").glob("*.yml"))
 plain = (

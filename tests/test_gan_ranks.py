@@ -18,6 +18,8 @@ from sr.nets.patchgan import PatchGAN
 from sr.nets.timm_disc import TimmDiscriminator
 from sr.tasks.task import frozen
 
+pytestmark = pytest.mark.distributed
+
 BATCH = 4
 
 

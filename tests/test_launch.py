@@ -10,6 +10,8 @@ from sr.train import checkpoint
 from tests.helpers.program import ON_CPU, TWO, sr
 from tests.helpers.training import assert_same
 
+pytestmark = pytest.mark.distributed
+
 Recipe = Callable[..., Path]
 
 

@@ -111,12 +111,14 @@ def test_the_scripts_set_what_the_files_set(backend: str) -> None:
     assert {key for key in theirs if key.startswith("ACCELERATE_USE")} <= ours.keys()
 
 
+@pytest.mark.distributed
 def test_the_cpu_file_starts_two_processes_that_meet(recipe: Recipe) -> None:
     wrong = recipe(data__batch_size=3)
     done = sr("train", wrong, launcher=("accelerate", "launch", "--config_file", str(LAUNCH / "cpu.yaml")), **VENV)
     assert "batch_size 3 does not divide by 2 processes" in done.stderr
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("config", ["zero3", "fsdp2"])
 def test_a_sharded_file_trains_on_two_processes_of_a_cpu(config: str, recipe: Recipe, tmp_path: Path) -> None:
     line = ("accelerate", "launch", "--config_file", str(LAUNCH / f"{config}.yaml"), "--num_processes", "2")
@@ -159,6 +161,7 @@ def test_an_unknown_backend_is_told(name: str) -> None:
     )
 
 
+@pytest.mark.distributed
 def test_torchrun_trains_on_two_processes_of_a_cpu(recipe: Recipe, tmp_path: Path) -> None:
     own = {"NPROC": "2", "MAX_RESTARTS": "0", "BACKEND": "zero2", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = script("torchrun.sh", recipe(train__total_steps=1), **own, **VENV)
@@ -241,6 +244,7 @@ def test_slurm_puts_back_what_another_start_can_mend(
     assert f"exit code {code}" in done.stderr
 
 
+@pytest.mark.distributed
 def test_a_preempted_job_continues(slurm: Callable[..., object], recipe: Recipe, tmp_path: Path) -> None:
     options = recipe(train__total_steps=2000, save__every=2, log__every=1)
     begun = tmp_path / "runs" / "tiny" / "checkpoints" / "step_00000002"

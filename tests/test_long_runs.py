@@ -130,6 +130,7 @@ def test_the_watcher_sees_processes_files_and_memory(tmp_path: Path) -> None:
     assert looked(1 << 30) is None
 
 
+@pytest.mark.tools
 def test_a_run_of_some_steps_holds_what_it_held(recipe: Recipe) -> None:
     psnr = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}
     command = [

@@ -144,6 +144,7 @@ def test_another_error_waits_for_the_disk_too_and_both_are_told(
     assert "photo_0.png/step_00000001: cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.distributed
 def test_every_process_learns_of_it(recipe: Recipe, tmp_path: Path) -> None:
     """Of a folder that cannot be written, and of damage; together they fall back and end as if nothing had been."""
     run = engine(recipe(), "save.every=2")
@@ -206,6 +207,7 @@ def test_a_read_only_folder_is_one_sentence(recipe: Recipe, tmp_path: Path) -> N
     assert "checkpoints/step_00000004: cannot be written ([Errno 30] Read-only file system" in said
 
 
+@pytest.mark.tools
 def test_kill_test_in_the_writing(recipe: Recipe) -> None:
     file = recipe(**PSNR_ALONE)
     command = [sys.executable, "tools/cluster/kill_test.py", str(file), "--kills=3", "--writing", "--spread=0.02"]

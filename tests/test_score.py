@@ -240,6 +240,7 @@ def test_an_output_goes_with_the_longest_name_and_hr_loses_what_it_lacks(tmp_pat
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.distributed
 def test_two_processes_measure_as_one(tmp_path, photos, second, capsys):
     args = ["validate", *BICUBIC, "--hr", str(photos), "--hr", str(second), "--json"]
     assert main([*args, "--csv", str(tmp_path / "one.csv")]) == 0

@@ -9,6 +9,8 @@ import pytest
 
 from sr.nets.cpu import winograd
 
+pytestmark = pytest.mark.tools
+
 
 @pytest.mark.skipif(not winograd.available(), reason="installed without a C compiler")
 def test_both_ways_give_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

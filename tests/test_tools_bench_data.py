@@ -15,6 +15,8 @@ import bench_degrade
 import bench_resume
 from benchmark_table import GOALS
 
+pytestmark = pytest.mark.tools
+
 SHARED = {"pairs": 1, "memory": False, "device": torch.device("cpu")}
 
 

@@ -7,6 +7,8 @@ import bench_upscale
 import pytest
 import torch
 
+pytestmark = pytest.mark.tools
+
 
 @pytest.mark.skipif(importlib.util.find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 @pytest.mark.parametrize("tile", [None, 24])

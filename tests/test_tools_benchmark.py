@@ -12,6 +12,8 @@ import torch
 from bench_harness import Arm, compare, deviation, kept_bytes, matmul_peak, peak_bytes, table
 from benchmark_table import GOALS
 
+pytestmark = pytest.mark.tools
+
 CPU = torch.device("cpu")
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 

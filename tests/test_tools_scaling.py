@@ -15,6 +15,8 @@ from sr.train.builder import load
 from sr.train.summary import summary
 from tests.helpers.program import ROOT
 
+pytestmark = pytest.mark.tools
+
 WORK = Work(step=0.25, images=12, parameters=21e6)
 CLUSTER = Cluster(nodes=4, gpus=8)
 BOTTLENECKS = {

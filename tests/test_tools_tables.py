@@ -7,6 +7,8 @@ from make_tables import FILE, PLACES, main
 
 from sr.train.builder import TABLES
 
+pytestmark = pytest.mark.tools
+
 
 def test_the_page_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0, capsys.readouterr().err

@@ -11,6 +11,8 @@ import pytest
 from sr.data.make_shards import make_shards
 from tests.helpers.program import ROOT
 
+pytestmark = pytest.mark.tools
+
 
 @pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 def test_both_are_trained_in_turn_and_measured(recipe, photos: Path, tmp_path: Path) -> None:

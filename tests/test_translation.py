@@ -141,6 +141,7 @@ def test_cyclegan_starts_from_the_files_of_the_original(
         Builder(load(pairs)).nets.make("generator")
 
 
+@pytest.mark.distributed
 def test_two_processes_train_pix2pix_as_one(recipe: Recipe, facades: Path, tmp_path: Path) -> None:
     """Instance norm: what an image becomes does not depend on its neighbours in the batch.
 

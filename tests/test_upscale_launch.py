@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from PIL import Image
 
 from sr.nets.io.load import architecture
 from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.rrdbnet import RRDBNet
 from tests.helpers.program import ON_CPU, ROOT, TWO, sr
+
+pytestmark = pytest.mark.distributed
 
 COUNT = 30
 
