@@ -96,11 +96,13 @@ class ValidationSection(Section):
 
 
 class Save(Section):
-    """`fallback`: continue from the newest good checkpoint where the newest is damaged."""
+    """`fallback`: continue from the newest good checkpoint where the newest is damaged. `discriminator`: also write
+    models/net_d_STEP.safetensors with each checkpoint, to start other runs from."""
 
     every: PositiveInt = 5000
     keep: PositiveInt = 3
     fallback: bool = False
+    discriminator: bool = False
 
 
 class Log(Section):
@@ -130,9 +132,28 @@ class Losses(BaseModel):
         return self.__pydantic_extra__
 
 
+class InitFile(Section):
+    """Weights to start from: a model file, a file of a checkpoint, or the folder of a checkpoint.
+
+    `strict`: false loads the tensors that fit by name and shape, and lists the others. For a network of another scale,
+    depth or number of channels.
+    """
+
+    file: str
+    strict: bool = True
+
+
+Player = Literal["generator", "discriminator"]
+Init = str | InitFile | dict[str, str | InitFile]
+
+
 class Options(Section):
-    """A whole run. `init` maps a player to the weights it starts from, for CycleGAN perhaps one file for each of its
-    two nets (a_to_b, b_to_a; a, b); `out`/`name` is the folder of the run."""
+    """A whole run, written to the folder `out`/`name`.
+
+    `init` maps a player to the weights it starts from; for CycleGAN also one file for each of its two networks (a_to_b
+    and b_to_a; a and b). `freeze` maps a player to patterns of parameters that are not trained: `*` stands for any
+    characters, as in `body.*`.
+    """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     task: Literal["psnr", "sr_gan", "pix2pix", "cyclegan"]
@@ -141,12 +162,13 @@ class Options(Section):
     out: str = "runs"
     generator: Annotated[Part, PartOf("generators")]
     discriminator: Annotated[Part, PartOf("discriminators")] | None = None
-    init: dict[Literal["generator", "discriminator"], str | dict[str, str]] = {}
+    init: dict[Player, Init] = {}
+    freeze: dict[Player, Files] = {}
     losses: Losses
     cycle: Cycle | None = None
     degrade: list[Annotated[Part, PartOf("degrade")]] = []
     data: Data
-    optimizer: dict[Literal["generator", "discriminator"], Annotated[Part, PartOf("optimizers")]]
+    optimizer: dict[Player, Annotated[Part, PartOf("optimizers")]]
     schedule: Annotated[Part, PartOf("schedules")] = {"type": "constant"}
     train: Train
     validation: ValidationSection = ValidationSection()
@@ -210,11 +232,11 @@ def _players(options: Options) -> Said:
     for name in players:
         if name not in options.optimizer:
             yield "optimizer", f"task {task} trains '{name}'; add optimizer.{name}"
-    for name in {*options.optimizer, *options.init} - set(players):
-        yield (
-            f"{'optimizer' if name in options.optimizer else 'init'}.{name}",
-            f"task {task} has no '{name}'; remove it",
-        )
+    for section in ("optimizer", "init", "freeze"):
+        for name in getattr(options, section).keys() - set(players):
+            yield f"{section}.{name}", f"task {task} has no '{name}'; remove it"
+    if options.save.discriminator and not adversarial:
+        yield "save.discriminator", f"task {task} has no discriminator; remove it"
     if not options.losses.reconstruction and options.losses.gan is None:
         yield "losses", "there is nothing to train on; add a term, such as pixel: {type: l1}"
 

@@ -138,7 +138,7 @@ def check(
     part: Any, name: str, tables: Tables, path: Path = (), *, plugins: bool = True, outer: str = ""
 ) -> list[Problem]:
     """Everything wrong with one part and the parts inside it. outer: the table of the part that it stands in."""
-    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         return [Problem(path, f"give a mapping with a 'type'. Known types: {', '.join(tables[name].rows)}.")]
     try:
         factory = find(tables[name], part["type"], plugins=plugins)

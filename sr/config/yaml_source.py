@@ -225,7 +225,7 @@ def _target(values: dict[str, Any], steps: list[str], assignment: str) -> tuple[
         else:
             path.append(step)
         if number + 1 < len(steps):
-            inner = target[path[-1]] if isinstance(target, list) else target.get(step)
+            inner = target[index] if isinstance(target, list) else target.get(step)
             if not isinstance(inner, (dict, list)):
                 inner = target[path[-1]] = {}
             target = inner
@@ -237,28 +237,29 @@ def _drop_removed_entries(document: Document) -> Document:
     entries = [path for path in document.overrides if isinstance(path[-1], int)]
     for path in sorted(entries, key=lambda path: (len(path), path[-1]), reverse=True):  # inner and later ones first
         target: Any = document.values
+        index: Any = path[-1]
         try:
             for step in path[:-1]:
                 target = target[step]
-            removed = isinstance(target, list) and target[path[-1]] is None
+            removed = isinstance(target, list) and target[index] is None
         except (KeyError, IndexError, TypeError):  # a later override replaced what it was in
             continue
         if removed:
-            del target[path[-1]]
+            del target[index]
             lines, overrides = _without_entry(document.lines, path), _without_entry(document.overrides, path)
             document = replace(document, lines=lines, overrides=overrides)
     return document
 
 
-def _without_entry(noted: Mapping[Path, Any], path: Path) -> dict[Path, Any]:
+def _without_entry(noted: Mapping[Path, Any], entry: Path) -> dict[Path, Any]:
     """Paths after a list entry is dropped: those of the entries behind it move up by one."""
-    depth, index = len(path) - 1, path[-1]
+    depth, index = len(entry) - 1, entry[-1]
     kept = {}
-    for old, note in noted.items():
-        if len(old) > depth and old[:depth] == path[:depth] and isinstance(old[depth], int):
-            if old[depth] == index:
+    for path, note in noted.items():
+        step = path[depth] if path[:depth] == entry[:depth] and len(path) > depth else None
+        if isinstance(step, int) and isinstance(index, int):
+            if step == index:
                 continue
-            if old[depth] > index:
-                old = (*old[:depth], old[depth] - 1, *old[depth + 1 :])
-        kept[old] = note
+            path = (*path[:depth], step - (step > index), *path[depth + 1 :])
+        kept[path] = note
     return kept

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from sr.config.options import Player
 from sr.data.batch import Batch
 from sr.nets.spectral import SpectralConv2d
 
@@ -40,7 +41,7 @@ class Task:
     optimizers nor processes nor options. `step` counts optimizer steps from 0.
     """
 
-    players: ClassVar[tuple[str, ...]]
+    players: ClassVar[tuple[Player, ...]]
 
     def step(self, batch: Batch, step: int) -> Iterator[Phase]:
         raise NotImplementedError

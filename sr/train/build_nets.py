@@ -1,8 +1,9 @@
 """The nets that one set of options describes: made, filled, tried, and saved for use."""
 
 import copy
+import fnmatch
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sr.config.options import Cycle, Options, Part
+from sr.config.options import Cycle, InitFile, Options, Part, Player
 from sr.core.errors import UserError, first_line
 from sr.nets.io.load import architecture, load_into
 from sr.nets.io.size_limit import bounded
@@ -20,6 +21,7 @@ from sr.tasks.cyclegan import Discriminators, Generators
 
 PRIVATE: Any = {"data": {"source", "make"}, "validation": {"sets"}, "init": True}
 """Options that no published model carries: where the data lie, and the keys to it."""
+MOST_LINES = 40  # of what was not loaded
 
 
 class Nets:
@@ -32,20 +34,42 @@ class Nets:
         self.channels: tuple[int, int] = part.get("num_in_ch", 3), part.get("num_out_ch", 3)
         self.conditional = bool(options.discriminator and options.discriminator.get("conditional"))
 
-    def make(self, player: str) -> nn.Module:
+    def make(self, player: Player) -> nn.Module:
         """The player's net; its initial weights depend on the seed and the player's name alone."""
         torch.manual_seed(_seed_of(self.options.seed, player))
         with bounded():
-            net = self._generator() if player == "generator" else self._discriminator()
-        init: Mapping[Any, str | dict[str, str]] = self.options.init
-        given = init.get(player, {})
-        for side, file in ({"": given} if isinstance(given, str) else given).items():
-            load_into(
-                self._side(player, net, side) if side else net,
-                file,
-                player="discriminator" if player == "discriminator" else "generator",
-            )
-        return net
+            return self._generator() if player == "generator" else self._discriminator()
+
+    def load_initial(self, player: Player, net: nn.Module) -> list[str]:
+        """Fill the net from the files that `init` names. Returns lines about what was not loaded, where not strict."""
+        given, lines = self.options.init.get(player, {}), []
+        for side, start in (given if isinstance(given, dict) else {"": given}).items():
+            start = InitFile(file=start) if isinstance(start, str) else start
+            part, key = (self._side(player, net, side), f"init.{player}.{side}") if side else (net, f"init.{player}")
+            file = _weights_file(Path(start.file), player, key)
+            try:
+                misfits = load_into(part, file, strict=start.strict, player=player)
+            except UserError as error:
+                if not start.strict:
+                    raise
+                hint = f"set {key}: {{file: {start.file}, strict: false}} to load what fits"
+                raise UserError(f"{error}; or {hint}") from None
+            lines += _not_loaded(key, file, misfits, part)
+        return lines
+
+    def freeze(self, player: Player, net: nn.Module) -> None:
+        """Exclude from training the parameters whose names match a pattern of `freeze`."""
+        given = self.options.freeze.get(player, [])
+        parameters = dict(net.named_parameters())
+        for pattern in [given] if isinstance(given, str) else given:
+            names = fnmatch.filter(parameters, pattern)
+            if not names:
+                known = ", ".join(f"{name}.*" for name, _ in net.named_children())
+                raise UserError(f"freeze.{player}: '{pattern}' matches no parameter; give patterns such as {known}")
+            for name in names:
+                parameters[name].requires_grad_(False)
+        if given and not any(parameter.requires_grad for parameter in parameters.values()):
+            raise UserError(f"freeze.{player}: no parameter is left to train; remove a pattern")
 
     def _side(self, player: str, net: nn.Module, side: str) -> nn.Module:
         sides = dict(net.named_children()) if self._cycle else {}
@@ -129,6 +153,27 @@ class Nets:
         if source["type"] == "edges" and self.options.data.direction == "a_to_b":
             return "edges"
         return "lab" if source["type"] == "colorize" and source.get("space", "lab") == "lab" else "rgb"
+
+
+def _weights_file(path: Path, player: str, key: str) -> Path:
+    """The file itself, or the player's file in the folder of a checkpoint; of the generator the average."""
+    if not path.is_dir():
+        return path
+    file = path / ("ema.safetensors" if player == "generator" else f"{player}.safetensors")
+    if not file.is_file():
+        raise UserError(f"{key}: {path} is a folder without {file.name}; give a file, or a folder of a checkpoint")
+    return file
+
+
+def _not_loaded(key: str, file: Path, misfits: Sequence[str], net: nn.Module) -> list[str]:
+    """What a person should know of weights that were loaded in part."""
+    if not misfits:
+        return []
+    unknown = sum(line.endswith("is unknown") for line in misfits)
+    count = len(net.state_dict())
+    head = f"{key}: {count - len(misfits) + unknown} of {count} tensors loaded from {file}; not loaded:"
+    more = [f"  and {len(misfits) - MOST_LINES} more"] if len(misfits) > MOST_LINES else []
+    return [head, *(f"  {line}" for line in misfits[:MOST_LINES]), *more]
 
 
 def _shapes(net: nn.Module, example: tuple[Any, ...], device: torch.device) -> Any:

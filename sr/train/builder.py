@@ -11,9 +11,10 @@ import torch
 import yaml
 from pydantic import NonNegativeInt
 from torch import nn
+from tqdm import tqdm
 
 from sr.config import registry
-from sr.config.options import Cycle, Options, Part, resolve
+from sr.config.options import Cycle, Options, Part, Player, resolve
 from sr.config.registry import PartOf, Table
 from sr.config.yaml_source import read
 from sr.core.atomic import replacing
@@ -173,7 +174,7 @@ class Builder:
         kind = TASKS[options.task]
         players: dict[str, ModelOptimizer] = {}
         for name, optimizer in options.optimizer.items():
-            net = comm.agree(partial(self.nets.make, name)).to(device)
+            net = comm.agree(partial(self._net, name)).to(device)
             self.nets.check_shapes(name, net)
             if train.channels_last:
                 net = net.to(memory_format=torch.channels_last)
@@ -181,7 +182,7 @@ class Builder:
             players[name] = ModelOptimizer(
                 name=name,
                 net=net,
-                optimizer=self._make(optimizer, "optimizers", net.parameters()),
+                optimizer=self._make(optimizer, "optimizers", _trainable(net)),
                 schedule=self.schedule(),
                 accelerator=accelerate,
                 launch=launch,
@@ -211,6 +212,16 @@ class Builder:
             record=self.record,
             plan=self.plan(precision),
         )
+
+    def _net(self, player: Player) -> nn.Module:
+        """The network that training starts with. The main rank lists what of the initial weights was not loaded."""
+        net = self.nets.make(player)
+        lines = self.nets.load_initial(player, net)
+        self.nets.freeze(player, net)
+        if comm.is_main():
+            for line in lines:
+                tqdm.write(line)
+        return net
 
     def plan(self, precision: str) -> TrainSettings:
         options, train, filled = self.options, self.options.train, self.filled()
@@ -248,3 +259,7 @@ class Builder:
     def resolved(self) -> str:
         """`filled` as YAML that can be run again."""
         return yaml.safe_dump(self.filled(), sort_keys=False, allow_unicode=True)
+
+
+def _trainable(net: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]

@@ -54,7 +54,9 @@ def _schedule(build: Builder) -> Iterator[str]:
                 "its full value; lower it"
             )
         schedule = schedule.schedule
-    rates = {name: float(part["lr"]) for name, part in build.options.optimizer.items() if "lr" in part}
+    rates: dict[str, float] = {
+        name: float(part["lr"]) for name, part in build.options.optimizer.items() if "lr" in part
+    }
     if isinstance(schedule, Cosine):
         yield from _cosine(schedule, total, rates)
     elif isinstance(schedule, MultiStep):

@@ -17,12 +17,16 @@ from sr.train.plan_warnings import plan_warnings
 
 def summary(options: Options, *, plugins: bool = True) -> str:
     """Parameter counts and the batch arithmetic, built without memory for weights."""
-    build, lines = Builder(options.model_copy(update={"init": {}}), plugins=plugins), []
+    build, lines = Builder(options, plugins=plugins), []
     build.degradation(options.data.gt_size), build.schedule(), build.gan_loss()  # what only their constructors know
     with torch.device("meta"):
         for name in TASKS[options.task].players:
-            count = sum(p.numel() for p in build.nets.make(name).parameters())
-            lines.append(f"{name:14s}{count / 1e6:.3f} M parameters")
+            net = build.nets.make(name)
+            build.nets.freeze(name, net)
+            sizes = [(parameter.numel(), parameter.requires_grad) for parameter in net.parameters()]
+            count, frozen = sum(size for size, _ in sizes), sum(size for size, trained in sizes if not trained)
+            rest = f", {frozen / 1e6:.3f} M of them frozen" if frozen else ""
+            lines.append(f"{name:14s}{count / 1e6:.3f} M parameters{rest}")
     world, train, size = int(os.environ.get("WORLD_SIZE", "1")), options.train, options.data.batch_size
     if size % (world * train.accumulate):
         raise UserError(f"data.batch_size {size} does not split over {world} processes x accumulate {train.accumulate}")

@@ -41,6 +41,8 @@ def check_player(name: str, net: nn.Module, optimizer: torch.optim.Optimizer, *,
             f"train.precision: fp16 needs a loss scaler that all ranks of {way} share, which there is not; use bf16 or "
             "fp32, or launch with --multi_gpu"
         )
+    if way.startswith("ZeRO") and not all(parameter.requires_grad for parameter in net.parameters()):
+        raise UserError(f"freeze.{name} does not work with {way}; remove it, or launch with --multi_gpu or FSDP2")
     if len(list(net.parameters())) < len(list(net.named_parameters(remove_duplicate=False))):
         raise UserError(f"the {name} uses a weight in two places, and {way} cannot cut it; launch with --multi_gpu")
 

@@ -7,20 +7,19 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickletools import genops
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from sr.config.options import Player
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.nets.io.file_type import container
 
 State = dict[str, Tensor]
-
-Player = Literal["generator", "discriminator"]
 
 _STATE_DICTS = (
     *("params_ema", "params-ema", "model_ema", "ema", "params"),
@@ -37,6 +36,10 @@ _PLAYERS: dict[Player | None, tuple[str, ...]] = {
 
 _WRAPPERS = r"(^module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 """What data parallelism, torch.compile, FSDP and activation checkpointing add to the names of parameters."""
+
+
+OF_CHECKPOINT = "model/"
+"""Before the names of the weights in a checkpoint's file, which holds the optimizer state too."""
 
 
 def load_weights(path: str | Path, player: Player | None = None) -> tuple[State, dict[str, str]]:
@@ -59,7 +62,9 @@ def load_weights(path: str | Path, player: Player | None = None) -> tuple[State,
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            keys = list(file.keys())
+            weights = [key for key in keys if key.startswith(OF_CHECKPOINT)] or keys  # without the optimizer state
+            return {key.removeprefix(OF_CHECKPOINT): file.get_tensor(key) for key in weights}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         reason = str(error)[:200]
         raise UserError(f"{path} is not a whole .safetensors file ({reason}); copy or download it again") from None
