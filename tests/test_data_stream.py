@@ -70,7 +70,7 @@ def test_groups_hold_their_rows_shapes_and_kinds():
 
 
 class Planes(Noise):
-    """Decoded to planes, as `zst` members are."""
+    """Decoded to planes, as JPEG members are."""
 
     def read(self, shard, index):
         image = super().read(shard, index).gt

@@ -55,7 +55,7 @@ def test_every_loader_hands_over_batches(reference):
     args = SimpleNamespace(photos=None, samples=2, large=0, batch=2, batches=1, folder=None, **SHARED)
     rows = bench_data.run(args)
     assert [row.arm for row in rows][:2] == ["BasicSR, PNG folder", "ours, PNG"]
-    assert len(rows) == 6
+    assert len(rows) == 5
     every_goal_is_told("data", rows)
 
 

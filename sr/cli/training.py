@@ -9,8 +9,8 @@ from pathlib import Path
 from sr.cli import common
 from sr.cli.common import Add
 
-FORMAT = """png (the default) is lossless; so is zst, which is smaller and read about twice as fast; npy are bare
-pixels, twice the size of png and read 4 times as fast; jpg and webp are small and lossy"""
+FORMAT = """png (default) and npy are lossless; npy is about twice the size of png and the fastest to read; jpg and
+webp are small and lossy"""
 
 
 def add(verb: Add) -> None:
@@ -85,7 +85,7 @@ def _shard(made: argparse.ArgumentParser) -> None:
     made.add_argument("input"), made.add_argument("output")
     made.add_argument("--size", type=int, help="side of a sub-image in pixels (480; images side by side: whole)")
     made.add_argument("--step", type=int, default=240, help="distance between sub-images (%(default)s)")
-    made.add_argument("--format", choices=("png", "jpg", "webp", "npy", "zst"), default="png", help=FORMAT)
+    made.add_argument("--format", choices=("png", "jpg", "webp", "npy"), default="png", help=FORMAT)
     made.add_argument("--quality", type=int, default=95, help="of jpg and webp (%(default)s; webp 100 is lossless)")
     made.add_argument("--per-shard", type=int, default=1000, metavar="N", help="samples in a shard (%(default)s)")
     made.add_argument("--lq", metavar="DIR", help="the low-quality partners of the images, by name")

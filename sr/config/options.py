@@ -34,7 +34,7 @@ class Make(Section):
     lq: str | None = None
     size: PositiveInt = 480
     step: PositiveInt = 240
-    format: Literal["png", "jpg", "webp", "npy", "zst"] = "png"
+    format: Literal["png", "jpg", "webp", "npy"] = "png"
     per_shard: PositiveInt = 1000
 
 

@@ -1,9 +1,7 @@
-"""What the members of a shard hold: image files, and two layouts of bare pixels that are read faster.
+"""Members of a shard: image files, and uint8 arrays in NumPy's format.
 
-npy: NumPy's own file of uint8 [h, w, c], read where it lies: a crop touches no other rows. webdataset reads it, too.
-zst: one Zstandard frame (RFC 8878) with its size, of a header (`HEADER`: magic, version 1, 3 zero bytes, and h, w, c as
-little-endian uint32) and uint8 planes [c, h, w], from which red and blue have green taken away and each row the row
-above, all modulo 256. Smaller than PNG, and about half its time to decode.
+An npy member, uint8 [h, w, c], is mapped and not decoded, so that a crop reads its own rows only. The webdataset
+library reads it too.
 """
 
 import io
@@ -18,11 +16,9 @@ import torch
 
 from sr.images import MAX_PIXELS, READ_SUFFIXES, ImageError, encode_rgb, read_pixels, with_channels
 
-FORMATS = ("png", "jpg", "webp", "npy", "zst")  # that we write
-MEMBER_SUFFIXES = (*READ_SUFFIXES, ".npy", ".zst")
+FORMATS = ("png", "jpg", "webp", "npy")  # that `encode` writes
+MEMBER_SUFFIXES = (*READ_SUFFIXES, ".npy")
 NPY_MAGIC = b"\x93NUMPY"
-HEADER = struct.Struct("<4sB3x3I")
-MAGIC, VERSION = b"SRPX", 1
 MOST_CHANNELS = 4096
 JPEG_FRAMES = 0xC0, 0xC1, 0xC2  # baseline, extended, progressive
 PLAIN_SEGMENTS = {0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE}  # tables, comments, all of programs but APP1
@@ -35,8 +31,6 @@ def encode(pixels: np.ndarray, format: str, *, quality: int = 95) -> bytes:
         file = io.BytesIO()
         np.save(file, np.ascontiguousarray(pixels))
         return file.getvalue()
-    if format == "zst":
-        return _encode_zst(pixels)
     if format == "png":
         return _encode_png(pixels)
     return encode_rgb(pixels, format, quality=quality)
@@ -96,38 +90,6 @@ def _encode_png(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
-def _encode_zst(pixels: np.ndarray) -> bytes:
-    import zstandard
-
-    planes = pixels.transpose(2, 0, 1).copy()
-    if len(planes) == 3:
-        planes[::2] -= planes[1]
-    planes[:, 1:] -= planes[:, :-1].copy()
-    header = HEADER.pack(MAGIC, VERSION, *pixels.shape)
-    return zstandard.ZstdCompressor(level=6).compress(header + planes.tobytes())
-
-
-def _decode_zst(data: bytes | memoryview) -> np.ndarray:
-    import zstandard
-
-    size = zstandard.frame_content_size(data)
-    if not HEADER.size < size <= HEADER.size + MAX_PIXELS * 4:
-        raise ValueError(f"a Zstandard frame of {size} bytes is no image")
-    content = zstandard.ZstdDecompressor().decompress(data)
-    magic, version, height, width, channels = HEADER.unpack_from(content)
-    if (magic, version) != (MAGIC, VERSION):
-        raise ValueError("a Zstandard frame, but not of pixels as `sr shard --format zst` writes them")
-    height, width, channels = _checked(height, width, channels)
-    planes = np.frombuffer(content, np.uint8, offset=HEADER.size).reshape(channels, height, width).copy()
-    distance = 1
-    while distance < height:  # sums of 2, 4, 8 ... rows: half the time of np.add.accumulate, which goes by columns
-        planes[:, distance:] += planes[:, :-distance]
-        distance *= 2
-    if channels == 3:
-        planes[::2] += planes[1]
-    return planes.transpose(1, 2, 0)
-
-
 def _checked(height: int, width: int, channels: int) -> tuple[int, int, int]:
     if not (min(height, width) > 0 and height * width <= MAX_PIXELS and 0 < channels <= MOST_CHANNELS):
         raise ValueError(
@@ -169,6 +131,5 @@ def _is_plain_jpeg(data: bytes | memoryview) -> bool:
 
 DECODERS: dict[bytes, Callable[[bytes | memoryview], np.ndarray | None]] = {
     NPY_MAGIC: _decode_npy,
-    b"\x28\xb5\x2f\xfd": _decode_zst,
     b"\xff\xd8\xff": _decode_jpeg,
 }

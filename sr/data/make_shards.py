@@ -45,7 +45,7 @@ class Cutting:
 
     size: int | None
     step: int
-    format: Literal["png", "jpg", "webp", "npy", "zst"]
+    format: Literal["png", "jpg", "webp", "npy"]
     quality: int
     scale: int
     side_by_side: bool = False
@@ -93,7 +93,7 @@ def make_shards(
     *,
     size: int | None = 480,
     step: int = 240,
-    format: Literal["png", "jpg", "webp", "npy", "zst"] = "png",
+    format: Literal["png", "jpg", "webp", "npy"] = "png",
     quality: int = 95,
     per_shard: int = 1000,
     lq: str | Path | None = None,
@@ -266,7 +266,7 @@ def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[
         else:
             top, left = top // scale, left // scale
             part = lq[top : top + size // scale, left : left + size // scale]
-            kept = cutting.format if cutting.format in ("npy", "zst") else "png"
+            kept = "npy" if cutting.format == "npy" else "png"
             sample |= {f"gt.{cutting.format}": cut, f"lq.{kept}": codecs.encode(part, kept)}
         yield sample
 

@@ -126,9 +126,9 @@ def _written(folder: Path, images: Iterator[Any]) -> dict[str, Path]:
             info = tarfile.TarInfo(f"{number:05d}.jpg")
             info.size = len(jpeg)
             tar.addfile(info, io.BytesIO(jpeg.tobytes()))
-    for format in ("png", "jpg", "zst", "npy"):
+    for format in ("png", "jpg", "npy"):
         make_shards(folder / "png", folder / f"shards-{format}", size=None, format=format, progress=False)
-    names = {"png": "PNG", "jpg": "JPEG 4:4:4", "420": "JPEG 4:2:0", "zst": "zst", "npy": "npy"}
+    names = {"png": "PNG", "jpg": "JPEG 4:4:4", "420": "JPEG 4:2:0", "npy": "npy"}
     return {name: folder / f"shards-{format}" for format, name in names.items()}
 
 

@@ -111,7 +111,6 @@ GOALS = [
     Goal("one loader worker, PNG", "data", ratio("one worker, images", "ours, PNG"), 1.4, None),
     Goal("one loader worker, JPEG 4:2:0", "data", ratio("one worker, images", "ours, JPEG 4:2:0"), 4.0, None),
     Goal("one loader worker, JPEG 4:4:4", "data", ratio("one worker, images", "ours, JPEG 4:4:4"), 4.0, None),
-    Goal("one loader worker, zst", "data", ratio("one worker, images", "ours, zst"), None, None),
     Goal("one loader worker, npy", "data", ratio("one worker, images", "ours, npy"), 9.0, None),
     Goal("upscaling a folder, default", "upscale", ratio("folder", "ours, default"), 3.5, 4.0),
     Goal("upscaling an image, default", "upscale", ratio("image", "ours, default"), 3.5, 4.0),
