@@ -13,6 +13,7 @@ from sr.core.errors import UserError
 from sr.images import (
     ImageData,
     ImageError,
+    color_space,
     encode_rgb,
     list_images,
     read_image,
@@ -166,6 +167,28 @@ def test_16_bit_png_by_others_and_ours_in_another_reader(tmp_path):
     assert np.array_equal(read_rgb(cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes()), ROUNDED)
     write_image(tmp_path / "a.png", ImageData(torch.from_numpy(DEEP.transpose(2, 0, 1) / 65535.0).float(), bits=16))
     assert np.array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., ::-1], DEEP)
+
+
+@pytest.mark.parametrize("white", [1023, 65535])
+def test_16_bit_ppm_and_pgm(white):
+    values = (DEEP.astype(np.int64) * white // 65535).astype(np.uint16)
+    expected = np.round(values * (65535 / white))
+    color = read_image(b"P6\n# 3 4\n17 12\n%d\n" % white + values.astype(">u2").tobytes())
+    assert color.bits == 16
+    assert np.array_equal((color.rgb.permute(1, 2, 0).double() * 65535).round(), expected)
+    gray = read_image(b"P5\n17 12\n%d\n" % white + values[..., 0].astype(">u2").tobytes())
+    assert (gray.bits, gray.gray) == (16, True)
+    assert np.abs((gray.rgb[0].double() * 65535).round().numpy() - expected[..., 0]).max() <= 1
+
+
+def test_depth_that_is_lost_is_noted():
+    pillow = Image.fromarray(RGB)
+    for options in ({"format": "AVIF"}, {"format": "JPEG2000"}, {"format": "PNG"}):
+        assert read_image(saved(pillow, **options)).notes == ()
+    data = saved(pillow, format="AVIF")
+    at = data.index(b"av1C") + 6
+    deep = data[:at] + bytes([data[at] | 0x40]) + data[at + 1 :]
+    assert color_space.read_color(Image.open(io.BytesIO(data)), deep).notes == color_space.EIGHT_BITS
 
 
 def test_8_bit_image_keeps_gray_alpha_and_profile(tmp_path):

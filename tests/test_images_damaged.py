@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sr.data.codecs import decode
 from sr.images import ImageError, png, read_image, read_rgb
 from sr.images.png import ADAM7
 from tests.helpers.images import saved
@@ -40,6 +41,8 @@ def test_jpegs_that_are_cut_short(kind, padding):
         cut = data[:left] + padding
         with pytest.raises(ImageError, match=r"is cut short: \d+% of its rows are missing"):
             read_rgb(cut)
+        with pytest.raises(ImageError, match="cut short"):
+            decode(cut, channels=3, name="x")
         made = read_image(cut, partial=True)
         assert least < made.missing_rows <= most
         rows = round(96 * (1 - made.missing_rows))

@@ -10,6 +10,7 @@ from sr.images import png
 from sr.images.icc import adobe_rgb
 
 INTEROPERABILITY, ADOBE = 0xA005, "R03"  # table of EXIF, and its index for Adobe RGB
+EIGHT_BITS = ("more than 8 bits per channel are rounded to 8",)  # which is what Pillow gives
 HEAD = 1 << 16  # bytes in which boxes of AVIF and JPEG 2000 are looked for
 
 
@@ -29,9 +30,10 @@ def read_color(image: Image.Image, data: bytes) -> Color:
         given = png.head_chunks(data)
         return Color(icc, tuple((name, given[name]) for name in png.COLOR_CHUNKS if name in given))
     if kind == "AVIF":
-        return Color(icc, () if icc else _nclx(data), _deep(data))
+        return Color(icc, () if icc else _nclx(data), EIGHT_BITS if _is_deep_avif(data) else ())
     if kind == "JPEG2000":
-        return Color(icc or _restricted_icc(data))
+        deep = image.mode != "I;16" and _j2k_bits(data) > 8
+        return Color(icc or _restricted_icc(data), notes=EIGHT_BITS if deep else ())
     return Color(icc or (_exif_icc(image) if image.mode == "RGB" else None))
 
 
@@ -45,11 +47,16 @@ def _nclx(data: bytes) -> tuple[png.Chunk, ...]:
     return () if usual else ((b"cICP", bytes([primaries & 255, transfer & 255, 0, 1])),)
 
 
-def _deep(data: bytes) -> tuple[str, ...]:
-    """Whether an AVIF has more than 8 bits (av1C, AV1 in ISOBMFF 2.3), of which Pillow gives 8."""
+def _is_deep_avif(data: bytes) -> bool:
+    """By its configuration box (AV1 in ISOBMFF, 2.3)."""
     place = data[:HEAD].find(b"av1C")
-    deep = place >= 0 and place + 7 <= len(data) and data[place + 6] & 0x40
-    return ("more than 8 bits per channel are rounded to 8",) if deep else ()
+    return place >= 0 and place + 7 <= len(data) and bool(data[place + 6] & 0x40)
+
+
+def _j2k_bits(data: bytes) -> int:
+    """By the marker SIZ (ISO 15444-1, A.5.1)."""
+    place = data.find(b"\xff\x4f\xff\x51")
+    return (data[place + 42] & 127) + 1 if place >= 0 and place + 42 < len(data) else 8
 
 
 def _restricted_icc(data: bytes) -> bytes | None:

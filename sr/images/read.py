@@ -179,6 +179,8 @@ def _decoded(data: bytes) -> _Read:
 
 def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
     """uint8 or uint16 [h, w, channels], upright."""
+    if image.format == "PPM" and image.mode == "RGB" and (deep_ppm := _deep_ppm(image, data)) is not None:
+        return deep_ppm
     raw = _raw_mode(image)
     deep = image.mode in ("RGB", "RGBA") and ";16" in raw and not raw.startswith("LA")
     pixels = np.asarray(_upright(image))
@@ -191,6 +193,17 @@ def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
     elif image.format == "PNG" and raw.startswith("LA;16"):
         pixels = _deep_grey_and_alpha(data)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _deep_ppm(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """uint16 [h, w, 3] of a binary PPM of two bytes a sample, of which Pillow gives 8 bits. None for another."""
+    tile = image.tile[0]  # type: ignore[attr-defined]
+    white = tile.args[1] if tile.codec_name == "ppm" else 255
+    if white <= 255:
+        return None
+    values = np.frombuffer(data, ">u2", image.width * image.height * 3, tile.offset).astype(np.uint32)
+    pixels = np.minimum((values * 65535 + white // 2) // white, 65535).astype(np.uint16)
+    return pixels.reshape(image.height, image.width, 3)
 
 
 def _with_clear(pixels: np.ndarray, key: np.ndarray) -> np.ndarray:
