@@ -201,3 +201,14 @@ class Deadly(Noise):
 def test_a_killed_worker_is_named():
     with pytest.raises(UserError, match=r"worker \(pid.*memory"):
         next(Loader(Deadly([3]), batch_size=1, workers=1, **SETTINGS).batches())
+
+
+def test_batches_that_are_kept_stay_as_they_were():
+    def stream(workers):
+        return islice(Loader(sources(), batch_size=4, workers=workers, **SETTINGS).batches(), 20)
+
+    kept = list(stream(1))
+    for raw, right in zip(kept, stream(0), strict=True):
+        got, wanted = flat(raw), flat(right)
+        assert got.keys() == wanted.keys()
+        assert all(same(got[position], wanted[position]) for position in wanted)

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from sr.core.errors import UserError
 from sr.data.derived import Derived
 from sr.data.mix import Route, Sources, sides_of
-from sr.data.slots import Slots
 from sr.data.source import Sample, Source, fit_gt, oriented, resized
 from sr.images import ImageError
 
@@ -61,7 +60,6 @@ class Crops(Dataset):
         self._scale, self._gt_size, self._load_size = scale, gt_size, load_size
         self._lone_size = gt_size if self._unpaired else degrade_size
         self._direction, self._flip, self._rotate = direction, flip, rotate
-        self._slots = Slots()
 
     def __getitem__(self, positions: list[int]) -> dict[str, Any] | str:
         """A micro-batch in plain types (see `sr.data.loader`), or the sentence that says why there is none.
@@ -73,8 +71,7 @@ class Crops(Dataset):
         except UserError as error:
             return str(error)
         size = sum(image.size for *images, _ in crops for image in images if image is not None)
-        # In a worker in memory that it shares with the trainer, as torch's own collating does it.
-        memory = torch.empty(size, dtype=torch.uint8) if get_worker_info() is None else self._slots.take(size)
+        memory = torch.empty(size, dtype=torch.uint8)  # one storage: a worker hands over one block of shared memory
         groups = []
         for rows in _alike(crops):
             gt, memory = _stacked([crops[row][0] for row in rows], memory)

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from sr.core.errors import UserError
 from sr.data.batch import RawBatch, SubBatch
 from sr.data.crops import Crops
 from sr.data.mix import Sources
-from sr.data.slots import PREFETCH, Received
 
+PREFETCH = 4  # batches that a worker makes ahead
 GRACE_SECONDS = 300  # for the last step, its validation and its checkpoint
 
 
@@ -72,16 +71,13 @@ class Loader:
             # Its own, or starting it would draw from the global generator, once more on every resume.
             generator=torch.Generator().manual_seed(self._seed),
         )
-        batches, received = iter(loader), Received()
+        batches = iter(loader)
         while True:
             with worker_deaths():
                 content = next(batches)
             if isinstance(content, str):
                 raise UserError(content)
-            groups = [SubBatch(*group) for group in content["groups"]]
-            if self._workers and not loader.pin_memory:  # else they are copies already
-                groups = [_copied(group, received) for group in groups]
-            yield RawBatch(groups, content["bad"])
+            yield RawBatch([SubBatch(*group) for group in content["groups"]], content["bad"])
 
 
 class _Positions(Sampler[list[int]]):
@@ -104,11 +100,6 @@ def _deaf(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
-
-
-def _copied(group: SubBatch, received: Received) -> SubBatch:
-    lq = None if group.lq is None else received.copy(group.lq)
-    return replace(group, gt=received.copy(group.gt), lq=lq)
 
 
 def _as_it_is(content: Any) -> Any:
