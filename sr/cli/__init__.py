@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 
 from sr import __version__
-from sr.cli import images, measuring, training
+from sr.cli import images, measuring, recipes, training
 from sr.core.errors import UserError
 from sr.distributed import comm
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(run=function)
         return made
 
-    for group in (training, measuring, images):
+    for group in (training, recipes, measuring, images):
         group.add(verb)
     return root
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from sr.config import registry
 from sr.config.options import Cycle, Options, Part, Player, resolve
+from sr.config.recipes import locate
 from sr.config.registry import PartOf, Table
 from sr.config.yaml_source import read
 from sr.core.atomic import replacing
@@ -61,8 +62,8 @@ TABLES: Mapping[str, Table] = {
 
 
 def load(file: str | Path, sets: Iterable[str] = (), *, plugins: bool = True) -> Options:
-    """Read, override and check an options file."""
-    return resolve(read(file, sets), TABLES, plugins=plugins)
+    """Read, override and check an options file, or a recipe by its name."""
+    return resolve(read(locate(file), sets), TABLES, plugins=plugins)
 
 
 class Builder:

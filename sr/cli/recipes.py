@@ -1,0 +1,33 @@
+"""Verbs that list and copy the recipes: recipes, init."""
+
+import argparse
+from pathlib import Path
+
+from sr.cli.common import Add
+from sr.config.recipes import locate, names, summary
+from sr.core.atomic import replacing
+from sr.core.errors import UserError
+
+
+def add(verb: Add) -> None:
+    verb(recipes, "list the option files that ship with sr")
+    made = verb(init, "write a copy of a recipe, to edit it")
+    made.add_argument("name", help="a recipe, as listed by `sr recipes`")
+    made.add_argument("-o", "--output", metavar="FILE", help="(NAME.yml)")
+
+
+def recipes(args: argparse.Namespace) -> int:
+    width = max(map(len, names()))
+    for name in names():
+        print(f"{name:<{width}}  {summary(name)}")
+    return 0
+
+
+def init(args: argparse.Namespace) -> int:
+    source, target = locate(args.name), Path(args.output or f"{args.name}.yml")
+    if target.exists():
+        raise UserError(f"{target} exists already; give another name with -o")
+    with replacing(target) as temporary:
+        temporary.write_bytes(source.read_bytes())
+    print(f"{target} written. Next: edit it, then run `sr check {target}` and `sr train {target}`.")
+    return 0
