@@ -35,7 +35,5 @@ def locate(file: str | Path) -> Path:
     if name in names():
         return folder() / f"{name}.yml"
     near = difflib.get_close_matches(name, names(), n=1)
-    hint = (
-        f"did you mean '{near[0]}'?" if near else "run `sr recipes` for the list of recipes"
-    )
+    hint = f"did you mean '{near[0]}'?" if near else "run `sr recipes` for the list of recipes"
     raise UserError(f"there is no file and no recipe '{name}'; {hint}")
