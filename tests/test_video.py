@@ -9,6 +9,7 @@ import pytest
 
 from sr.core.errors import UserError
 from sr.images import ImageData
+from sr.inference.folders.convert import convert
 from sr.inference.upscale import pick_model, upscale
 from sr.inference.video import CODECS, VideoSettings, make_video
 
@@ -221,3 +222,163 @@ def test_a_video_is_kept_like_any_file(tmp_path):
     assert len(again(20).kept) == 1
     assert len(again(30).written) == 1
     assert len(again(30).kept) == 1
+
+
+# ---- videos that are damaged, interlaced, or of other samplings ------------------------------------------------------
+
+
+def damage(source: Path, target: Path, number: int) -> Path:
+    """The video without a length of the first unit of one of its packets."""
+    with av.open(str(source)) as file:
+        places = [packet.pos for packet in file.demux(video=0) if packet.size]
+    data = bytearray(source.read_bytes())
+    data[places[number] : places[number] + 4] = b"\x7f\xff\xff\xff"
+    target.write_bytes(data)
+    return target
+
+
+def test_a_damaged_frame_costs_that_frame(tmp_path):
+    good = clip(tmp_path / "good.mp4")
+    bad = damage(good, tmp_path / "bad.mp4", 13)
+    report = upscale([bad], tmp_path / "out", pick_model("bicubic", scale=2), video=FILM)
+    assert report.damaged == [(bad, "1 damaged frame is left out")]
+    made = told(tmp_path / "out" / "bad.mp4")
+    times = [f.time for f in told(good)[0]]
+    assert [f.time for f in made[0]] == pytest.approx(times[:13] + times[14:], abs=1e-6), "the others keep their times"
+    assert made[1] == told(good)[1], "and the sound is whole"
+    again = upscale([bad], tmp_path / "out", pick_model("bicubic", scale=2), video=FILM)
+    assert (len(again.kept), again.damaged) == (1, report.damaged)
+    refused = upscale([bad], tmp_path / "strict", pick_model("bicubic", scale=2), video=FILM, strict=True)
+    assert refused.failed == [(bad, "1 damaged frame is left out; leave out --strict to convert the others")]
+
+
+def test_a_damaged_video_resumes_at_the_same_frame(tmp_path):
+    bad, seen = damage(clip(tmp_path / "good.mp4"), tmp_path / "bad.mp4", 3), []
+
+    def work(image: ImageData, ends: int = 99) -> ImageData:
+        if len(seen) == ends:
+            raise Ends
+        seen.append(image)
+        return image
+
+    with pytest.raises(Ends):
+        make_video(bad, tmp_path / "b.mp4", lambda image: work(image, 10), settings=FILM, key="k")
+    seen.clear()
+    _, _, lost = make_video(bad, tmp_path / "b.mp4", work, settings=FILM, key="k")
+    assert (len(seen), lost) == (FRAMES - 1 - 8, "1 damaged frame is left out")
+    colours = [colour(n) for n in range(FRAMES) if n != 3]
+    frames = told(tmp_path / "b.mp4")[0]
+    assert len(frames) == FRAMES - 1
+    assert np.abs(mean_colours(frames) - np.array(colours))[4:].max() <= 6, (
+        "those that follow are not predicted from it"
+    )
+
+
+def interlaced(path: Path) -> Path:
+    with av.open(str(path), "w") as file:
+        options = {"flags": "+ildct+ilme", "x264-params": "tff=1", "crf": "4"}
+        video = file.add_stream("libx264", rate=25, options=options)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for n in range(12):
+            pixels = np.zeros((48, 64, 3), np.uint8)
+            pixels[0::2, 4 * n : 4 * n + 8] = pixels[1::2, 4 * n + 2 : 4 * n + 10] = 255
+            file.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(video.encode(None))
+    return path
+
+
+def combs(path: Path) -> tuple[int, float]:
+    """The number of frames, and the mean difference between neighbouring rows."""
+    frames = [frame.to_ndarray(format="gray").astype(float) for frame in told_frames(path)]
+    return len(frames), float(np.mean([np.abs(np.diff(frame, axis=0)).mean() for frame in frames]))
+
+
+def told_frames(path: Path) -> list:
+    with av.open(str(path)) as file:
+        return list(file.decode(video=0))
+
+
+def test_interlaced_video_is_reported_before_the_work(tmp_path, capfd):
+    source = interlaced(tmp_path / "dv.mp4")
+
+    def work(image: ImageData, on_tiles) -> ImageData:
+        assert "dv.mp4: is interlaced, and its combs would be upscaled; give --deinterlace" in capfd.readouterr().err
+        raise Ends
+
+    convert([source], tmp_path / "out", work, title="t", settings={}, video=FILM)
+
+
+def test_deinterlace(tmp_path, capfd):
+    source = interlaced(tmp_path / "dv.mp4")
+    film = FILM._replace(deinterlace=True)
+    report = upscale([source], tmp_path / "out", pick_model("bicubic", scale=2), video=film)
+    assert report.written
+    assert "interlaced" not in capfd.readouterr().err
+    before, after = combs(source), combs(tmp_path / "out" / "dv.mp4")
+    assert after[0] == before[0] == 12
+    assert after[1] < before[1] / 4
+    assert [f.time for f in told_frames(tmp_path / "out" / "dv.mp4")] == [f.time for f in told_frames(source)]
+
+
+@pytest.mark.parametrize("format", ["yuv444p", "yuv422p", "yuv422p10le", "yuv444p10le", "gray"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_sampling_and_depth_stay_where_the_encoder_can(tmp_path, format, codec):
+    source = clip(tmp_path / "a.mkv", times=range(3), format=format)
+    upscale([source], tmp_path / "b.mkv", pick_model("bicubic", scale=2), video=FILM._replace(codec=codec))
+    kept = told_frames(tmp_path / "b.mkv")[0].format.name
+    assert kept == ("yuv420p" if format == "gray" else format)
+
+
+def test_what_the_encoder_cannot_keep_is_reported(tmp_path):
+    from sr.inference.video import check_video
+
+    source = clip(tmp_path / "a.mkv", times=range(3), format="yuv444p10le")
+    notes = check_video(source, tmp_path / "b.mkv", FILM._replace(codec="libsvtav1"))
+    assert notes == ["libsvtav1 stores its 4:4:4 chroma as 4:2:0; give another --codec"]
+    assert not check_video(source, tmp_path / "b.mkv", FILM)
+    deep = tmp_path / "deep.mkv"
+    with av.open(str(deep), "w") as file:
+        video = file.add_stream("libx265", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p12le"
+        pixels = np.zeros((48, 64, 3), np.uint16)
+        file.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb48le").reformat(format="yuv420p12le")))
+        file.mux(video.encode(None))
+    assert check_video(deep, tmp_path / "b.mkv", FILM) == ["libx264 stores its 12 bits as 10; give --codec libx265"]
+    assert not check_video(deep, tmp_path / "b.mkv", FILM._replace(codec="libx265"))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_static_hdr_metadata_stay(tmp_path, codec):
+    from sr.inference.video.frames import read_info
+    from sr.inference.video.hdr import Hdr, encoder_options
+
+    hdr = Hdr((0.708, 0.292, 0.17, 0.797, 0.131, 0.046, 0.3127, 0.329, 0.0001, 1000.0), (900, 250))
+    source = tmp_path / "hdr.mkv"
+    with av.open(str(source), "w") as file:
+        video = file.add_stream("libx265", rate=25, options=encoder_options(hdr, "libx265"))
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p10le"
+        for n in range(3):
+            pixels = np.full((64, 64, 3), 9000 * n, np.uint16)
+            file.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb48le").reformat(format="yuv420p10le")))
+        file.mux(video.encode(None))
+    assert read_info(av, source).hdr.mastering == pytest.approx(hdr.mastering)
+    make_video(source, tmp_path / "b.mkv", lambda image: image, settings=FILM._replace(codec=codec), key="")
+    kept = read_info(av, tmp_path / "b.mkv").hdr
+    assert kept.mastering == pytest.approx(hdr.mastering, abs=2e-4)
+    assert kept.light == hdr.light
+
+
+@pytest.mark.parametrize("suffix", [".3gp", ".flv", ".mts", ".m2ts", ".vob", ".mxf", ".f4v", ".ts", ".avi"])
+def test_containers_that_libav_reads(tmp_path, suffix):
+    codec = {".vob": "mpeg2video", ".mxf": "mpeg2video", ".avi": "mpeg4"}.get(suffix, "libx264")
+    source = tmp_path / "in" / f"a{suffix}"
+    source.parent.mkdir()
+    with av.open(str(source), "w") as file:
+        video = file.add_stream(codec, rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for n in range(6):
+            file.mux(video.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 30 * n, np.uint8), format="rgb24")))
+        file.mux(video.encode(None))
+    report = upscale([source.parent], tmp_path / "out", pick_model("bicubic", scale=2), video=FILM)
+    assert [path.name for path in report.written] == ["a.mkv"], report
+    assert len(told_frames(tmp_path / "out" / "a.mkv")) == 6

@@ -1,6 +1,7 @@
 """Random draws that a name or a place in the run decides, and no history."""
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ def fork_rng(name: str) -> Iterator[None]:
 
     So a net that draws noise makes the same of the same image every time.
     """
-    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+    seed = int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "big") >> 1
     # Forking all devices would open a context, hundreds of megabytes, on those of the other ranks too.
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
