@@ -1,7 +1,22 @@
-"""sr: distributed training of image super-resolution and translation GANs."""
+"""Train super-resolution GANs, then upscale images and videos.
 
-from sr.core.openmp import set_wait_policy
+`sr.load(MODEL)` returns a function from image to image, and `sr.upscale(PATHS, OUTPUT, model=MODEL)` processes files.
+Both are imported when they are first used, because they import torch.
+"""
 
-__version__ = "0.1.0"
+from typing import TYPE_CHECKING, Any
 
-set_wait_policy()  # before any module imports torch
+from sr.core.version import __version__
+
+if TYPE_CHECKING:
+    from sr.inference.api import load, upscale
+
+__all__ = ["__version__", "load", "upscale"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("load", "upscale"):
+        raise AttributeError(f"module 'sr' has no attribute '{name}'")
+    from sr.inference import api
+
+    return getattr(api, name)

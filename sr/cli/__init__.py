@@ -11,9 +11,9 @@ from typing import NoReturn
 
 import torch
 
-from sr import __version__
 from sr.cli import images, measuring, recipes, training
 from sr.core.errors import UserError
+from sr.core.version import __version__
 from sr.distributed import comm
 
 

@@ -20,7 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
-from sr import __version__
+from sr.core.version import __version__
 
 T = TypeVar("T")
 CHUNK = 1 << 20

@@ -1,0 +1,71 @@
+"""The Python interface: `sr.load` and `sr.upscale`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sr
+from sr.core.errors import UserError
+from sr.images import bicubic
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def model() -> "sr.inference.api.ImageModel":  # type: ignore[name-defined]
+    return sr.load("bicubic", scale=2, device="cpu")
+
+
+def test_import_is_light() -> None:
+    code = "import sys, sr; assert 'torch' not in sys.modules; assert sr.__version__"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sr.nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
+def test_pil_images(model, mode: str) -> None:
+    image = Image.effect_mandelbrot((12, 8), (-2, -1.2, 1, 1.2), 50).convert("RGB").convert(mode)
+    made = model(image)
+    assert made.size == (24, 16)
+    assert made.mode == {"P": "RGB", "1": "RGB"}.get(mode, mode)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((5, 7), "uint8"), ((5, 7, 3), "uint8"), ((5, 7, 4), "uint16")])
+def test_arrays(model, shape: tuple[int, ...], dtype: str) -> None:
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+    made = model(image)
+    assert made.dtype == dtype
+    assert made.shape == (10, 14, *shape[2:])
+    whole = torch.from_numpy(np.atleast_3d(image).astype(np.float32)).permute(2, 0, 1)[None]
+    expected = bicubic.resize(whole, scale=2)[0].permute(1, 2, 0).clamp(0, np.iinfo(dtype).max).numpy()
+    assert np.abs(np.atleast_3d(made)[..., :3].astype(float) - expected[..., :3]).max() < 1
+
+
+def test_tensors(model) -> None:
+    batch = torch.rand(2, 3, 6, 5, dtype=torch.float64)
+    made = model(batch)
+    assert made.shape == (2, 3, 12, 10)
+    assert made.dtype == torch.float64
+    assert torch.equal(model(batch[0]), made[0])
+    assert model(batch[0, :1]).shape == (1, 12, 10)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4, 5), np.uint8), torch.zeros(2, 4, 4)])
+def test_what_is_no_image(model, wrong: object) -> None:
+    with pytest.raises(ValueError, match="is not an image; pass"):
+        model(wrong)
+    with pytest.raises(TypeError, match="list is not an image; pass a PIL image"):
+        model([wrong])
+
+
+def test_files(photos: Path, tmp_path: Path) -> None:
+    report = sr.upscale(photos, tmp_path / "out", model="bicubic", scale=2, device="cpu")
+    assert len(report.written) == 6
+    assert Image.open(tmp_path / "out" / "photo_0.png").size == (112, 96)
+    with pytest.raises(UserError, match="no_such"):
+        sr.load(tmp_path / "no_such.pth")
