@@ -41,7 +41,7 @@ def test_a_killed_worker_is_recovered_from(tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)  # it cleans up
             pytest.fail(process.communicate(timeout=30)[0])
     assert process.returncode == 0, said
-    assert "| equal to the last bit | True |" in said
+    assert "| bit-identical | True |" in said
     assert not made_by(process.pid)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from long_run import Usage, family, looked, mean
+from long_run import Usage, family, sample, mean
 
 from sr import cli
 from sr.train import checkpoint
@@ -46,7 +46,7 @@ def test_a_worker_that_is_killed_ends_the_run_by_name_and_the_run_goes_on(recipe
     file, root = recipe(save__every=2), tmp_path / "runs" / "tiny" / "checkpoints"
     with training(file, "data.workers=2", "train.total_steps=100000", "log.every=1") as process:
         until(lambda: checkpoint.steps(root), process)
-        before = looked(process.pid)
+        before = sample(process.pid)
         workers = family(process.pid)[1:]
         os.kill(workers[-1], signal.SIGKILL)
         said, _ = process.communicate(timeout=60)
@@ -114,10 +114,10 @@ def test_strips_that_cannot_be_written_cost_nothing(recipe: Recipe, photos: Path
 
 
 def test_the_watcher_sees_processes_files_and_memory(tmp_path: Path) -> None:
-    here = looked(os.getpid())
+    here = sample(os.getpid())
     held = [(tmp_path / str(number)).open("w") for number in range(5)]
     with subprocess.Popen(["sleep", "30"]) as child:
-        more = looked(os.getpid())
+        more = sample(os.getpid())
         child.kill()
     for file in held:
         file.close()
@@ -127,7 +127,7 @@ def test_the_watcher_sees_processes_files_and_memory(tmp_path: Path) -> None:
     assert more.files >= here.files + 5 + 3
     assert more.trainer > 10
     assert mean([Usage(1, 2, 3, 4, 5), Usage(3, 4, 5, 6, 7)]) == (2, 3, 4, 5, 6)
-    assert looked(1 << 30) is None
+    assert sample(1 << 30) is None
 
 
 @pytest.mark.tools

@@ -1,11 +1,11 @@
-"""Hosts on one machine: network namespaces on a bridge, each with a name and an address of its own. Needs root.
+"""Simulate hosts on one machine: network namespaces on a bridge, each with its own host name and address. Needs root.
 
     with Cluster(2) as cluster:
         launcher = cluster.start(0, ["accelerate", "launch", ...], env={}, log=Path("node0.log"))
         cluster.link(1, up=False)
 
-What a cluster makes carries the number of the process that made it, so several live beside each other, and what a
-crash left behind is removed by the next.
+All names contain the process id of the creator, so several clusters can exist at the same time, and the next cluster
+removes what a crashed one left.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _NAME = re.compile(r"\bsr(?:ns|br|ve)(\d+)n\d+\b")
-_ENTER = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'  # one process from here to the command
+_ENTER = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'  # exec: the process id stays the same
 
 
 class Cluster:
-    """`nodes` hosts: host i is called node<i>, has the address 10.77.0.<i+1> and shares the disk with all others."""
+    """`nodes` hosts. Host i has the name node<i> and the address 10.77.0.<i+1>; all hosts share the disk."""
 
     def __init__(self, nodes: int) -> None:
         self.nodes = range(nodes)
@@ -66,7 +66,7 @@ class Cluster:
     def start(
         self, node: int, command: Sequence[str], *, env: Mapping[str, str], log: Path
     ) -> "subprocess.Popen[bytes]":
-        """Start `command` on a host, which has one core to itself; the process is the command's own."""
+        """Start `command` on a host, pinned to one core. The returned process is the command itself."""
         cores = sorted(os.sched_getaffinity(0))
         entered = ["taskset", "-c", str(cores[node % len(cores)])]
         entered += ["ip", "netns", "exec", _called("ns", node), "unshare", "--mount", "--uts", "sh", "-c", _ENTER]
@@ -81,24 +81,24 @@ class Cluster:
             )
 
     def pids(self, node: int) -> list[int]:
-        """All processes of a host."""
+        """Return the ids of all processes of a host."""
         found = subprocess.run(["ip", "netns", "pids", _called("ns", node)], capture_output=True, text=True)
         return [int(pid) for pid in found.stdout.split()]
 
     def workers(self, node: int) -> list[int]:
-        """The processes of a host that its launcher gave a rank, and not their helpers."""
+        """Return the processes of a host that have a rank, without their child processes."""
         ranked = {pid for pid in self.pids(node) if b"\0LOCAL_RANK=" in _read(f"/proc/{pid}/environ")}
         return sorted(pid for pid in ranked if _parent(pid) not in ranked)
 
     def kill(self, node: int) -> None:
-        """kill -9 of everything on a host."""
+        """Send SIGKILL to all processes of a host."""
         while pids := self.pids(node):
             for pid in pids:
                 send(pid, signal.SIGKILL)
             time.sleep(0.02)
 
     def link(self, node: int, *, up: bool) -> None:
-        """Plug a host's cable in or out; its own interface does not notice."""
+        """Connect or disconnect a host at the bridge; the interface inside of the host stays up."""
         _ip("link", "set", _called("ve", node), "up" if up else "down")
 
 
@@ -107,29 +107,29 @@ def address(node: int) -> str:
 
 
 def send(pid: int, number: int) -> None:
-    """A signal to a process that may be gone."""
+    """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def forbidden() -> str | None:
-    """Why there can be no cluster here; None where there can."""
+    """Return why no cluster can be created here, or None."""
     for program in ("ip", "unshare", "mount", "hostname", "taskset"):
         if shutil.which(program) is None:
-            return f"there is no '{program}' here"
+            return f"the program '{program}' is missing"
     if os.geteuid():
         return "network namespaces need root"
     try:
         with Cluster(1) as cluster, tempfile.TemporaryDirectory() as folder:
             code = cluster.start(0, ["true"], env={}, log=Path(folder, "log")).wait(30)
-            said = Path(folder, "log").read_text().strip()
+            output = Path(folder, "log").read_text().strip()
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         return str(error)
-    return said or "a namespace does not start a program" if code else None
+    return output or "a program does not start in a namespace" if code else None
 
 
 def sweep() -> None:
-    """Remove what clusters left behind whose process is gone."""
+    """Remove the namespaces and links of clusters whose process has ended."""
     for pid in {int(pid) for pid in _NAME.findall(_listed())}:
         if not Path(f"/proc/{pid}").exists():
             _remove(pid)
@@ -146,7 +146,7 @@ def _remove(owner: int) -> None:
             for pid in subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split():
                 send(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
-        else:  # a veth goes with its other end, which may be gone already
+        else:  # deleting one end of a veth deletes the other one
             subprocess.run(["ip", "link", "del", name], capture_output=True)
 
 

@@ -1,4 +1,4 @@
-"""A training on the hosts of a cluster, kept going as a scheduler would, and the faults it can meet."""
+"""Run a training on the hosts of a cluster, restart it as a scheduler would, and inject faults."""
 
 import argparse
 import json
@@ -12,19 +12,28 @@ from pathlib import Path
 
 from cluster import Cluster, address, send
 
-PATIENCE = 900.0  # seconds for any one thing to happen: all hosts share the cores of one machine
+PATIENCE = 900.0  # seconds to wait for an event; all hosts share the cores of one machine
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Failed(Exception):
-    """Something is not as it should be."""
+    """A run ended or hangs where it should not."""
 
 
 class Run:
-    """One training on all hosts of a cluster, or `alone`, by one process on the first.
+    """One training on all hosts of a cluster, or (`alone`) by one process on the first host.
 
-    args: those of cluster_test.py. timeout: train.timeout. restarts: that a launcher tries by itself; relaunch: whether
-    it is started again when it fails all the same.
+    Args:
+        args: The arguments of cluster_test.py.
+        cluster: Where it runs.
+        name: Name of the run.
+        steps: train.total_steps.
+        alone: Run a single process without a launcher.
+
+    Attributes:
+        timeout: train.timeout, in seconds.
+        restarts: How often a launcher restarts its processes.
+        relaunch: Whether a launcher that fails is started again.
     """
 
     def __init__(self, args: argparse.Namespace, cluster: Cluster, name: str, *, steps: int, alone: bool) -> None:
@@ -39,7 +48,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step that the run wrote down."""
+        """The last step in the log of the run."""
         log = self.root.with_name("log.jsonl")
         lines = log.read_text().splitlines() if log.exists() else []
         return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
@@ -47,14 +56,14 @@ class Run:
     def log(self, node: int, launch: int) -> Path:
         return self.logs / f"node{node}.launch{launch}.log"
 
-    def said(self, node: int) -> str:
-        """What all launches of a host said."""
+    def output(self, node: int) -> str:
+        """Return the output of all launches of a host."""
         return "".join(self.log(node, n).read_text(errors="replace") for n in range(self.launches[node]))
 
     @property
-    def continued(self) -> list[int]:
-        """The steps from which it went on after a start."""
-        return [int(piece.split(maxsplit=1)[0]) for piece in self.said(0).split(f"{self.name} at step ")[1:]]
+    def resumed(self) -> list[int]:
+        """The steps from which the run resumed."""
+        return [int(piece.split(maxsplit=1)[0]) for piece in self.output(0).split(f"{self.name} at step ")[1:]]
 
     def command(self, node: int) -> list[str]:
         settings = {"name": self.name, "train.total_steps": self.steps, "train.timeout": self.timeout}
@@ -83,14 +92,14 @@ class Run:
         log, self.launches[node] = self.log(node, self.launches[node]), self.launches[node] + 1
         self.launchers[node] = self.cluster.start(node, self.command(node), env=env, log=log)
 
-    def tend(self) -> bool:
-        """Start what is to be started, once more where it failed. Returns whether all is done."""
+    def supervise(self) -> bool:
+        """Start the launchers, and failed ones again. Return whether all have ended."""
         for node in self.nodes:
             code = self.launchers[node].poll() if node in self.launchers else -1
             if code is None or node in self.codes:
                 continue
             if code and (self.relaunch or node not in self.launchers):
-                self.cluster.kill(node)  # as a scheduler clears a host
+                self.cluster.kill(node)  # as a scheduler does before a restart
                 self.start(node)
             else:
                 self.codes[node] = code
@@ -99,10 +108,10 @@ class Run:
     def until(self, what: Callable[[], bool], *, patience: float = PATIENCE) -> None:
         deadline = time.monotonic() + patience
         while not what():
-            if self.tend() and not what():
+            if self.supervise() and not what():
                 raise Failed(f"{self.name} ended with {self.codes} at step {self.step}")
             if time.monotonic() > deadline:
-                raise Failed(f"{self.name} hangs: nothing for {patience:.0f} s at step {self.step}")
+                raise Failed(f"{self.name} hangs: no progress for {patience:.0f} s at step {self.step}")
             time.sleep(0.05)
 
     def reach(self, step: int) -> None:
@@ -113,12 +122,12 @@ class Run:
         self.until(lambda: time.monotonic() > over)
 
     def finish(self) -> None:
-        self.until(self.tend)
+        self.until(self.supervise)
         if any(self.codes.values()) or self.step != self.steps:
             raise Failed(f"{self.name} ended with {self.codes} at step {self.step}")
 
 
-# ---- faults: (run, node, random numbers) -> what was done ------------------------------------------------------------
+# ---- faults: (run, node, random numbers) -> description --------------------------------------------------------------
 
 
 def kill_worker(run: Run, node: int, rng: random.Random) -> str:

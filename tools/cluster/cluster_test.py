@@ -1,11 +1,12 @@
-"""Train on several hosts (namespaces on one machine), break something, and compare the end with undisturbed training.
+"""Train on several simulated hosts, inject faults, and compare the weights with those of an undisturbed run.
 
     sudo python tools/cluster/cluster_test.py --nodes 2 4 --out cluster
     sudo python tools/cluster/cluster_test.py --nodes 2 --only random --faults 30 --seed 1 --out cluster
 
-Each host runs `accelerate launch -m sr train` on tiny nets, with --restarts restarts of its own, and is started again
-when it fails all the same, as a scheduler does. Writes a table, results.json and the output of every launch to --out.
-Exit code 0 when all is as it should be, 1 when not, 77 with the reason where namespaces are not allowed.
+The hosts are network namespaces on this machine. Each runs `accelerate launch -m sr train` on small networks; the
+launcher restarts its processes up to --restarts times, and is started again when it fails, as a scheduler does. Writes
+a table, results.json and the output of every launch to --out. Exit code 0: all results as expected; 1: some differ;
+77: namespaces are not available (the reason is printed).
 """
 
 import argparse
@@ -28,7 +29,7 @@ from PIL import Image
 from sr.train import checkpoint
 
 RANDOM_STEPS, SAVE_EVERY = 80, 5
-ONE_STEPS, TOLERANCE = 10, 1e-4  # against one process, whose sums of floats have another order
+ONE_STEPS, TOLERANCE = 10, 1e-4  # of the comparison with one process, which sums floats in another order
 SKIPPED = 77
 RECIPE = {
     "task": "sr_gan",
@@ -45,7 +46,7 @@ RECIPE = {
 
 @dataclass
 class Row:
-    """A line of the table. recovered_after: seconds from the fault to the next new step."""
+    """A row of the table. recovered_after: seconds from the fault to the next new step."""
 
     nodes: int
     fault: str
@@ -63,7 +64,7 @@ FAULTS = {"kill_worker": kill_worker, "kill_launcher": kill_launcher, "kill_node
 
 
 class Scenarios:
-    """What is shown of one number of hosts. `whole` is the undisturbed training that the others are compared with."""
+    """The scenarios for one number of hosts. `whole` is the undisturbed run with which the others are compared."""
 
     def __init__(self, args: argparse.Namespace, cluster: Cluster) -> None:
         self.args, self.cluster, self.rng = args, cluster, random.Random(args.seed)
@@ -79,7 +80,7 @@ class Scenarios:
         one = self.run("one", steps=ONE_STEPS, alone=True)
         one.finish()
         apart = differs(one, self.whole, ONE_STEPS)
-        row = Row(self.count, "none; one process instead", "-", weights=f"of step {ONE_STEPS} within {apart:.1e}")
+        row = Row(self.count, "none; one process instead", "-", weights=f"at step {ONE_STEPS} within {apart:.1e}")
         row.good = apart <= TOLERANCE
         return [row]
 
@@ -91,43 +92,43 @@ class Scenarios:
         return self._compare(run, [row])
 
     def _break(self, run: Run, fault: Callable[[Run, int, random.Random], str], node: int) -> Row:
-        self.since, self.was, self.before = time.monotonic(), run.step, len(run.continued)
+        self.since, self.was, self.before = time.monotonic(), run.step, len(run.resumed)
         row = Row(self.count, fault(run, node, self.rng), f"step {self.was}" if self.was else "start")
         print(f"  {run.name}: {row.fault} at {row.injected_at}", flush=True)
         return row
 
     def _recover(self, run: Run, row: Row) -> None:
-        run.reach(self.was + 2)  # one step more may have been under way
+        run.reach(self.was + 2)  # one more step may have been in progress
         row.recovered_after = f"{time.monotonic() - self.since:.1f} s"
-        row.continued_from = ", ".join(f"step {step}" for step in run.continued[self.before :]) or "it went on"
+        row.continued_from = ", ".join(f"step {step}" for step in run.resumed[self.before :]) or "uninterrupted"
 
     def _compare(self, run: Run, rows: list[Row]) -> list[Row]:
         run.finish()
         apart = differs(run, self.whole, run.steps)
         for row in rows:
-            row.weights, row.good = "equal to the last bit" if apart == 0 else f"differ by {apart:.1e}", apart == 0
+            row.weights, row.good = "bit-identical" if apart == 0 else f"differ by {apart:.1e}", apart == 0
         return rows
 
     def cut(self) -> list[Row]:
-        """A link that stays down: every process ends in time and says who is gone."""
-        run, gone = self.run("cut"), self.count - 1
+        """A link that stays down: every process ends in time and names the lost host."""
+        run, lost = self.run("cut"), self.count - 1
         run.relaunch, run.restarts = False, 0
         run.reach(SAVE_EVERY + 2)
-        row, began = Row(self.count, f"link of node{gone} down for good", f"step {run.step}"), time.monotonic()
-        self.cluster.link(gone, up=False)
+        row, began = Row(self.count, f"link of node{lost} down permanently", f"step {run.step}"), time.monotonic()
+        self.cluster.link(lost, up=False)
         try:
-            run.until(run.tend, patience=run.timeout + 60)  # and what launchers take to see it, on busy cores
+            run.until(run.supervise, patience=run.timeout + 60)  # launchers notice it later on busy cores
             row.recovered_after = f"ended in {time.monotonic() - began:.1f} s with codes {list(run.codes.values())}"
         finally:
-            self.cluster.link(gone, up=True)
-        named = [f"on node{0 if node == gone else gone} (10.77" in run.said(node) for node in run.nodes]
+            self.cluster.link(lost, up=True)
+        named = [f"on node{0 if node == lost else lost} (10.77" in run.output(node) for node in run.nodes]
         left = [pid for node in run.nodes for pid in self.cluster.pids(node)]
-        row.weights = next((line for line in run.said(0).splitlines() if line.startswith("sr: rank")), "-")
+        row.weights = next((line for line in run.output(0).splitlines() if line.startswith("sr: rank")), "-")
         row.good = all(named) and all(run.codes.values()) and not left
         return [row]
 
     def random(self) -> Iterator[Row]:
-        """Faults of any kind at any moment, also while it starts and while it recovers from the one before."""
+        """Random faults at random moments, also during a start and during recovery from the previous fault."""
         kinds, left = [kill_worker, kill_launcher, kill_node, cut, freeze], self.args.faults
         while left:
             run, batch = self.run(f"random{left}", steps=RANDOM_STEPS), list[Row]()
@@ -145,7 +146,7 @@ class Scenarios:
 
 
 def differs(one: Run, other: Run, step: int) -> float:
-    """The largest difference of any number in two checkpoints; moments apart where one is of a single process."""
+    """Return the largest difference of any value in two checkpoints; without optimizer state if one is of one process."""
     pair = [checkpoint.load(run.root / f"step_{step:08d}").tensors for run in (one, other)]
     keys = [(group, key) for group, tensors in pair[0].items() for key in tensors]
     if one.alone:
@@ -153,11 +154,11 @@ def differs(one: Run, other: Run, step: int) -> float:
     return max(float((pair[0][g][k].double() - pair[1][g][k].double()).abs().max()) for g, k in keys)
 
 
-# ---- the whole -------------------------------------------------------------------------------------------------------
+# ---- program ---------------------------------------------------------------------------------------------------------
 
 
 def prepare(out: Path) -> None:
-    """The recipe and eight smooth random images."""
+    """Write the options file and eight smooth random images."""
     photos = out / "photos"
     photos.mkdir(parents=True, exist_ok=True)
     for number in range(8):
@@ -179,14 +180,20 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", default=[2])
-    parser.add_argument("--processes", type=int, default=1, help="on each host (%(default)s)")
-    parser.add_argument("--only", nargs="+", default=["equal", *FAULTS, "cut", "random"], help="of %(default)s")
-    parser.add_argument("--steps", type=int, default=40, help="of a training with one fault (%(default)s)")
-    parser.add_argument("--faults", type=int, default=30, help="of `random`, for each number of hosts (%(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="processes per host (%(default)s)")
+    parser.add_argument(
+        "--only", nargs="+", default=["equal", *FAULTS, "cut", "random"], help="scenarios (%(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=40, help="steps of a run with one fault (%(default)s)")
+    parser.add_argument(
+        "--faults", type=int, default=30, help="number of faults of `random`, per number of hosts (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=12, help="train.timeout, in seconds (%(default)s)")
-    parser.add_argument("--restarts", type=int, default=3, help="that a launcher tries by itself (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("cluster"), help="a new folder (%(default)s)")
+    parser.add_argument(
+        "--restarts", type=int, default=3, help="how often a launcher restarts its processes (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("cluster"), help="output folder (%(default)s)")
     args = parser.parse_args()
     args.out = args.out.resolve()
     if reason := forbidden():

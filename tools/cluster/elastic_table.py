@@ -1,12 +1,13 @@
-"""Save on so many processes, continue on so many others, and compare with a run that was never stopped: every pair.
+"""Save a run with one launch line, resume it with another one, and compare with an uninterrupted run, for every pair.
 
     ACCELERATE_USE_CPU=true python tools/cluster/elastic_table.py options/quickstart.yml --steps 20 \\
         --way 1 "python" --way 2 "accelerate launch --multi_gpu --num_processes 2"
 
-A way is a name and a launch line. Each starts a run and stops it half way; each continues a copy of every such run.
-Prints a table: whether every sample position was used once and in its turn, and the largest differences of weights,
-averages and moments to the run that the first way did alone, and how far the second half moved the weights. Exit
-code 1 where a position was used twice or not at all, or a difference of weights exceeds --tolerance.
+--way takes a name and a launch line. Each launch line starts a run and stops it at half of the steps; each resumes a
+copy of every such run. Prints a table: whether every sample position was used once and in order, the largest
+differences of weights, EMA and optimizer state to the uninterrupted run of the first launch line, and how far the
+second half moved the weights. Exit code 1: a position was used twice or not at all, or a difference of the weights
+exceeds --tolerance.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from sr.train import checkpoint
 
 
 def train(args: argparse.Namespace, launch: str, folder: Path, steps: int) -> None:
-    # A schedule that knows the end would tell a run that stops half way from one that does not.
+    # A schedule that depends on total_steps would differ between a run of half of the steps and a full one.
     given = [*args.set, f"name={folder.name}", f"out={folder.parent}", f"train.total_steps={steps}"]
     given += ["log.samples=true", "schedule={type: constant}"]
     command = [*shlex.split(launch), "-m", "sr", "train", args.options, *(f"--set={one}" for one in given)]
@@ -33,8 +34,8 @@ def train(args: argparse.Namespace, launch: str, folder: Path, steps: int) -> No
         sys.exit(f"{shlex.join(command)}\nended with code {done.returncode}:\n{done.stderr[-3000:]}")
 
 
-def in_turn(folder: Path) -> bool:
-    """Whether the run used every global position once, in order."""
+def in_order(folder: Path) -> bool:
+    """Return whether the run used every global position once, in order."""
     rows = [json.loads(line)["ranks"] for line in (folder / "samples.jsonl").read_text().splitlines()]
     used = [position for ranks in rows for positions in ranks for position in positions]
     return used == list(range(len(used)))
@@ -47,7 +48,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, float]:
-    """(of weights and averages, of moments)."""
+    """Return the largest differences of (weights and EMA, optimizer state)."""
     apart = {key: (one[key].double() - other[key].double()).abs().max().item() for key in one if one[key].numel()}
     weights = {key for key in apart if key.startswith("ema/") or key.split("/")[1] == "model"}
     return max(apart[key] for key in weights), max((apart[key] for key in apart.keys() - weights), default=0.0)
@@ -66,7 +67,7 @@ def main() -> int:
         whole = Path(out, "whole")
         train(args, next(iter(ways.values())), whole, args.steps)
         end = tensors(whole)
-        print("| saved on | resumed on | every position once | weights differ by | moments differ by |")
+        print("| saved on | resumed on | every position once | weights differ by | optimizer state differs by |")
         print("|---|---|---|---|---|", flush=True)
         for first, launch in ways.items():
             train(args, launch, Path(out, "half"), half)
@@ -75,7 +76,7 @@ def main() -> int:
                 folder = Path(out, "resumed")
                 shutil.copytree(Path(out, "half"), folder)
                 train(args, relaunch, folder, args.steps)
-                once, (weights, optimizer_state) = in_turn(folder), difference(end, tensors(folder))
+                once, (weights, optimizer_state) = in_order(folder), difference(end, tensors(folder))
                 wrong |= not once or weights > args.tolerance
                 print(
                     f"| {first} | {second} | {'yes' if once else 'NO'} | {weights:.1e} | {optimizer_state:.1e} |",

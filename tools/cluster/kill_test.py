@@ -1,12 +1,12 @@
-"""Kill a run again and again with SIGKILL, continue it, and compare its end with an undisturbed run.
+"""Kill a run repeatedly with SIGKILL, resume it, and compare its last checkpoint with that of an undisturbed run.
 
     python tools/cluster/kill_test.py options/quickstart.yml --kills 20 --set train.total_steps=200 --set save.every=5
     python tools/cluster/kill_test.py options/quickstart.yml --kills 50 --writing --spread 0.3 --set save.every=1 ...
 
-Each kill falls at a random moment after the run has gone on by at least one step; with --writing, after a random
-number of further checkpoints and within `wrap` seconds of the moment when the writing of one began. Those that left
-an unfinished checkpoint behind are counted. After each kill the run must continue from the newest finished checkpoint.
-Exit code 0 when the last checkpoints are equal to the last bit.
+Each kill happens at a random moment after at least one more checkpoint; with --writing, after a random number of
+further checkpoints and within --spread seconds after the writing of one began. Kills that left an unfinished checkpoint
+are counted. After each kill the run must resume from the newest finished checkpoint. Exit code 0: the last checkpoints
+are bit-identical.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def newest(root: Path) -> int:
 
 
 def unfinished(root: Path, since: float = 0.0) -> list[str]:
-    """Checkpoints that are being written, or were when a kill came; changed since the time given."""
+    """Return the unfinished checkpoints that changed after the time `since`."""
     found = []
     for path in root.glob(".step_*[0-9].tmp"):
         with contextlib.suppress(FileNotFoundError):  # just finished
@@ -46,9 +46,9 @@ def unfinished(root: Path, since: float = 0.0) -> list[str]:
 
 
 def run_until_killed(args: argparse.Namespace, out: str, rng: random.Random) -> tuple[bool, str]:
-    """(whether the run was killed, not finished; what it said)."""
-    root, said = Path(out, "killed", "checkpoints"), Path(out, "said.txt")
-    with said.open("w") as file, subprocess.Popen(command(args, "killed", out), stdout=file, stderr=file) as process:
+    """Return (whether the run was killed before its end, its output)."""
+    root, log = Path(out, "killed", "checkpoints"), Path(out, "output.txt")
+    with log.open("w") as file, subprocess.Popen(command(args, "killed", out), stdout=file, stderr=file) as process:
 
         def wait(condition: Callable[[], bool]) -> None:
             while process.poll() is None and not condition():
@@ -64,8 +64,8 @@ def run_until_killed(args: argparse.Namespace, out: str, rng: random.Random) -> 
         killed = process.poll() is None
         process.send_signal(signal.SIGKILL)
     if not killed and process.returncode:
-        sys.exit(f"the run ended by itself with code {process.returncode}:\n{said.read_text()[-2000:]}")
-    return killed, said.read_text()
+        sys.exit(f"the run ended by itself with code {process.returncode}:\n{log.read_text()[-2000:]}")
+    return killed, log.read_text()
 
 
 def differing(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> list[str]:
@@ -75,18 +75,18 @@ def differing(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> list[
     ]
 
 
-def kill_and_continue(args: argparse.Namespace, out: str) -> tuple[int, int, int]:
-    """(kills, those that left an unfinished checkpoint, resumes from the newest finished one)."""
+def kill_and_resume(args: argparse.Namespace, out: str) -> tuple[int, int, int]:
+    """Return (kills, kills that left an unfinished checkpoint, resumes from the newest finished one)."""
     rng, root, counts = random.Random(args.seed), Path(out, "killed", "checkpoints"), [0, 0, 0]
     while counts[0] < args.kills:
         step = newest(root)
-        killed, said = run_until_killed(args, out, rng)
-        counts[2] += bool(step) and f"at step {step}" in said
+        killed, output = run_until_killed(args, out, rng)
+        counts[2] += bool(step) and f"at step {step}" in output
         if not killed:
             break
         counts[0] += 1
         counts[1] += bool(unfinished(root))
-        print(f"kill {counts[0]}: newest checkpoint is of step {newest(root)}; unfinished: {unfinished(root) or 0}")
+        print(f"kill {counts[0]}: newest checkpoint at step {newest(root)}; unfinished: {unfinished(root) or 0}")
     step = newest(root)
     end = subprocess.run(command(args, "killed", out), check=True, capture_output=True, text=True)
     counts[2] += bool(step) and f"at step {step}" in end.stdout + end.stderr
@@ -98,7 +98,9 @@ def main() -> int:
     parser.add_argument("options")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--writing", action="store_true", help="kill while a checkpoint is being written")
-    parser.add_argument("--spread", type=float, default=1.0, help="seconds over which the moment of a kill is spread")
+    parser.add_argument(
+        "--spread", type=float, default=1.0, help="a kill happens within this many seconds (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
@@ -106,14 +108,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as out:
         subprocess.run(command(args, "whole", out), check=True, **QUIET)  # type: ignore[call-overload]
         whole = checkpoint.load_newest(Path(out, "whole", "checkpoints"))
-        kills, cut, resumes = kill_and_continue(args, out)
+        kills, cut, resumes = kill_and_resume(args, out)
         end = checkpoint.load_newest(Path(out, "killed", "checkpoints"))
         assert whole is not None
         assert end is not None
         wrong = differing(whole, end)
     tensors = sum(len(group) for group in end.tensors.values())
     print(f"{kills} kills ({cut} left a checkpoint unfinished), {resumes} resumes from the newest finished checkpoint")
-    print(f"step {end.state['step']}: {tensors - len(wrong)} of {tensors} tensors equal to the last bit")
+    print(f"step {end.state['step']}: {tensors - len(wrong)} of {tensors} tensors bit-identical")
     for name in wrong[:5]:
         print(f"  differs: {name}")
     return 1 if wrong or resumes < kills else 0
