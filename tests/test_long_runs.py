@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from long_run import Usage, family, sample, mean
+from long_run import Usage, family, mean, sample
 
 from sr import cli
 from sr.train import checkpoint

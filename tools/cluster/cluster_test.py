@@ -146,7 +146,7 @@ class Scenarios:
 
 
 def differs(one: Run, other: Run, step: int) -> float:
-    """Return the largest difference of any value in two checkpoints; without optimizer state if one is of one process."""
+    """Return the largest difference of any value in two checkpoints, without optimizer state if `one` ran alone."""
     pair = [checkpoint.load(run.root / f"step_{step:08d}").tensors for run in (one, other)]
     keys = [(group, key) for group, tensors in pair[0].items() for key in tensors]
     if one.alone:

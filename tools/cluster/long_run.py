@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 
 class Usage(NamedTuple):
-    """One sample, over the trainer and its child processes. resident, trainer: MB of all processes, of the trainer alone."""
+    """One sample of the trainer and its child processes. resident, trainer: MB of all of them, of the trainer alone."""
 
     resident: float
     trainer: float

@@ -1,4 +1,4 @@
-"""Checkpoints and model files, broken on purpose; see `fuzz_inputs`."""
+"""Mutated checkpoints and model files; see `fuzz_inputs`."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ TINY = {
 
 
 class Checkpoints:
-    """Half are folders of a run that is to be continued, half model files."""
+    """Half of the cases resume a run, half open a model file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ class Checkpoints:
         return self._model(rng) if rng.random() < 0.5 else self._run(rng)
 
     def _run(self, rng: random.Random) -> str:
-        """Continuing a run: a checkpoint as it was, the one before it, or a sentence."""
+        """Resume a run: from the checkpoint, from the previous one, or refused with a sentence."""
         shutil.rmtree(self.root)
         shutil.copytree(self.kept, self.root)
         newest = max(self.root.iterdir())
@@ -87,20 +87,20 @@ class Checkpoints:
             self.engine.resume()
         except UserError as error:
             return sentence(error, "checkpoints")
-        demand(self.engine.step in (1, 2) or signed, f"continued at step {self.engine.step}")
+        demand(self.engine.step in (1, 2) or signed, f"resumed at step {self.engine.step}")
         return ACCEPTED
 
     def _model(self, rng: random.Random) -> str:
         path, content = rng.choice(sorted(self.models.items()))
         broken = path.with_stem("broken")
         if path.suffix == ".safetensors" and rng.random() < 0.7:
-            broken.write_bytes(_with_header(content, lambda header: _named_otherwise(header, rng)))
+            broken.write_bytes(_with_header(content, lambda header: _renamed(header, rng)))
         elif rng.random() < 0.4:
             state = torch.load(path, weights_only=True)
-            torch.save(_named_otherwise(state, rng, tensors=True), broken)
+            torch.save(_renamed(state, rng, tensors=True), broken)
         else:
             broken.write_bytes(mutate.of_bytes(content, rng))
-        said = ACCEPTED
+        outcome = ACCEPTED
         ways: list[Callable[[], Any]] = [
             lambda: open_model(broken).net(torch.zeros(1, 3, 32, 32)),
             lambda: load_into(RRDBNet(scale=2, **SIZES), broken, strict=rng.random() < 0.5),
@@ -109,8 +109,8 @@ class Checkpoints:
             try:
                 way()
             except UserError as error:
-                said = sentence(error, broken.name)
-        return said
+                outcome = sentence(error, broken.name)
+        return outcome
 
 
 def _with_header(content: bytes, change: Callable[[Any], Any]) -> bytes:
@@ -119,8 +119,8 @@ def _with_header(content: bytes, change: Callable[[Any], Any]) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
-def _named_otherwise(tree: Any, rng: random.Random, *, tensors: bool = False) -> Any:
-    """Other architectures, other numbers of blocks, other shapes."""
+def _renamed(tree: Any, rng: random.Random, *, tensors: bool = False) -> Any:
+    """Change the architecture, the number of blocks, or shapes."""
     metadata = tree.get("__metadata__", {})
     if "architecture" in metadata and rng.random() < 0.5:
         changed = mutate.of_tree(json.loads(metadata["architecture"]), rng)
@@ -141,7 +141,7 @@ def _named_otherwise(tree: Any, rng: random.Random, *, tensors: bool = False) ->
 
 
 def _sign(folder: Path, path: Path) -> None:
-    """Make the manifest say what the broken file is: somebody made it on purpose."""
+    """Update the manifest to match the mutated file, as an attacker would."""
     manifest = json.loads((folder / "manifest.json").read_text())
     content = path.read_bytes()
     manifest["files"][path.name] = {"bytes": len(content), "crc32": f"{zlib.crc32(content):08x}"}

@@ -1,8 +1,7 @@
-"""The five kinds of input that are broken on purpose: what is good, how it is broken, and what must hold then.
+"""The kinds of input that are mutated: the valid files, their mutations, and the conditions that must hold.
 
-A kind is made once for a process (`Kind(folder)` writes the good files) and called for each case with its own
-generator of random numbers. It returns what became of the case: "accepted", or the sentence that refused it. Whatever
-else it raises is a violation.
+A kind is created once per process (`Kind(folder)` writes the valid files) and called for each case with a random
+generator. It returns the outcome: "accepted", or the sentence that refused it. Any other exception is a violation.
 """
 
 import contextlib
@@ -31,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Violation(Exception):
-    """Bad input got something else than a sentence."""
+    """Mutated input led to something else than acceptance or one sentence."""
 
 
 def demand(condition: bool, what: str) -> None:
@@ -51,16 +50,16 @@ def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    """The exit code of a verb, and what it said, in this process."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    """Run a verb in this process; return its exit code and its output."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         code = cli.main([str(argument) for argument in arguments])
-    demand(code in (0, 1, 2, 3), f"exit code {code}: {said.getvalue()[-1500:]}")
-    return code, said.getvalue()
+    demand(code in (0, 1, 2, 3), f"exit code {code}: {output.getvalue()[-1500:]}")
+    return code, output.getvalue()
 
 
 def sentence(error: UserError, named: str) -> str:
-    """The message, if it is one sentence that names what is wrong."""
+    """Return the message; a violation unless it is a sentence that contains `named`."""
     text = str(error)
     demand("Traceback" not in text and len(text) < 4000, f"no sentence: {text[:300]}")
     demand(named in text, f"does not name {named}: {text[:300]}")
@@ -68,7 +67,7 @@ def sentence(error: UserError, named: str) -> str:
 
 
 class Options:
-    """Recipes, broken as text and as values, through `sr check`."""
+    """Recipes, mutated as text and as values, through `sr check`."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "broken.yml"
@@ -81,14 +80,14 @@ class Options:
         else:
             broken = mutate.of_tree(yaml.safe_load(text), rng, alike=rng.random() < 0.5)
             self.file.write_text(yaml.safe_dump(broken, allow_unicode=True))
-        code, said = run("check", self.file, *(["--no-plugins"] if rng.random() < 0.5 else []))
+        code, output = run("check", self.file, *(["--no-plugins"] if rng.random() < 0.5 else []))
         demand(code in (0, 2), f"exit code {code}")
-        demand(code == 0 or "sr: " in said, f"no sentence: {said[:300]}")
-        return said.rpartition("sr: ")[2] if code else ACCEPTED
+        demand(code == 0 or "sr: " in output, f"no sentence: {output[:300]}")
+        return output.rpartition("sr: ")[2] if code else ACCEPTED
 
 
 class Images:
-    """Images of every format that is read: decoded by themselves, cut into shards and upscaled."""
+    """Images of every supported format: decoded, cut into shards, and upscaled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -118,18 +117,18 @@ class Images:
         given.mkdir()
         file = given / name
         file.write_bytes(data), (given / "whole.png").write_bytes(self.whole)
-        said = self._read(file)
+        outcome = self._read(file)
         report = make_shards(given, shards, size=32, step=32, progress=False)
         left_out = {Path(path).name for path, _ in report.skipped}
         cut = {ShardSource(path=str(shards)).name(0, n).split(": ")[1][7:] for n in range(report.samples)}
         demand(len(left_out) + len({key.rpartition("_s")[0] for key in cut}) == 2, f"an image was lost: {cut}")
-        code, told = run("upscale", given, "-o", made, "-m", "bicubic", "--scale", 2)
+        code, output = run("upscale", given, "-o", made, "-m", "bicubic", "--scale", 2)
         images = sorted(path for path in made.rglob("*") if path.is_file() and path.suffix in (".png", file.suffix))
-        demand(len(images) == 2 if code == 0 else "1 image(s) failed" in told, f"not told: {told}")
+        demand(len(images) == 2 if code == 0 else "1 image(s) failed" in output, f"not reported: {output}")
         for image in images:
             read_image(image)
         demand(not list(self.folder.rglob("*.tmp")), "half-written output")
-        return said
+        return outcome
 
     @staticmethod
     def _read(file: Path) -> str:
@@ -149,12 +148,12 @@ class Images:
                 refused = sentence(error, file.name)
                 shapes.append(None)
         known = {shape for shape in shapes if shape is not None}
-        demand(len(known) <= 1, f"one image, several sizes: {shapes}")
+        demand(len(known) <= 1, f"one image has several sizes: {shapes}")
         return ACCEPTED if shapes[1] else refused
 
 
 class Tars:
-    """Tars of several makers, with a sidecar or without, read to the last sample."""
+    """Tars of several formats, with and without an index, read to the last sample."""
 
     def __init__(self, folder: Path) -> None:
         self.tar = folder / "x.tar"
@@ -190,16 +189,16 @@ class Tars:
             ShardSource(path=str(self.tar))
         self.tar.write_bytes((mutate.of_bytes if rng.random() < 0.5 else mutate.of_blocks)(data, rng))
         try:
-            _, said, seen = read_all(self.tar, self.tar.name)
+            _, messages, seen = read_all(self.tar, self.tar.name)
         except UserError as error:
             return sentence(error, self.tar.name)
-        # A tar of other samples than were put in must have said so.
-        demand(seen == count or "cut short" in said, f"{count} samples became {seen}, untold")
-        return said or ACCEPTED
+        # A changed number of samples must be reported.
+        demand(seen == count or "cut short" in messages, f"{count} samples became {seen} without a message")
+        return messages or ACCEPTED
 
 
 class Indexes:
-    """The indexes beside whole tars."""
+    """The index files of intact tars."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "shards"
@@ -225,18 +224,18 @@ class Indexes:
         else:
             path.write_text(json.dumps(mutate.of_tree(json.loads(content), rng)))
         try:
-            source, said, seen = read_all(self.folder, "tar")
-            demand(seen == self.samples, f"{self.samples} samples became {seen}, untold")
+            source, messages, seen = read_all(self.folder, "tar")
+            demand(seen == self.samples, f"{self.samples} samples became {seen} without a message")
         except UserError as error:
             return sentence(error, ".json" if "index.json" in str(error) else "tar")
-        if not said:
+        if not messages:
             wrong = [at for at, image in pixels(source) if not np.array_equal(image, self.pixels[at])]
-            demand(not wrong, f"other images than before at {wrong}")
-        return said or ACCEPTED
+            demand(not wrong, f"different images at {wrong}")
+        return messages or ACCEPTED
 
 
 def read_all(path: Path, named: str) -> tuple[ShardSource, str, int]:
-    """(source, what was said of samples that could not be read and of tars without end, samples read or told of)."""
+    """Return (source, messages about unreadable samples and truncated tars, samples that were read or reported)."""
     refused, seen = io.StringIO(), 0
     with contextlib.redirect_stderr(refused):
         source = ShardSource(path=str(path))

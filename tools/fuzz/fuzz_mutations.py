@@ -1,4 +1,4 @@
-"""How good input becomes bad: bytes, blocks of a tar, and the values of a tree out of YAML or JSON."""
+"""Mutations of bytes, of the blocks of a tar, and of the values of a YAML or JSON tree."""
 
 import copy
 import random
@@ -16,7 +16,7 @@ NASTY: list[Tree] = [
 
 
 def of_bytes(data: bytes, rng: random.Random, most: int = 4) -> bytes:
-    """One to `most` changes: bits, numbers, spans lost, doubled, emptied or added, the end lost; half in front."""
+    """Apply 1 to `most` changes: bits, numbers, spans removed, doubled, zeroed or inserted, truncation; half at the start."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, most)):
         if not changed:
@@ -42,7 +42,7 @@ def of_bytes(data: bytes, rng: random.Random, most: int = 4) -> bytes:
 
 
 def of_blocks(data: bytes, rng: random.Random) -> bytes:
-    """A tar with a block lost, doubled, emptied or exchanged, cut short, or with another one behind it."""
+    """Return a tar with a block removed, doubled, zeroed or swapped, truncated, or with a second tar appended."""
     blocks = [data[start : start + BLOCK] for start in range(0, len(data), BLOCK)]
     one, other = rng.randrange(len(blocks)), rng.randrange(len(blocks))
     match rng.randrange(6):
@@ -62,7 +62,7 @@ def of_blocks(data: bytes, rng: random.Random) -> bytes:
 
 
 def of_tree(tree: Tree, rng: random.Random, most: int = 3, *, alike: bool = False) -> Tree:
-    """One to `most` changes of values or keys anywhere in a copy of the tree. alike: values to those of their kind."""
+    """Change 1 to `most` values or keys of a copy of the tree. alike: replace values by others of their type."""
     changed = copy.deepcopy(tree)
     for _ in range(rng.randint(1, most)):
         places = list(_places(changed))
@@ -84,7 +84,7 @@ def of_tree(tree: Tree, rng: random.Random, most: int = 3, *, alike: bool = Fals
 
 
 def _like(value: Tree, rng: random.Random) -> Tree:
-    """Another value of the same kind, which a check of types alone lets through."""
+    """Return another value of the same type, which a type check accepts."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -99,7 +99,7 @@ def _like(value: Tree, rng: random.Random) -> Tree:
 
 
 def _places(tree: Tree) -> Any:
-    """(holder, key or index) of every value below the root."""
+    """Yield (holder, key or index) of every value below the root."""
     for key, value in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
         yield tree, key
         if isinstance(value, dict | list):
