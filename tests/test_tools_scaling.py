@@ -152,7 +152,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row[:3] for row in rows[1:3]] == [["ddp", "1", "8"], ["ddp", "16", "128"]]
     assert float(rows[1][3]) == pytest.approx(8 * 48, rel=0.01)
     assert " ".join(rows[2][3:]) == "fewer images in a batch than processes"
-    assert " ".join(rows[3]) == "ddp first beyond compute: small batches, at 16 machines"
+    assert " ".join(rows[3]) == "ddp first bottleneck beyond compute: small batches, at 16 machines"
     with pytest.raises(SystemExit, match="--images and --parameters"):
         main(["--step", "0.25"])
 

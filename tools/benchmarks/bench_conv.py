@@ -1,7 +1,7 @@
-"""The convolutions of a step on a CPU: torch's own beside those of sr.nets.cpu.winograd, one layer after the other.
+"""Convolutions of a training step on a CPU: torch against sr.nets.cpu.winograd, layer by layer.
 
-Forward, gradient of the input and gradient of the kernel, in float32 and channels_last, as they come in RRDBNet 64/23
-and the U-Net discriminator. The share of the peak counts the operations of the direct way for both, so that it may
+Forward, gradient of the input and gradient of the kernel, in float32 and channels_last, with the layers of RRDBNet
+64/23 and the U-Net discriminator. The share of the peak counts the operations of direct convolution for both, so it can
 exceed 100 %. Deviation: between the two.
 """
 
@@ -15,15 +15,15 @@ from bench_harness import Arm, Row, compare
 LAYERS = {  # in, out, side: stride 1, 3 x 3
     "first of a dense block": (64, 32, 64),
     "last of a dense block": (192, 64, 64),
-    "at the full size": (64, 64, 256),
-    "in the middle of the discriminator": (256, 128, 128),
-    "in VGG": (512, 512, 32),
+    "at full size": (64, 64, 256),
+    "middle of the discriminator": (256, 128, 128),
+    "VGG": (512, 512, 32),
 }
-AGAIN = 10  # calls in one measurement, which would be too short
+AGAIN = 10  # calls per measurement, because one would be too short
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=int, default=2, help="images (%(default)s)")
+    parser.add_argument("--batch", type=int, default=2, help="images per batch (%(default)s)")
     parser.add_argument("--layers", nargs="+", choices=list(LAYERS), default=list(LAYERS))
 
 
@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> list[Row]:
     from sr.nets.cpu import winograd
 
     if args.device.type != "cpu" or not winograd.available():
-        raise UserError("conv compares what runs on a CPU alone, built by a C compiler; give --device cpu, install gcc")
+        raise UserError(
+            "conv needs a CPU and the compiled convolutions; set --device cpu, install gcc and reinstall sr"
+        )
     rows = []
     for name in args.layers:
         rows += _layer(name, *LAYERS[name], args)

@@ -1,10 +1,10 @@
-"""Samples per second of one loader worker: tar shards in every format, beside BasicSR's data set on a folder of PNGs.
+"""Samples per second of one loader worker: tar shards in every format against BasicSR's dataset on a folder of PNGs.
 
 The reference is `RealESRGANDataset` of the package basicsr in a DataLoader: PNGs as its extract_subimages.py writes
-them (OpenCV, compression 3), read, flipped, made float, with the three kernels of Real-ESRGAN's degradation. Ours reads
-the same images out of shards of `sr shard`, hands over uint8, and leaves kernels to the degradation, which makes them
-on the device. First images as large as the crop, then a crop out of large images. `JPEG 4:2:0` is a tar of JPEGs
-as cameras write them; `sr shard --format jpg` keeps the colours' full resolution, which takes longer to decode.
+them (OpenCV, compression 3), read, flipped, converted to float, with the three kernels of Real-ESRGAN's degradation.
+Ours reads the same images from shards of `sr shard`, returns uint8, and synthesizes kernels on the device later. First
+with images of the size of the crop, then with a crop out of large images. `JPEG 4:2:0` is a tar of JPEGs as cameras
+write them; `sr shard --format jpg` keeps the chroma resolution (4:4:4), which takes longer to decode.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 from bench_harness import Arm, Row, compare
 
-PREFETCH = 4  # batches that a worker makes ahead, as ours does
+PREFETCH = 4  # batches that a worker prefetches, as ours does
 SETTINGS = {
     "blur_kernel_size": 21, "kernel_list": ["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso",
     "plateau_aniso"], "kernel_prob": [0.45, 0.25, 0.12, 0.03, 0.12, 0.03], "sinc_prob": 0.1, "blur_sigma": [0.2, 3],
@@ -32,12 +32,12 @@ SETTINGS = {
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--photos", type=Path, help="folder of photographs to cut up (scikit-image's few)")
-    parser.add_argument("--samples", type=int, default=200, help="images of 400 x 400 (%(default)s)")
-    parser.add_argument("--large", type=int, default=8, help="images of 2000 x 1200; 0: none (%(default)s)")
-    parser.add_argument("--batch", type=int, default=12, help="samples of a batch (%(default)s)")
-    parser.add_argument("--batches", type=int, default=20, help="in one measured piece of work (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to make the files (a temporary folder)")
+    parser.add_argument("--photos", type=Path, help="folder of photographs (default: those of scikit-image)")
+    parser.add_argument("--samples", type=int, default=200, help="number of images of 400 x 400 (%(default)s)")
+    parser.add_argument("--large", type=int, default=8, help="number of images of 2000 x 1200 (%(default)s)")
+    parser.add_argument("--batch", type=int, default=12, help="samples per batch (%(default)s)")
+    parser.add_argument("--batches", type=int, default=20, help="batches per measurement (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="where the files are written (a temporary folder)")
 
 
 def run(args: argparse.Namespace) -> list[Row]:
@@ -63,7 +63,7 @@ def _compared(work: str, folder: Path, images: Iterator[Any], args: argparse.Nam
 
 
 class _Workers:
-    """One loader at a time: started anew before each piece of work, and asked for what is not yet made."""
+    """One loader at a time, restarted before each measurement."""
 
     def __init__(self, batches: int) -> None:
         self.batches, self.loaded = batches, iter(())
@@ -72,7 +72,7 @@ class _Workers:
         def reset() -> None:
             self.stop()
             self.loaded = start()
-            next(self.loaded)  # the worker has imported what it needs
+            next(self.loaded)  # the worker has imported its modules
 
         return Arm(name, self.work, reset=reset, items=self.batches * batch, unit="samples", note=note, helpers=True)
 
@@ -86,7 +86,7 @@ class _Workers:
 
 
 def _cut(photos: Path | None, number: int, rows: int, columns: int) -> Iterator[Any]:
-    """uint8 [400 * rows, 400 * columns, 3], put together of pieces of photographs."""
+    """Yield uint8 [400 * rows, 400 * columns, 3], tiled from crops of photographs."""
     import numpy as np
 
     pieces = _pieces(photos)
@@ -95,7 +95,7 @@ def _cut(photos: Path | None, number: int, rows: int, columns: int) -> Iterator[
 
 
 def _pieces(photos: Path | None) -> Iterator[Any]:
-    """Always another 400 x 400 of them."""
+    """Yield random crops of 400 x 400, without end."""
     import numpy as np
     from skimage import data
 
@@ -112,7 +112,7 @@ def _pieces(photos: Path | None) -> Iterator[Any]:
 
 
 def _written(folder: Path, images: Iterator[Any]) -> dict[str, Path]:
-    """The folder of PNGs, and the shards of each format by their names."""
+    """Write the folder of PNGs and the shards; return the shards by format."""
     import cv2
 
     from sr.data.make_shards import make_shards
@@ -148,7 +148,7 @@ def _reference(folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
 
 
 def _ours(folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
-    import torchvision.io  # noqa: F401  (or every worker would, which takes a second)
+    import torchvision.io  # noqa: F401  (otherwise every worker imports it, which takes a second)
 
     from sr.data import ShardSource
     from sr.data.loader import Loader

@@ -1,9 +1,9 @@
-"""Degradation of a batch, and its blur kernels, beside Real-ESRGAN's.
+"""Degradation of a batch and synthesis of its blur kernels, against Real-ESRGAN.
 
-The reference is `RealESRGANModel.feed_data` of the package basicsr, unchanged but for its devices (it asks for CUDA by
-name), for `filter2D`, which gets contiguous images (it fails on others), and without its pool of training pairs,
-which ours does not need. Ours is the recipe options/realesrgan_x4.yml. Each side draws its own parameters from the same
-ranges, so what they make is compared by its means alone; tests/test_degrade_parity.py compares them draw by draw.
+The reference is `RealESRGANModel.feed_data` of the package basicsr with three changes: its device is configurable,
+`filter2D` receives contiguous images (it fails on others), and its pool of training pairs is disabled. Ours is the
+recipe options/realesrgan_x4.yml. Both draw their own parameters from the same ranges;
+tests/test_degrade_parity.py compares the results for equal parameters.
 """
 
 import argparse
@@ -27,14 +27,12 @@ FEED = {
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=int, default=4, help="images (%(default)s)")
-    parser.add_argument("--gt", type=int, default=400, help="their side before the crop to --crop (%(default)s)")
-    parser.add_argument(
-        "--halo", type=int, default=16, help="crop first, to --crop and this on each side (%(default)s)"
-    )
-    parser.add_argument("--crop", type=int, default=256, help="side of the images that are trained on (%(default)s)")
-    parser.add_argument("--batches", type=int, default=4, help="in one measured piece of work (%(default)s)")
-    parser.add_argument("--kernels", type=int, default=48, help="samples of one kernel synthesis (%(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="images per batch (%(default)s)")
+    parser.add_argument("--gt", type=int, default=400, help="side of the images before the crop (%(default)s)")
+    parser.add_argument("--halo", type=int, default=16, help="crop first, with this margin on each side (%(default)s)")
+    parser.add_argument("--crop", type=int, default=256, help="side of the training crops (%(default)s)")
+    parser.add_argument("--batches", type=int, default=4, help="batches per measurement (%(default)s)")
+    parser.add_argument("--kernels", type=int, default=48, help="samples per kernel synthesis (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> list[Row]:
@@ -54,7 +52,7 @@ def run(args: argparse.Namespace) -> list[Row]:
 
 
 def photographs(batch: int, side: int) -> Any:
-    """float [batch, 3, side, side] of scikit-image's photographs."""
+    """Return float [batch, 3, side, side], cropped from photographs of scikit-image."""
     import numpy as np
     import torch
     from skimage import data
@@ -83,7 +81,7 @@ def ours(args: argparse.Namespace) -> Callable[[Any, int], Any]:
 
 
 def feed(args: argparse.Namespace) -> Callable[[Any, int], Any]:
-    """basicsr's `feed_data` on (gt, number); the kernels are made beforehand, as its data loader's workers do."""
+    """Return basicsr's `feed_data` as a function of (gt, number). Kernels are precomputed, as by its loader workers."""
     import numpy as np
     import torch
 
@@ -110,7 +108,7 @@ def feed(args: argparse.Namespace) -> Callable[[Any, int], Any]:
 
 
 def reference_kernels() -> Iterator[list[Any]]:
-    """The three kernels of a sample, as Real-ESRGAN's data set makes them, by basicsr's functions."""
+    """Yield the three kernels of a sample as in Real-ESRGAN's dataset, with the functions of basicsr."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""What all benchmarks share: work done in several ways, measured in turn (A B A B) in one process, and its rows."""
+"""Shared by all benchmarks: measure alternatives in alternating order (A B A B) in one process, and format the rows."""
 
 import json
 import os
@@ -21,19 +21,26 @@ from torch import Tensor
 
 MIB = 2**20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TRIES = 3  # of a measurement that others disturbed
-PATIENCE = 1.0  # seconds of one product of matrices
+TRIES = 3  # attempts of a measurement that other processes disturbed
+PATIENCE = 1.0  # seconds for one matrix product at most
 Output = Tensor | Mapping[str, Tensor] | None
 
 
 @dataclass
 class Arm:
-    """One way to do the work. The first of a comparison is what the others are measured against.
+    """One alternative. The first arm of a comparison is the reference of the others.
 
-    run: does it once. output: does it once too, before anything else and untimed, and returns what is compared with
-    the first arm's, by name; where it is None, `run` does. reset: called before every run, untimed.
-    operations: floating point operations of a run, for the share of the measured matmul peak in `dtype`.
-    items: how many things (`unit`) a run makes. note: goes into the row. helpers: has processes of its own at work.
+    Attributes:
+        name: Name of the arm in the row.
+        run: Does the work once.
+        output: Does the work once, untimed, and returns tensors by name to compare with the first arm's; None: `run`.
+        reset: Called before every run, untimed.
+        dtype: Key of DTYPES for the peak of the device.
+        operations: Floating point operations of a run, for the share of the measured peak of torch.mm in `dtype`.
+        items: Number of items (`unit`) that a run produces.
+        unit: Name of the items.
+        note: Printed in the row.
+        helpers: Whether the arm uses worker processes, whose load is not a disturbance.
     """
 
     name: str
@@ -50,9 +57,14 @@ class Arm:
 
 @dataclass
 class Row:
-    """A measured arm. seconds, low, high: median, least and most; ratio: of times, median over the rounds, > 1 is
-    faster than the first arm. disturbed: rounds in which others used more than an eighth of a core in all TRIES.
-    peak: bytes allocated at the worst moment beyond those at the start; kept: bytes that the backward pass waited for.
+    """The result of an arm.
+
+    Attributes:
+        seconds, low, high: Median, minimum and maximum time.
+        ratio: Time of the first arm over that of this arm, median over the rounds; > 1 is faster than the first arm.
+        disturbed: Rounds in which other processes used more than an eighth of a core in all TRIES.
+        peak: Largest number of bytes allocated beyond those at the start.
+        kept: Bytes saved for the backward pass.
     """
 
     work: str
@@ -73,10 +85,16 @@ class Row:
 
 
 def compare(work: str, arms: Sequence[Arm], *, rounds: int, device: torch.device, memory: bool = True) -> list[Row]:
-    """Each arm once for its output and its memory, then `rounds` times all of them in turn. What others disturbed is
-    measured again, by their use of the cores alone and never by the time that came out.
+    """Run each arm once for its output and memory, then time all arms alternately for `rounds` rounds.
 
-    memory: also measure `peak` and `kept`, by one more run of each, watched (work of torch alone; see `peak_bytes`).
+    A measurement is repeated if other processes disturbed it; only their CPU time decides, never the measured time.
+
+    Args:
+        work: Name of the comparison.
+        arms: The alternatives; the first one is the reference.
+        rounds: Number of timed rounds.
+        device: Device to synchronize.
+        memory: Also measure `peak` and `kept` in one more run each (allocations of torch only; see `peak_bytes`).
     """
     wanted: Mapping[str, Tensor] = {}
     rows = []
@@ -98,7 +116,7 @@ def compare(work: str, arms: Sequence[Arm], *, rounds: int, device: torch.device
             for left in reversed(range(TRIES)):
                 arm.reset()
                 spent, others = timed(arm.run, device, helpers=arm.helpers)
-                disturbed = spent > 0.1 and others > spent / 8  # jiffies are too coarse for less
+                disturbed = spent > 0.1 and others > spent / 8  # the resolution of /proc/stat is too coarse for less
                 if not disturbed or not left:
                     break
             seconds.append(spent)
@@ -116,8 +134,9 @@ def compare(work: str, arms: Sequence[Arm], *, rounds: int, device: torch.device
 
 
 def timed(run: Callable[[], object], device: torch.device, *, helpers: bool = False) -> tuple[float, float]:
-    """Seconds that `run` takes until the device is done, and core seconds that others had meanwhile: other processes,
-    unless `helpers` says that some of them belong to it, and other guests of the machine that this one is a guest of.
+    """Return the seconds of `run` including device work, and the core seconds that other processes used meanwhile.
+
+    With `helpers`, only time stolen by other guests of the host counts.
     """
     wait(device)
     (busy, stolen), own, began = _busy(), _own(), time.perf_counter()
@@ -130,19 +149,18 @@ def timed(run: Callable[[], object], device: torch.device, *, helpers: bool = Fa
 
 
 def wait(device: torch.device) -> None:
-    """For what was only queued."""
+    """Wait for queued device work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _own() -> float:
-    """Core seconds of this process and of its children that have ended."""
+    """Return the core seconds of this process and of its finished child processes."""
     return sum(os.times()[:4])
 
 
 def _busy() -> tuple[float, float]:
-    """Core seconds that all processes of this machine have used, and those that its host gave to others; 0 where that
-    cannot be read."""
+    """Return the core seconds used by all processes of this machine and those stolen by its host; 0 if unknown."""
     with suppress(OSError, ValueError):
         user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
         ticks = os.sysconf("SC_CLK_TCK")
@@ -152,8 +170,10 @@ def _busy() -> tuple[float, float]:
 
 @lru_cache
 def matmul_peak(device: torch.device, dtype: str) -> float:
-    """Floating point operations per second of torch.mm, the best of a few sizes and tries. Larger ones are not tried
-    where they would take longer than PATIENCE: without instructions for a type, torch.mm is 100 times slower."""
+    """Return the floating point operations per second of torch.mm, the best of a few sizes and attempts.
+
+    Sizes that would take longer than PATIENCE are skipped: torch.mm is 100 times slower for emulated types.
+    """
     best = 0.0
     for size in (1024, 4096, 8192) if device.type == "cuda" else (256, 1024, 2048):
         if best and 2 * size**3 / best > PATIENCE:
@@ -169,7 +189,7 @@ def matmul_peak(device: torch.device, dtype: str) -> float:
 
 
 def deviation(got: Tensor, wanted: Tensor) -> dict[str, float]:
-    """`max`: largest difference; `cosine` and `norm`: angle and length against what is wanted, both 1 if it is met."""
+    """Compare with a reference: largest difference (`max`), cosine similarity, and ratio of norms."""
     a, b = got.detach().double().flatten(), wanted.detach().double().flatten()
     lengths = a.norm(), b.norm()
     cosine = float(a @ b / (lengths[0] * lengths[1]).clamp(min=1e-300))
@@ -179,23 +199,23 @@ def deviation(got: Tensor, wanted: Tensor) -> dict[str, float]:
 def _named(output: Output) -> Mapping[str, Tensor]:
     if output is None:
         return {}
-    # copies: the next run may write into the same memory
+    # copies, because the next run may reuse the memory
     return {n: t.detach().clone() for n, t in ({"output": output} if isinstance(output, Tensor) else output).items()}
 
 
-# ---- telling -------------------------------------------------------------------------------------------------------
+# ---- output --------------------------------------------------------------------------------------------------------
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the facts that the figures depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     facts = {"date": date.today().isoformat(), "device": name, "threads": torch.get_num_threads()}
     facts |= {"torch": torch.__version__, "python": platform.python_version()}
     if device.type == "cuda":
         query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm", "--format=csv,noheader"]
         with suppress(OSError, subprocess.SubprocessError):
-            said = subprocess.run([*query, f"--id={device.index or 0}"], capture_output=True, text=True, timeout=30)
-            facts["clock"] = said.stdout.strip()
+            clocks = subprocess.run([*query, f"--id={device.index or 0}"], capture_output=True, text=True, timeout=30)
+            facts["clock"] = clocks.stdout.strip()
         facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
     else:
         facts["instructions"] = torch.backends.cpu.get_cpu_capability()
@@ -213,7 +233,7 @@ HEAD = ["work", "arm", "median s", "least..most", "ratio", "per s", "of peak", "
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a table of Markdown."""
+    """Format the rows as a Markdown table."""
     lines = [HEAD, ["---"] * len(HEAD), *map(_cells, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -239,7 +259,7 @@ def write_json(file: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> Non
 
 
 def plot(file: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """A bar for each row, as long as its ratio."""
+    """Draw a bar per row with the length of its ratio."""
     unit = 560 / max(row.ratio for row in rows)
     canvas = Image.new("RGB", (900, 40 + 34 * len(rows)), "white")
     pen = ImageDraw.Draw(canvas)

@@ -1,9 +1,9 @@
-"""What surrounds a training step: logging it, saving after it, and what comes before the first one.
+"""Overhead around a training step: logging, saving, and the start-up before the first step.
 
---part log: a plain step, one that logs (shares of the losses, files written) and one that saves a checkpoint, with the
-nets of `step`; the checkpoint is written by a thread while the next step runs, so a round of `saves` is two steps.
---part start: from the start of a process to the first degraded batch of options/realesrgan_x4.yml, nets built and data
-open (one image, batch 1, VGG's weights random).
+--part log: a plain step, one that logs (gradient shares of the losses, log files) and one that saves a checkpoint, with
+the networks of `step`. A thread writes the checkpoint while the next step runs, so a round of `saves` is two steps.
+--part start: from the start of a process to the first degraded batch of options/realesrgan_x4.yml, with networks built
+and data open (one image, batch 1, random VGG weights).
 """
 
 import argparse
@@ -28,7 +28,7 @@ from sr.train.tracker import Tracker
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=["log", "start"], default="log", help="(%(default)s)")
     parser.add_argument("--gt", type=int, default=256, help="side of a ground truth in pixels (%(default)s)")
-    parser.add_argument("--batch", type=int, default=2, help="images (%(default)s)")
+    parser.add_argument("--batch", type=int, default=2, help="images per batch (%(default)s)")
     parser.add_argument("--blocks", type=int, default=23, help="RRDBs of the generator (%(default)s)")
 
 
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> list[Row]:
 
 START = """
 import sys
-from sr.train.builder import Build, load
-engine = Build(load(sys.argv[1], sys.argv[2:])).trainer()
+from sr.train.builder import Builder, load
+engine = Builder(load(sys.argv[1], sys.argv[2:])).trainer()
 engine.prepare(next(engine.batches(0)))
 """
 

@@ -1,7 +1,7 @@
-"""Starting in the middle: from the index of 500 million samples to the place of sample 400 million.
+"""Resume within an epoch: find sample 400 million in the index of 500 million samples.
 
-Reads the folder's index.json, lists the shards, finds the shard and the sample of that position, and the next 1000.
-Nobody else's trainer starts inside an epoch, so there is nothing to compare it with.
+Reads the index.json of the folder, lists the shards, and finds the shard and the sample of that position and of the
+next 1000. There is no reference, because the other trainers do not resume within an epoch.
 """
 
 import argparse
@@ -12,10 +12,10 @@ from bench_harness import Arm, Row, compare
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shards", type=int, default=50_000, help="(%(default)s)")
-    parser.add_argument("--per-shard", type=int, default=10_000, help="samples of each (%(default)s)")
-    parser.add_argument("--position", type=int, default=400_000_000, help="to start at (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to make the (empty) files (a temporary folder)")
+    parser.add_argument("--shards", type=int, default=50_000, help="number of shards (%(default)s)")
+    parser.add_argument("--per-shard", type=int, default=10_000, help="samples per shard (%(default)s)")
+    parser.add_argument("--position", type=int, default=400_000_000, help="position to resume from (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="where the (empty) files are written (a temporary folder)")
 
 
 def run(args: argparse.Namespace) -> list[Row]:
@@ -35,6 +35,6 @@ def run(args: argparse.Namespace) -> list[Row]:
             for position in range(args.position, args.position + number):
                 route(position)
 
-        arms = [Arm(f"the first {n} place(s)", lambda n=n: find(n), items=n, unit="samples") for n in (1, 1000)]
+        arms = [Arm(f"the first {n} position(s)", lambda n=n: find(n), items=n, unit="samples") for n in (1, 1000)]
         work = f"sample {args.position:,} of {args.shards * args.per_shard:,} in {args.shards:,} shards"
         return compare(work, arms, rounds=args.pairs, device=args.device, memory=False)

@@ -1,9 +1,9 @@
-"""A training step: ours beside BasicSR's own (Real-ESRGAN's recipe), and other trainers given by path.
+"""A training step of ours against BasicSR's (Real-ESRGAN's recipe), and against other trainers given by path.
 
 --part gan: RRDBNet, U-Net discriminator with spectral norm, five layers of VGG19 (random weights), vanilla GAN, Adam,
-moving average. Reference: `RealESRGANModel.optimize_parameters` of the package basicsr, in fp32 as it ships. Ours: the
-engine's step on the same batch from the same weights. --part generator: forward and backward of the generator on L1
-alone. Data, degradation and sharpening are part of neither. Deviation: of the gradients of the first step.
+EMA. Reference: `RealESRGANModel.optimize_parameters` of the package basicsr in fp32, as released. Ours: the trainer's
+step on the same batch from the same weights. --part generator: forward and backward of the generator with L1 only.
+Data, degradation and sharpening are excluded. Deviation: of the gradients of the first step.
 """
 
 import argparse
@@ -35,13 +35,13 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=["gan", "generator"], default="gan", help="(%(default)s)")
     parser.add_argument("--gt", type=int, default=256, help="side of a ground truth in pixels (%(default)s)")
-    parser.add_argument("--batch", type=int, default=2, help="images (%(default)s)")
+    parser.add_argument("--batch", type=int, default=2, help="images per batch (%(default)s)")
     parser.add_argument("--blocks", type=int, default=23, help="RRDBs of the generator (%(default)s)")
-    parser.add_argument("--feat", type=int, default=64, help="its features (%(default)s)")
+    parser.add_argument("--feat", type=int, default=64, help="features of the generator (%(default)s)")
     parser.add_argument("--scale", type=int, choices=[1, 2, 4], default=4, help="(%(default)s)")
-    parser.add_argument("--precision", nargs="+", default=["auto", "fp32"], help="of ours (auto fp32)")
-    parser.add_argument("--compile", action="store_true", help="also ours with train.compile, at the first precision")
-    parser.add_argument("--tf32", action="store_true", help="allow TF32 to all arms")
+    parser.add_argument("--precision", nargs="+", default=["auto", "fp32"], help="precisions of ours (auto fp32)")
+    parser.add_argument("--compile", action="store_true", help="also measure train.compile at the first precision")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 in all arms")
     parser.add_argument("--other", type=Path, nargs="*", default=[], help="checkouts of traiNNer-redux or neosr")
 
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> list[Row]:
 
 
 def _count(arms: list[Arm], images: int) -> None:
-    """Let the first run of the reference count the operations of all."""
+    """Count the operations of all arms during the first run of the reference."""
     first, counter = arms[0].output, FlopCounterMode(display=False)
     assert first is not None
 
@@ -98,7 +98,7 @@ def _count(arms: list[Arm], images: int) -> None:
 
 
 def batch_of(args: argparse.Namespace) -> Batch:
-    """Smooth noise; as in Real-ESRGAN the target is not quite the ground truth."""
+    """Return smooth noise. As in Real-ESRGAN, the target of the pixel losses differs from the ground truth."""
     side = args.gt // args.scale
     lq = torch.rand(args.batch, 3, side, side)
     gt = nn.functional.interpolate(lq, scale_factor=args.scale, mode="bicubic").clamp(0, 1)
@@ -122,7 +122,7 @@ RECIPE = {
 def engine_of(
     args: argparse.Namespace, folder: Path, precision: str, compiled: bool, start: Mapping[str, State], batch: Batch
 ) -> Trainer:
-    """Ours as `sr train` makes it, but for its data: it is given `batch` again and again."""
+    """Build the trainer as `sr train` does; every step receives `batch`."""
     folder.mkdir()
     Image.new("RGB", (args.gt, args.gt)).save(folder / "any.png")
     train = {"total_steps": 1_000_000, "precision": precision, "ema_decay": 0.999}
@@ -146,7 +146,7 @@ def engine_of(
 
 
 def _step(name: str, precision: str, run: Callable[[], None], optimizers: Optimizers) -> Arm:
-    """A whole step; its first output are the gradients that the optimizers were given, one vector for each."""
+    """A full step. Its output are the gradients that the optimizers received, one vector per player."""
 
     def output() -> dict[str, Tensor]:
         seen = {}
@@ -169,7 +169,7 @@ def _step(name: str, precision: str, run: Callable[[], None], optimizers: Optimi
 def _alone(
     name: str, precision: str, net: nn.Module, batch: Batch, autocast: Callable[[], AbstractContextManager[Any]]
 ) -> Arm:
-    """The generator's forward and backward on L1."""
+    """Forward and backward of the generator with L1."""
     parameters = list(net.parameters())
 
     def reset() -> None:

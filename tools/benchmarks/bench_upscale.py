@@ -1,13 +1,13 @@
-"""Upscaling a folder with an RRDBNet x4: ours against the way of Real-ESRGAN's own program.
+"""Upscaling a folder with an RRDBNet x4: ours against Real-ESRGAN's own program.
 
-The reference is rebuilt from what `RealESRGANer` is documented to do, on basicsr's RRDBNet with the same weights: a
-margin of 10 pixels mirrored to the right and below, tiles with 10 pixels around them cut off again, the whole image
-and the whole output on the device, fp16 on CUDA (its default) and fp32 on a CPU. Weights are random, with dense blocks
-that have a say in the output, whose mean and spread are those of an image; --weights takes a published file.
+The reference reimplements the documented behaviour of `RealESRGANer` on basicsr's RRDBNet with the same weights: 10
+mirrored pixels at the right and bottom, tiles with a margin of 10 pixels, the whole image and output on the device,
+fp16 on CUDA (its default) and fp32 on a CPU. Weights are random, scaled so that all dense blocks contribute and the
+output has the mean and deviation of an image; --weights takes a published file.
 
-Folder: files in, files out. Image: one in memory, which shows the deviation before it is rounded to 8 bits; there
-the reference is fp32 on CUDA as well, so that the deviation is from fp32. Images are compared without the 16 pixels
-at the right and below that the mirrored margin changes. File: a result as a PNG, by OpenCV as there, with its size.
+folder: files in, files out. image: one image in memory, which shows the deviation before rounding to 8 bits; here the
+reference uses fp32 on CUDA too. The comparison excludes the 16 pixels at the right and bottom that the mirrored margin
+changes. file: write one result as a PNG (the reference by OpenCV), with the size of the file.
 """
 
 import argparse
@@ -21,22 +21,24 @@ from bench_harness import Arm, Row, compare
 ARMS = {
     "ours, default": {"precision": "auto"},
     "ours, fp32": {"precision": "fp32"},
-    "ours, mixed": {"precision": "mixed"},  # what the default is where bf16 is fast
+    "ours, mixed": {"precision": "mixed"},  # the default if bf16 is fast
     "ours, bf16": {"precision": "bf16"},
     "ours, fp16": {"precision": "fp16"},
 }
 WORK = ["folder", "image", "file"]
-DTYPES = {"ours, mixed": "bf16", "ours, bf16": "bf16", "ours, fp16": "fp16"}  # for the share of the peak
+DTYPES = {"ours, mixed": "bf16", "ours, bf16": "bf16", "ours, fp16": "fp16"}  # for the share of the peak of torch.mm
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-feat", type=int, default=64)
     parser.add_argument("--num-block", type=int, default=23)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="of an RRDBNet x4 in place of random ones")
-    parser.add_argument("--size", type=int, nargs=2, default=(200, 320), metavar=("H", "W"), help="of an image")
-    parser.add_argument("--images", type=int, default=1, help="in the folder (%(default)s)")
-    parser.add_argument("--tile", type=int, help="of both (theirs: whole; ours: what fits the model)")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["ours, default"], help="beside the reference")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of an RRDBNet x4 (random)")
+    parser.add_argument("--size", type=int, nargs=2, default=(200, 320), metavar=("H", "W"), help="size of an image")
+    parser.add_argument("--images", type=int, default=1, help="images in the folder (%(default)s)")
+    parser.add_argument("--tile", type=int, help="tile size of both (reference: whole image; ours: automatic)")
+    parser.add_argument(
+        "--arms", nargs="+", choices=list(ARMS), default=["ours, default"], help="arms besides the reference"
+    )
     parser.add_argument("--work", nargs="+", choices=WORK, default=WORK)
 
 
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> list[Row]:
     from sr.images import list_images, read_rgb, write_rgb
     from sr.inference.receptive_field import probe
 
-    if args.device.type == "cpu":  # as the program does; both sides gain
+    if args.device.type == "cpu":  # as the program does; both sides benefit
         keep_memory()
     ours, theirs = _models(args)
     height, width = args.size
@@ -62,13 +64,13 @@ def run(args: argparse.Namespace) -> list[Row]:
         if "folder" in args.work:
             out = Path(scratch, "out")
             half = args.device.type == "cuda"
-            arms = [Arm("Real-ESRGAN's way", lambda: _their_folder(theirs, files, out, args, half), **shared)]
+            arms = [Arm("Real-ESRGAN", lambda: _their_folder(theirs, files, out, args, half), **shared)]
             arms += [Arm(n, lambda r=r: r(folder, out), dtype=d, **shared) for n, d, r in _folders(ours, args)]
             rows += compare(f"folder of {args.images}", arms, rounds=args.pairs, device=args.device, memory=False)
         if "image" in args.work:
             pixels = read_rgb(files[0])
             shared["operations"], shared["items"] = operations / args.images, 1
-            reference = "Real-ESRGAN's way, fp32"
+            reference = "Real-ESRGAN, fp32"
             arms = [Arm(reference, lambda: _inner(_theirs(theirs, pixels, args, half=False)), **shared)]
             arms += [Arm(n, lambda r=r: _inner(r(pixels)), dtype=d, **shared) for n, d, r in _images(ours, args)]
             rows += compare("image", arms, rounds=args.pairs, device=args.device, memory=args.memory)
@@ -93,7 +95,7 @@ def _file(scratch: Path, args: argparse.Namespace) -> list[Row]:
     def ours() -> None:
         write_rgb(files[1], made)
 
-    arms = [Arm("Real-ESRGAN's way", theirs), Arm("ours", ours)]
+    arms = [Arm("Real-ESRGAN", theirs), Arm("ours", ours)]
     for arm, file in zip(arms, files, strict=True):
         arm.run()
         arm.note = f"{file.stat().st_size / 1000:.0f} kB"
@@ -101,7 +103,7 @@ def _file(scratch: Path, args: argparse.Namespace) -> list[Row]:
 
 
 def _models(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Ours and basicsr's, of the same weights."""
+    """Return our model and basicsr's network with the same weights."""
     import torch
 
     from sr.inference.receptive_field import probe
@@ -127,7 +129,7 @@ def _models(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _operations(net: Any) -> float:
-    """Floating point operations per input pixel."""
+    """Return the floating point operations per input pixel."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -167,7 +169,7 @@ def _their_tiles(net: Any, image: Any, tile: int) -> Any:
 
 
 def _their_folder(net: Any, files: list[Path], out: Path, args: argparse.Namespace, half: bool) -> Any:
-    """One file after the other: read, upscaled, written."""
+    """Read, upscale and write one file after the other."""
     import cv2
 
     out.mkdir(exist_ok=True)
@@ -188,7 +190,7 @@ def _written(out: Path) -> Any:
 
 
 def _inner(image: Any) -> Any:
-    """Without what a mirrored margin changes at the right and below."""
+    """Remove the pixels at the right and bottom that the mirrored margin changes."""
     return image[:, :-64, :-64]
 
 
@@ -196,7 +198,7 @@ def _inner(image: Any) -> Any:
 
 
 def _folders(model: Any, args: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
-    """Name, type of numbers, and what does the work, of each arm. As the program does it: probes and all."""
+    """Yield (name, dtype, function) per arm, as the program does it: the receptive field is measured in every run."""
     from sr.inference.upscale import upscale
 
     for name in args.arms:
@@ -210,7 +212,7 @@ def _folders(model: Any, args: argparse.Namespace) -> Iterator[tuple[str, str, A
 
 
 def _images(model: Any, args: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
-    """With all that is found out about a model found out before."""
+    """Yield (name, dtype, function) per arm, with the model already analyzed."""
     import torch
 
     from sr.inference.predictor import Predictor

@@ -1,10 +1,10 @@
-"""Ours beside the reference, on this machine: seconds, memory, deviation, and the share of what the machine can do.
+"""Compare ours with the reference on this machine: time, memory, deviation, and the share of the peak of torch.mm.
 
     python tools/benchmarks/benchmark.py step --pairs 5 --json step.json --plot step.png
     python tools/benchmarks/benchmark.py degrade --device cuda
 
-The arms of a comparison run in turn, A B A B, in one process; the ratio is the median over the rounds, > 1 is faster
-than the first arm. `python tools/benchmarks/benchmark.py SUBJECT --help` tells what it compares.
+The alternatives run alternately (A B A B) in one process. The ratio is the median over the rounds; > 1 is faster than
+the first one. `python tools/benchmarks/benchmark.py SUBJECT --help` describes a subject.
 """
 
 import argparse
@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     args.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if args.device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("benchmark: --device cuda, but torch sees no GPU; leave --device out")
+        sys.exit("benchmark: --device cuda, but torch finds no GPU; remove --device")
     if args.device.type == "cpu" and torch.cuda.is_available():
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # or our engine would take the GPU
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise our trainer would use the GPU
     try:
         rows = modules[args.subject].run(args)
     except UserError as error:
@@ -58,12 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="cpu or cuda; the GPU where there is one")
-    parser.add_argument("--threads", type=int, help="of torch on the CPU (all cores)")
-    parser.add_argument("--pairs", type=int, default=5, help="rounds of A B A B (%(default)s)")
-    parser.add_argument("--no-memory", dest="memory", action="store_false", help="skip the runs that measure memory")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios (png)")
+    parser.add_argument("--device", help="cpu or cuda (cuda if available)")
+    parser.add_argument("--threads", type=int, help="torch threads on the CPU (all cores)")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds (%(default)s)")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure memory")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios as a PNG")
 
 
 if __name__ == "__main__":

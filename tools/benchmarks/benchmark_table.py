@@ -1,10 +1,9 @@
-"""All that is aimed at, in one run: every subject of benchmark.py in turn, and a table of the figures beside the goals.
+"""Run every subject of benchmark.py and print a table of the figures and the goals.
 
     python tools/benchmarks/benchmark_table.py --photos PHOTOS --json table.json
 
-Every subject is a process of its own, whose output goes to standard error; the table, in Markdown, to standard output.
-A quarter of an hour on two CPU cores that do nothing else. --photos: see `benchmark.py data --help`. --only: some of
-the subjects, for a machine that is lent by the minute.
+Every subject runs in a separate process, whose output goes to standard error; the Markdown table goes to standard
+output. Takes 15 minutes on two idle CPU cores. --photos: see `benchmark.py data --help`. --only: some subjects.
 """
 
 import argparse
@@ -26,8 +25,15 @@ Rows = list[Row]
 
 
 class Goal(NamedTuple):
-    """of: the subject whose rows tell. value: of them, with words; None where they do not tell. cpu, cuda: the bounds,
-    None: told without one. least: whether the value has to be at least that, or at most."""
+    """A goal.
+
+    Attributes:
+        work: Name in the table.
+        of: The subject whose rows hold the value.
+        value: Returns the value and its text from these rows; None if they do not contain it.
+        cpu, cuda: The bound on each device; None: no goal.
+        least: Whether the value must be at least the bound, or at most.
+    """
 
     work: str
     of: str
@@ -37,16 +43,16 @@ class Goal(NamedTuple):
     least: bool = True
 
 
-# ---- figures out of rows ---------------------------------------------------------------------------------------------
+# ---- values of rows --------------------------------------------------------------------------------------------------
 
 
 def _row(rows: Rows, work: str, arm: str) -> Row | None:
-    """The first whose names begin like this."""
+    """Return the first row whose names start with these."""
     return next((row for row in rows if row["work"].startswith(work) and row["arm"].startswith(arm)), None)
 
 
 def ratio(work: str, arm: str) -> Callable[[Rows], tuple[float, str] | None]:
-    """How many times faster than the reference, by the arm's own name, and how far its output is off."""
+    """Return the speedup over the reference and the deviation of the output."""
 
     def value(rows: Rows) -> tuple[float, str] | None:
         row = _row(rows, work, arm)
@@ -60,7 +66,7 @@ def ratio(work: str, arm: str) -> Callable[[Rows], tuple[float, str] | None]:
 
 
 def memory(rows: Rows) -> tuple[float, str] | None:
-    """The peak of our default precision as a part of the reference's."""
+    """Return the peak memory in our default precision relative to the reference."""
     reference, ours = rows[:2]
     part = ours["peak"] / reference["peak"]
     others = "".join(f"; {row['arm']}: {row['peak'] / reference['peak']:.2f}" for row in rows[2:])
@@ -68,7 +74,7 @@ def memory(rows: Rows) -> tuple[float, str] | None:
 
 
 def share(arm: str) -> Callable[[Rows], tuple[float, str] | None]:
-    """Of the rate of torch.mm in the same precision."""
+    """Return the share of the rate of torch.mm in the same precision."""
 
     def value(rows: Rows) -> tuple[float, str] | None:
         row = _row(rows, "generator", arm)
@@ -83,7 +89,7 @@ def logging(rows: Rows) -> tuple[float, str] | None:
 
 
 def saving(rows: Rows) -> tuple[float, str] | None:
-    """All that a save costs, in its own step and in the next one: of two steps, so it counts twice."""
+    """Return the cost of a save in its own step and in the next one (a round is two steps, so it counts twice)."""
     row = _row(rows, "two steps", "the first saves")
     return None if row is None else (cost := 1 + 2 * (1 / row["ratio"] - 1), f"{cost:.2f} of a plain step")
 
@@ -123,7 +129,7 @@ GOALS = [
 
 
 def commands(device: str, photos: Path | None) -> dict[str, list[str]]:
-    """What is run for each subject: small on a CPU, as large as training is on a GPU."""
+    """Return the arguments of each subject: small sizes on a CPU, those of training on a GPU."""
     cuda = device == "cuda"
     images, pairs, compiled = ("12", "10", ["--compile"]) if cuda else ("2", "4", [])
     faster = pays(torch.device(device), torch.bfloat16)
@@ -144,7 +150,11 @@ def commands(device: str, photos: Path | None) -> dict[str, list[str]]:
 
 
 def measure(words: list[str], device: str) -> tuple[dict[str, Any], Rows]:
-    """The facts and rows of one subject. Raises CalledProcessError."""
+    """Run one subject; return its facts and rows.
+
+    Raises:
+        subprocess.CalledProcessError: The subject failed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.json")
         line = [sys.executable, str(HERE / "benchmark.py"), *words, "--device", device, "--json", str(file)]
@@ -158,21 +168,21 @@ def table(found: dict[str, Rows], device: str) -> str:
     lines = ["| work | measured | goal | |", "|---|---|---|---|"]
     for goal in GOALS:
         bound = goal.cuda if device == "cuda" else goal.cpu
-        told = goal.value(found[goal.of]) if goal.of in found else None
+        value = goal.value(found[goal.of]) if goal.of in found else None
         sign = "at least" if goal.least else "at most"
-        met = bound is not None and told is not None and (told[0] >= bound if goal.least else told[0] <= bound)
+        met = bound is not None and value is not None and (value[0] >= bound if goal.least else value[0] <= bound)
         aim = "" if bound is None else f"{sign} {bound:g}"
-        words = "met" if met else "" if bound is None or told is None else "not met"
-        lines.append(f"| {goal.work} | {'not measured' if told is None else told[1]} | {aim} | {words} |")
+        words = "met" if met else "" if bound is None or value is None else "not met"
+        lines.append(f"| {goal.work} | {'not measured' if value is None else value[1]} | {aim} | {words} |")
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--photos", type=Path, help="folder of photographs for `data`")
-    parser.add_argument("--only", nargs="+", choices=sorted({goal.of for goal in GOALS}), help="of the subjects")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
+    parser.add_argument("--photos", type=Path, help="folder of photographs of the subject data")
+    parser.add_argument("--only", nargs="+", choices=sorted({goal.of for goal in GOALS}), help="subjects (all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows as JSON")
     args = parser.parse_args()
     facts: dict[str, Any] = {}
     found: dict[str, Rows] = {}

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes: allocated at the worst moment, and kept for the backward pass."""
+"""Measure the memory of a function: the peak of allocations, and the tensors saved for the backward pass."""
 
 import json
 import tempfile
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
-    """The most that torch's allocator held at once of what `run` allocated; numpy and others are not counted.
+    """Return the peak of bytes that `run` allocates through torch; numpy and others are not counted.
 
-    On CUDA beyond what it held before, so that `run` may not begin by letting go of that.
+    On CUDA the peak is relative to the allocations before, so `run` must not free those first.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -34,13 +34,13 @@ def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
             held[args["Addr"]] = args["Bytes"]
             now += args["Bytes"]
             most = max(most, now)
-        else:  # what an earlier profile saw made is told too, and was not made here
+        else:  # memory allocated before this profile is freed too
             now -= held.pop(args["Addr"], 0)
     return most
 
 
 def kept_bytes(run: Callable[[], object]) -> int:
-    """The most that autograd held for its backward passes during `run`: storages, each once, without parameters."""
+    """Return the peak of bytes saved for backward passes during `run`: each storage once, without parameters."""
     held = _Held()
     with torch.autograd.graph.saved_tensors_hooks(held.pack, held.unpack):
         run()
@@ -48,7 +48,7 @@ def kept_bytes(run: Callable[[], object]) -> int:
 
 
 class _Held:
-    """Counts storages from when they are first saved until the last that saved them is gone."""
+    """Counts storages from their first use until the last user is freed."""
 
     def __init__(self) -> None:
         self.users: dict[int, int] = {}

@@ -1,10 +1,10 @@
-"""Measure what tools/benchmarks/scaling.py predicts from: a step of one process, the loader, the disk, and the link.
+"""Measure the inputs of tools/benchmarks/scaling.py: a step of one process, the loader, the disk, and the link.
 
     python tools/benchmarks/measure_step.py options/realesrgan_x4.yml --steps 10 --set data.batch_size=12
 
-Prints JSON: seconds of a step, images in it, parameters, bytes of a checkpoint, images per second that a core loads,
-bytes per second onto the disk of the run; under a launcher also the link between the processes. The step is timed with
-its data at hand: degradation, losses, both players, exchange and update, no loading and no saving.
+Prints JSON: seconds per step, images per step, parameters, bytes of a checkpoint, images per second that one core
+loads, bytes per second written to the disk of the run, and, under a launcher, the bandwidth between the processes. The
+step includes degradation, losses, both players, gradient exchange and update, but no loading and saving.
 """
 
 import argparse
@@ -25,7 +25,7 @@ MEASURE = Path(__file__)
 
 
 def measure(options: Any, steps: int) -> dict[str, float]:
-    """Seconds of a step of this process, its images, and, on rank 0, what it feeds on. Every process takes part."""
+    """Return the step of this process and, on rank 0, the rates of loader and disk. Collective."""
     import torch
 
     from sr.distributed import comm
@@ -46,7 +46,7 @@ def measure(options: Any, steps: int) -> dict[str, float]:
     found = {"step": statistics.median(times[2:]), "images": images, "parameters": sum(nets.values())}
     found["checkpoint"] = 12 * found["parameters"] + 4 * nets["generator"]
     alone = Builder(options.model_copy(update={"data": options.data.model_copy(update={"workers": 0})}))
-    source = alone.source()  # with the other processes
+    source = alone.source()  # collective
     if comm.is_main():
         found |= {"loader": loader_rate(alone.stream(source)), "disk": disk_rate(options.folder, found["checkpoint"])}
     if comm.world() > 1:
@@ -57,14 +57,14 @@ def measure(options: Any, steps: int) -> dict[str, float]:
 
 
 def parameters(net: Any) -> int:
-    """Its parameters, whole: ZeRO-3 leaves a part of each here."""
+    """Return the number of parameters, unsharded (ZeRO-3 keeps a shard of each here)."""
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in net.parameters())
 
 
 def loader_rate(stream: Any) -> float:
-    """Images per second that one core reads, decodes and crops."""
+    """Return the images per second that one core reads, decodes and crops."""
     with closing(stream.batches(0)) as batches:
-        next(batches)  # opens files
+        next(batches)  # the first batch opens files
         began, images = time.perf_counter(), 0
         while time.perf_counter() - began < 1.0:
             images += sum(len(group.rows) for group in next(batches).groups)
@@ -72,7 +72,7 @@ def loader_rate(stream: Any) -> float:
 
 
 def disk_rate(folder: Path, size: float) -> float:
-    """Bytes per second, synced, into the folder of the run; of 256 MB at most."""
+    """Return the bytes per second of a synced write to the folder of the run, of 256 MB at most."""
     folder.mkdir(parents=True, exist_ok=True)
     content = os.urandom(int(min(size, 256e6)))
     with tempfile.NamedTemporaryFile(dir=folder) as file:
@@ -84,7 +84,7 @@ def disk_rate(folder: Path, size: float) -> float:
 
 
 def wait(device: Any) -> None:
-    """For what was only queued."""
+    """Wait for queued device work."""
     import torch
 
     if device.type == "cuda":
@@ -92,7 +92,7 @@ def wait(device: Any) -> None:
 
 
 def link_rate(device: Any) -> dict[str, float]:
-    """Bytes/s of a pass and seconds of a hop between the processes, by all-reduces of 32 MB and of one number."""
+    """Return bytes/s and seconds per hop between the processes, from all-reduces of 32 MB and of one number."""
     import torch
     import torch.distributed as td
 
@@ -119,7 +119,7 @@ train: {{total_steps: 100, precision: fp32}}}}
 
 
 def processes(world: int, folder: Path, steps: int) -> dict[str, float]:
-    """What rank 0 of `world` processes measures, each on a core of its own with two images of a small network."""
+    """Return the measurements of rank 0 of `world` processes, each pinned to a core, on a small network."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -133,22 +133,22 @@ def processes(world: int, folder: Path, steps: int) -> dict[str, float]:
         env = {**os.environ, **{key: str(value) for key, value in place.items()}} if world > 1 else dict(os.environ)
         line = [sys.executable, str(MEASURE), str(file), "--steps", str(steps), "--core", str(cores[rank])]
         started.append(subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True))
-    said = [process.communicate(timeout=600)[0] for process in started]
+    outputs = [process.communicate(timeout=600)[0] for process in started]
     if any(process.returncode for process in started):
-        sys.exit("a process of the check failed; its message is above")
-    found: dict[str, float] = json.loads(said[0].splitlines()[-1])
+        sys.exit("a process of the check failed; see its message above")
+    found: dict[str, float] = json.loads(outputs[0].splitlines()[-1])
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("options")
-    parser.add_argument("--steps", type=int, default=5, help="after two that warm up; the median counts (%(default)s)")
-    parser.add_argument("--core", type=int, help="stay on this core")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps after two warm-up steps (%(default)s)")
+    parser.add_argument("--core", type=int, help="pin the process to this core")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args(argv)
     if args.core is not None:
-        os.sched_setaffinity(0, {args.core})  # before torch counts the cores
+        os.sched_setaffinity(0, {args.core})  # before torch counts cores
     from sr.core.errors import UserError
     from sr.train.builder import load
 

@@ -1,4 +1,4 @@
-"""The reference of the benchmark `step`: BasicSR's and Real-ESRGAN's own training step, run on a batch at hand."""
+"""The reference of the benchmark `step`: the training step of BasicSR and Real-ESRGAN on a given batch."""
 
 import argparse
 from functools import partial
@@ -15,9 +15,9 @@ LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5
 
 
 class Reference:
-    """`RealESRGANModel.optimize_parameters` with its nets, losses, optimizers and average; sharpening is not timed.
+    """`RealESRGANModel.optimize_parameters` with its networks, losses, optimizers and EMA; sharpening is not timed.
 
-    The class itself cannot be built without CUDA, so its method is called on an object that has what it uses.
+    The class cannot be constructed without CUDA, so the method is called on an object with the attributes it uses.
     """
 
     def __init__(self, args: argparse.Namespace, *, rate: float, gan_weight: float) -> None:
@@ -54,13 +54,13 @@ class Reference:
         return {"generator": self.model.optimizer_g, "discriminator": self.model.optimizer_d}
 
     def start(self) -> dict[str, dict[str, Tensor]]:
-        """The nets' state dicts, whose names ours share."""
+        """Return copies of the state dicts, whose keys equal ours."""
         nets = {"generator": self.model.net_g, "discriminator": self.model.net_d}
         return {name: {key: value.clone() for key, value in net.state_dict().items()} for name, net in nets.items()}
 
 
 def _perceptual(kind: Any) -> nn.Module:
-    """BasicSR's perceptual loss on the VGG19 with random weights that ours has as `weights: random`."""
+    """Return BasicSR's perceptual loss on the VGG19 with random weights of our `weights: random`."""
     from sr.losses.backbones import open_backbone
 
     architectures = basicsr("archs.vgg_arch")
@@ -76,7 +76,7 @@ def _perceptual(kind: Any) -> nn.Module:
 
 
 def _untrained(pretrained: bool) -> SimpleNamespace:
-    """VGG19 without the classifier, whose weights nobody uses, and without values, which are filled in after."""
+    """Return VGG19 without the unused classifier; the weights are set later."""
     from torchvision.models import vgg19
 
     with torch.device("meta"):

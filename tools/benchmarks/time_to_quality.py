@@ -1,15 +1,14 @@
-"""Quality over time: the same small generator trained by ours and by BasicSR's own path, from the same start.
+"""Quality over time: train the same small generator with ours and with BasicSR, from the same initial weights.
 
-    python tools/benchmarks/time_to_quality.py options/rrdb_small_x4.yml --minutes 10 20 40 --set
-    data.source.path=datasets/photos
+    python tools/benchmarks/time_to_quality.py options/rrdb_small_x4.yml --minutes 10 20 40 \\
+        --set data.source.path=datasets/photos
 
-The file is one of a PSNR recipe with an rrdbnet, shards, adam and a validation set. Both get its nets, losses, rate
-(constant, so that no schedule has to guess how many steps there will be), batch and average. BasicSR trains with its
-`SRModel` and `PairedImageDataset` on PNG files of the same images and their bicubic partners, with one worker. They
-train in turn, --slice seconds each, and each has a clock that stands still while the other trains and while both are
-measured, by the same code. Prints the set's mean psnr_y of both at each time, of the moving average that each saves for
-use, and of the net itself (--plot draws it): for thousands of steps BasicSR's average holds a part of the random start,
-which ours leaves out.
+The options file is a PSNR recipe with an rrdbnet, shards, adam and a validation set. Both use its network, losses,
+learning rate (constant, because the number of steps is unknown), batch size and EMA. BasicSR trains with its `SRModel`
+and `PairedImageDataset` on PNG files of the same images and their bicubic LR images, with one worker. They alternate
+every --slice seconds, and each has a clock that stops while the other trains and during validation by the same code.
+Prints the mean psnr_y of the set at each time for both, of the EMA and of the trained network (--plot draws the
+latter): for thousands of steps BasicSR's EMA contains a part of the random initial weights, which ours excludes.
 """
 
 import argparse
@@ -34,8 +33,8 @@ from sr.train.builder import Builder, load
 from sr.train.trainer import Trainer
 
 Curve = list[tuple[float, int, float, float]]
-"""Seconds trained, steps, psnr_y of the average and of the net."""
-SPAN = 8.0  # dB that the plot shows
+"""Seconds trained, steps, psnr_y of the EMA and of the trained network."""
+SPAN = 8.0  # range of the plot in dB
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -45,7 +44,7 @@ class Arm(Protocol):
     def step(self) -> None: ...
 
     def nets(self) -> tuple[nn.Module, nn.Module]:
-        """The average, and the net."""
+        """Return the EMA network and the trained network."""
 
 
 class Ours:
@@ -63,7 +62,7 @@ class Ours:
 
 
 class Reference:
-    """`SRModel` fed by `PairedImageDataset`."""
+    """BasicSR's `SRModel` with `PairedImageDataset`."""
 
     name = "BasicSR"
 
@@ -121,7 +120,7 @@ class Reference:
 
 
 def as_files(source: ShardSource, folder: Path, scale: int) -> None:
-    """The images of the shards, and their MATLAB bicubic reductions, as BasicSR reads them."""
+    """Write the images of the shards and their MATLAB bicubic reductions as PNG files for BasicSR."""
     for name in ("gt", "lq"):
         (folder / name).mkdir()
     places = [(shard, index) for shard, count in enumerate(source.counts) for index in range(count)]
@@ -133,7 +132,7 @@ def as_files(source: ShardSource, folder: Path, scale: int) -> None:
 
 
 def train(arms: list[Arm], evaluate: Evaluate, times: list[float], slice_s: float) -> dict[str, Curve]:
-    """In turn up to each of the times (seconds of their own clocks), measured there."""
+    """Train alternately, and evaluate when the clock of each reaches one of `times` (seconds)."""
     spent, steps = {arm.name: 0.0 for arm in arms}, {arm.name: 0 for arm in arms}
     curves: dict[str, Curve] = {arm.name: [] for arm in arms}
     with tqdm(total=round(times[-1] * len(arms)), unit="s") as bar:
@@ -149,13 +148,13 @@ def train(arms: list[Arm], evaluate: Evaluate, times: list[float], slice_s: floa
             for arm in arms:
                 average, net = (evaluate(net) for net in arm.nets())
                 curves[arm.name].append((spent[arm.name], steps[arm.name], average, net))
-                told = f"{average:.4f} dB (the net itself {net:.4f} dB)"
-                tqdm.write(f"{arm.name}: {until / 60:g} min, {steps[arm.name]} steps, {told}")
+                scores = f"EMA {average:.4f} dB, network {net:.4f} dB"
+                tqdm.write(f"{arm.name}: {until / 60:g} min, {steps[arm.name]} steps, {scores}")
     return curves
 
 
 def draw(curves: dict[str, Curve], file: Path) -> None:
-    """The nets themselves; what lies more than SPAN below the best, along the bottom."""
+    """Draw psnr_y of the trained networks; values more than SPAN below the best are clamped."""
     (width, tall), colours = (680, 340), {"ours": "#c33", "BasicSR": "#36c"}
     canvas = Image.new("RGB", (width, tall), "white")
     pen = ImageDraw.Draw(canvas)
@@ -173,7 +172,7 @@ def draw(curves: dict[str, Curve], file: Path) -> None:
         pen.text((8, at(0, value)[1] - 6), str(value), fill="black")
     for seconds, *_ in curves["ours"]:
         pen.text((at(seconds, low)[0] - 6, tall - 20), f"{seconds / 60:.0f}", fill="black")
-    pen.text((40, 6), "psnr_y of the net itself, dB, after minutes of training", fill="black")
+    pen.text((40, 6), "psnr_y of the trained network in dB over minutes of training", fill="black")
     for number, (name, curve) in enumerate(curves.items()):
         pen.line([at(seconds, value) for seconds, _, _, value in curve], fill=colours[name], width=2)
         pen.text((width - 140 + 70 * number, 6), name, fill=colours[name])
@@ -183,8 +182,10 @@ def draw(curves: dict[str, Curve], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("options")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[10, 20, 40], help="when to measure (10 20 40)")
-    parser.add_argument("--slice", type=float, default=20.0, help="seconds that one trains before the other does")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[10, 20, 40], help="times of evaluation (10 20 40)")
+    parser.add_argument(
+        "--slice", type=float, default=20.0, help="seconds of training before the other one continues (%(default)s)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
@@ -192,7 +193,7 @@ def main() -> None:
         fixed = ["schedule={type: constant}", f"out={folder}/runs", "train.total_steps=1000000000"]
         options = load(args.options, [*args.set, *fixed])
         if options.task != "psnr" or options.data.source["type"] != "shards":
-            raise SystemExit(f"{args.options}: give a psnr recipe on shards, as options/rrdb_small_x4.yml is one")
+            raise SystemExit(f"{args.options}: use a psnr recipe on shards, such as options/rrdb_small_x4.yml")
         engine = Builder(options).trainer()
         as_files(ShardSource(path=options.data.source["path"]), Path(folder), options.scale)
         arms: list[Arm] = [Ours(engine), Reference(engine, options, Path(folder))]

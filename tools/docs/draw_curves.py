@@ -1,4 +1,4 @@
-"""Draw tags of a run's log as curves, one image.
+"""Draw tags of the log of a run as curves in one image.
 
 python tools/docs/draw_curves.py runs/rrdb_small_x4/log.jsonl --tag val/Set5/psnr_y --tag g/pixel --out curves.png
 """
@@ -17,7 +17,7 @@ def read(log: Path) -> Rows:
 
 
 def draw_curve(log: Rows, title: str, tags: tuple[str, ...], size: tuple[int, int]) -> Image.Image:
-    """Sum of the tags over the steps as a line, with its range in words."""
+    """Draw the sum of the tags over the steps, with its range in the title."""
     points = [(row["step"], sum(row[tag] for tag in tags)) for row in log if all(tag in row for tag in tags)]
     steps, values = zip(*points, strict=True)
     low, high = min(values), max(max(values), min(values) + 1e-9)
@@ -35,7 +35,7 @@ def draw_curve(log: Rows, title: str, tags: tuple[str, ...], size: tuple[int, in
 
 
 def below(images: list[Image.Image]) -> Image.Image:
-    """The images one below the other."""
+    """Stack images vertically."""
     sheet = Image.new("RGB", (max(p.width for p in images), sum(p.height for p in images)), "white")
     for number, image in enumerate(images):
         sheet.paste(image, (0, sum(p.height for p in images[:number])))

@@ -1,6 +1,6 @@
-"""docs/parts.md out of the tables: every type with its parameters, their defaults and what it is.
+"""Write docs/parts.md: every type of an options file with its parameters, defaults and a summary.
 
-`python tools/docs/make_tables.py` writes it, `--check` only says (exit code 1) whether it is up to date.
+`python tools/docs/make_tables.py` writes the file; with `--check`, exit code 1 means that it is out of date.
 """
 
 import argparse
@@ -33,9 +33,9 @@ PLACES = {
 }
 HEAD = """# Parts
 
-Every `type` that an options file may name, with its parameters and their defaults (**bold**: has to be given; in
-parentheses: the choices). Written by `python tools/docs/make_tables.py`; edit the constructors and docstrings instead.
-Beside these, a dotted path such as `type: mylab.gan.MyLoss` names a class of your own.
+Every `type` of an options file with its parameters and their defaults (**bold**: required; in parentheses: the
+choices). Written by `python tools/docs/make_tables.py`; edit the constructors and docstrings instead. A dotted path
+such as `type: mylab.gan.MyLoss` names a class of your own.
 """
 
 
@@ -56,7 +56,7 @@ def section(name: str, table: Table) -> str:
 
 
 def _nothing() -> None:
-    """A constructor without parameters, to see the shared ones alone."""
+    """A constructor without parameters, which shows the shared ones alone."""
 
 
 def row(kind: str, factory: Factory, table: Table) -> str:
@@ -88,20 +88,20 @@ def _choices(annotation: Any) -> list[Any]:
 
 
 def summary(factory: Factory) -> str:
-    """The first sentence of the docstring."""
+    """Return the first sentence of the docstring."""
     first = " ".join((inspect.getdoc(factory) or "").split("\n\n")[0].split())
     return re.split(r"(?<=\.)\s+(?=[A-Z`\[])", first)[0].replace("|", "\\|")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write docs/parts.md out of the tables.")
-    parser.add_argument("--check", action="store_true")
+    parser = argparse.ArgumentParser(description="write docs/parts.md")
+    parser.add_argument("--check", action="store_true", help="only check whether the file is up to date")
     args = parser.parse_args(arguments)
     if not args.check:
         FILE.parent.mkdir(exist_ok=True)
         FILE.write_text(page(), encoding="utf-8")
     elif not FILE.is_file() or FILE.read_text(encoding="utf-8") != page():
-        print(f"{FILE} is not what the tables say; run python tools/docs/make_tables.py", file=sys.stderr)
+        print(f"{FILE} is out of date; run python tools/docs/make_tables.py", file=sys.stderr)
         return 1
     return 0
 

@@ -1,10 +1,10 @@
-"""Tiled against whole, for every net of the table and for models in files: how far it looks, and what tiles change.
+"""Tabulate the receptive field and the deviation of tiled from whole-image upscaling, for networks and model files.
 
     python tools/docs/tiles_table.py
     python tools/docs/tiles_table.py RealESRGAN_x4plus.pth net_g_best.safetensors --side 192
 
-Nets of the table are small and have random weights, spread so that all layers count and an image comes out. Prints a
-table of Markdown; changes are the largest of any sample, in 8-bit steps. `cut` is what tiles without overlap do.
+The built-in networks are small and have random weights, scaled so that all layers contribute and the output is not
+flat. Prints a Markdown table; deviations are the largest of any sample, in 8-bit steps. `cut`: tiles without overlap.
 """
 
 import argparse
@@ -48,7 +48,7 @@ NETS: dict[str, dict[str, Any]] = {
 
 
 def model_of(name: str) -> Model:
-    """A net of NETS with random weights, the same at every call."""
+    """Return a network of NETS with random weights, the same at every call."""
     torch.manual_seed(0)
     kwargs, kind = NETS[name], name.split()[0]
     made = GENERATORS["basicsr.*"](kind.split(".")[1]) if "." in kind else GENERATORS[kind]
@@ -64,7 +64,7 @@ def model_of(name: str) -> Model:
 
 
 def row(model: Model, *, side: int, tile: int) -> list[str]:
-    """Of the table, for an image `side` high and half as wide."""
+    """Return a row of the table for an image of height `side` and half that width."""
     image = probe(side, model.channels)[0, :, :, : side // 2]
     with torch.no_grad():
         whole = model.net(image[None])[0].clamp(0, 1)
@@ -72,7 +72,7 @@ def row(model: Model, *, side: int, tile: int) -> list[str]:
     cut = tiled(model.net, image[None], scale=model.scale, tile=tile, overlap=0, multiple=model.multiple)[0].clamp(0, 1)
     changes = [((made - whole).abs().max() * 255).item() for made in (run([image])[0], cut)]
     reach = run.reach.pixels
-    seen = [str(reach), str(run.overlap(tile))] if reach is not None else ["all", "taken whole"]
+    seen = [str(reach), str(run.overlap(tile))] if reach is not None else ["all", "whole image"]
     if reach is None:
         changes[0] = ((Predictor(model)([image])[0] - whole).abs().max() * 255).item()
     return [model.name, *seen, *(f"{change:.4f}" if change < 1 else f"{change:.0f}" for change in changes)]
@@ -80,11 +80,11 @@ def row(model: Model, *, side: int, tile: int) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", help="models; left out: every net of the table")
+    parser.add_argument("files", nargs="*", help="model files (default: the built-in networks)")
     parser.add_argument("--side", type=int, default=288, help="height of the image (%(default)s)")
     parser.add_argument("--tile", type=int, default=96)
     args = parser.parse_args(argv)
-    lines = [["net", "looks (pixels)", "overlap", "tiled", "cut"], ["---"] * 5]
+    lines = [["net", "receptive field (pixels)", "overlap", "tiled", "cut"], ["---"] * 5]
     models = map(open_model, args.files) if args.files else map(model_of, NETS)
     lines += [row(model, side=args.side, tile=args.tile) for model in models]
     print("\n".join(f"| {' | '.join(line)} |" for line in lines))

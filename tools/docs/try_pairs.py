@@ -1,9 +1,9 @@
-"""Train several pairs of discriminator and GAN loss briefly from one generator, and draw what became of each.
+"""Train several pairs of discriminator and GAN loss briefly from the same generator, and draw the results.
 
     python tools/docs/try_pairs.py --shards datasets/photos --init net_g_best.safetensors --hr DIR --out pairs.png
 
-Needs shards of gt images and the weights of a generator from the PSNR stage. One image: a row for each pair with the
-curves of the discriminator's loss and of the output's sharpness, and a strip of a held-out image; a table on stdout.
+Needs shards of ground truth images and a generator of the PSNR stage. The image has a row per pair with the curves of
+the discriminator loss and of the sharpness of the output, and a strip of a held-out image. Prints a table.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def open_metadata(path: str) -> dict[str, str]:
 
 
 def train(values: dict[str, Any]) -> tuple[list[dict[str, float]], np.ndarray]:
-    """(the log's entries, the strip of the first held-out image)"""
+    """Train; return the entries of the log and the strip of the first held-out image."""
     chosen = resolve(Document("try_pairs", values, {}, {}), TABLES)
     engine = Builder(chosen).trainer()
     engine.run()
@@ -101,7 +101,7 @@ def main() -> None:
     for name in ("shards", "init", "hr", "out"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--weight", type=float, default=0.1, help="of the GAN term")
+    parser.add_argument("--weight", type=float, default=0.1, help="weight of the GAN term (%(default)s)")
     parser.add_argument("--runs", default="runs/pairs")
     args = parser.parse_args()
     rows = []

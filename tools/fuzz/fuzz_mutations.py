@@ -16,7 +16,7 @@ NASTY: list[Tree] = [
 
 
 def of_bytes(data: bytes, rng: random.Random, most: int = 4) -> bytes:
-    """Apply 1 to `most` changes: bits, numbers, spans removed, doubled, zeroed or inserted, truncation; half at the start."""
+    """Apply 1 to `most` changes: bits, numbers, spans removed, doubled, zeroed or inserted, truncation; half early."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, most)):
         if not changed:

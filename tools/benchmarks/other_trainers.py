@@ -1,4 +1,4 @@
-"""The nets of other trainers, out of a checkout, in a plain step with those trainers' own best settings."""
+"""A plain training step with the networks of another trainer's checkout and that trainer's fastest settings."""
 
 import argparse
 import importlib.util
@@ -18,7 +18,7 @@ from sr.distributed.backends.ddp import State
 from sr.losses.perceptual import VGG19
 from sr.train.model_optimizer import PRECISIONS
 
-KNOWN = {  # a file of each trainer -> {player: (file, class)}, and what those files import of its package
+KNOWN = {  # a file that identifies the trainer -> {player: (file, class)}
     "traiNNer/archs/rrdbnet_arch.py": {
         "generator": ("traiNNer/archs/rrdbnet_arch.py", "esrgan"),
         "discriminator": ("traiNNer/archs/discriminator_arch.py", "UNetDiscriminatorSN"),
@@ -31,10 +31,12 @@ KNOWN = {  # a file of each trainer -> {player: (file, class)}, and what those f
 
 
 class Other:
-    """Autocast to `precision`, channels_last, both nets compiled; losses, order and average as Real-ESRGAN has them.
+    """Autocast to `precision`, channels_last, both networks compiled; losses, order and EMA as in Real-ESRGAN.
 
-    Only the files of the two nets are taken, with stand-ins for the option readers that they ask at import.
-    Raises UserError for a checkout that is not known, or whose nets do not fit the sizes asked for.
+    Only the files of the two networks are imported, with stubs for the option readers that they import.
+
+    Raises:
+        UserError: The checkout is unknown, or its networks have other sizes than requested.
     """
 
     def __init__(
@@ -52,10 +54,10 @@ class Other:
         if found is None:
             raise UserError(f"--other {path}: neither traiNNer-redux nor neosr; give the root of a checkout of one")
         if args.scale != 4 or args.feat != 64:
-            raise UserError(f"--other {path}: is only known at --scale 4 --feat 64; leave those options out")
+            raise UserError(f"--other {path}: supports only --scale 4 --feat 64; remove those options")
         self.precision, self.device = precision, args.device
         layout: dict[str, Any] = {"device": args.device, "memory_format": torch.channels_last}
-        with _stand_ins(args.scale):
+        with _stubs(args.scale):
             kinds = {player: _load(path / file, name) for player, (file, name) in found.items()}
         sizes: dict[str, Any] = {"num_blocks": args.blocks} if "traiNNer" in found["generator"][0] else {}
         sizes = sizes or {"num_block": args.blocks}
@@ -89,29 +91,31 @@ class Other:
         with self.autocast():
             fake = self.generator(self.batch.lq)
             loss = nn.functional.l1_loss(fake, self.batch.target) + self.perceptual(fake, self.batch.target)
-            loss = loss + self.gan_weight * _judge(critic(fake), 1.0)
+            loss = loss + self.gan_weight * _gan_loss(critic(fake), 1.0)
         loss.backward()
         self.optimizers["generator"].step()
         critic.requires_grad_(True)
         self.optimizers["discriminator"].zero_grad()
         for images, label in ((self.batch.gt, 1.0), (fake.detach(), 0.0)):
             with self.autocast():
-                loss = _judge(critic(images), label)
+                loss = _gan_loss(critic(images), label)
             loss.backward()
         self.optimizers["discriminator"].step()
         with torch.no_grad():
             torch._foreach_lerp_(self.average, list(self.plain.parameters()), 0.001)
 
 
-def _judge(logits: Tensor, label: float) -> Tensor:
+def _gan_loss(logits: Tensor, label: float) -> Tensor:
     return nn.functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
 def _fill(net: nn.Module, values: State, path: Path) -> None:
-    """The reference's values, tensor for tensor in order: the names differ, the order does not."""
+    """Copy the weights of the reference in order; only the names differ."""
     own = net.state_dict()
     if [value.shape for value in own.values()] != [value.shape for value in values.values()]:
-        raise UserError(f"--other {path}: its nets are not those of the reference; this version is not known here")
+        raise UserError(
+            f"--other {path}: its networks differ from the reference; use a version listed in docs/benchmarks.md"
+        )
     net.load_state_dict(dict(zip(own, values.values(), strict=True)))
 
 
@@ -126,8 +130,8 @@ def _load(file: Path, name: str) -> Callable[..., nn.Module]:
 
 
 @contextmanager
-def _stand_ins(scale: int) -> Any:
-    """Modules in the places of those trainers' option readers and registries, while their nets are imported."""
+def _stubs(scale: int) -> Any:
+    """Replace the option readers and registries of those trainers while their networks are imported."""
     registry = SimpleNamespace(register=lambda: lambda kind: kind)
     config = SimpleNamespace(get_scale=lambda: scale)
     contents: dict[str, dict[str, Any]] = {
