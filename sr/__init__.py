@@ -6,12 +6,15 @@ Both are imported when they are first used, because they import torch.
 
 from typing import TYPE_CHECKING, Any
 
+from sr.core.openmp import set_wait_policy
 from sr.core.version import __version__
 
 if TYPE_CHECKING:
     from sr.inference.api import load, upscale
 
 __all__ = ["__version__", "load", "upscale"]
+
+set_wait_policy()  # before any module imports torch
 
 
 def __getattr__(name: str) -> Any:
