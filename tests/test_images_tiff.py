@@ -231,3 +231,35 @@ def test_data_that_would_fill_the_memory_are_refused():
     data[at : at + 4] = (1 << 20).to_bytes(4, "little")
     with pytest.raises(ImageError, match="holds more data than its size allows"):
         read_rgb(bytes(data) + bytes(1 << 20))
+
+
+def test_strips_that_are_missing_are_not_black():
+    for options in ({}, {"compression": "zlib"}):
+        data = bytearray(written(ramps(3, np.uint8), photometric="rgb", rowsperstrip=8, **options))
+        with tifffile.TiffFile(io.BytesIO(bytes(data))) as tiff:
+            tags = tiff.pages[0].tags
+        for code in (273, 279):
+            size = 2 if int(tags[code].dtype) == 3 else 4
+            data[tags[code].valueoffset + size : tags[code].valueoffset + 2 * size] = bytes(size)
+        with pytest.raises(ImageError, match="lacks 1 of its 3 strips or tiles"):
+            read_rgb(bytes(data))
+
+
+def test_every_cut_is_refused(caplog):
+    pixels = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+    for options in ({"rowsperstrip": 4}, {"tile": (16, 16)}, {"compression": "zlib", "rowsperstrip": 4}):
+        data = written(pixels, photometric="rgb", **options)
+        for length in range(0, len(data), 41):
+            with pytest.raises(ImageError):
+                read_rgb(data[:length])
+    assert not caplog.records, "tifffile writes no lines of its own"
+
+
+def test_no_pixels_are_no_image():
+    data = bytearray(written(ramps(3, np.uint8), photometric="rgb"))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as tiff:
+        at = tiff.pages[0].tags[256].valueoffset
+    data[at : at + 2] = bytes(2)
+    for way in (read_rgb, size_of):
+        with pytest.raises(ImageError, match="pixels are none"):
+            way(bytes(data))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-SCAN = 0xDA
+SCAN, PROGRESSIVE = 0xDA, (0xC2, 0xC6, 0xCA, 0xCE)
 ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in the data of a scan: neither a stuffed byte nor a restart
 
@@ -26,7 +26,10 @@ def complete(data: bytes) -> tuple[bytes, float]:
     if SCAN not in ends:
         return data, 0.0  # nothing to decode
     cut = cut[: max(ends.values())]
-    return cut + EOI, _missing_rows(cut)
+    missing = _missing_rows(cut)
+    if missing == 1 and not any(kind in PROGRESSIVE for kind in ends):
+        raise ValueError("is cut short: it holds no row of pixels")
+    return cut + EOI, missing
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:

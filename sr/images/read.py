@@ -145,7 +145,7 @@ def _read(
             kind = image.format
         read = _repaired(data, kind)
         if read.missing_rows and not partial:
-            raise ValueError(f"is cut short: {read.missing_rows:.0%} of its rows are missing")
+            raise ValueError(f"is cut short: {read.missing_rows:.0%} of its rows are missing or incomplete")
         return read
     except Exception as error:  # decoders raise all sorts on damaged input, and none of it may end a run
         raise _unreadable(source, name, error) from None

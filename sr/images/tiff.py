@@ -6,6 +6,8 @@ by Pillow's libtiff where that package is not installed, and so is JPEG.
 
 import importlib.util
 import io
+import logging
+import math
 import struct
 import sys
 from typing import Any, NamedTuple
@@ -15,6 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from sr.images.icc import icc_of_tiff
 from sr.images.limits import check_size
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it warns of is checked here or ends in an error
 
 PREFIXES = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
@@ -51,6 +55,7 @@ def tiff_size(source: Any) -> tuple[int, int]:
     with tifffile.TiffFile(source) as file:
         page = _pages(file)[0]
         size = page.imagelength, page.imagewidth
+        check_size(*size, max_pixels=sys.maxsize)
         return size[::-1] if _orientation(page) >= 5 else size
 
 
@@ -233,12 +238,12 @@ def _divided(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def _decoded(data: bytes, page: Any) -> np.ndarray:
     """The samples as stored, [h, w, samples]; of JPEG those that it decodes to, YCbCr as RGB."""
     contiguous = page.planarconfig == 1 or page.samplesperpixel == 1
+    _check_segments(page)
     if (page.compression == JPEG and contiguous) or not _tifffile_can(page):
         planes = page.bitspersample == 8 and COLOURS[page.photometric] >= 3  # the separate ones that Pillow joins right
         if page.compression not in PILLOW or not (contiguous or planes):
             raise ValueError(_needs_imagecodecs(page))
         return _by_pillow(data, page)
-    _check_segments(page)
     values = page.asarray(maxworkers=1)
     shape = page.imagelength, page.imagewidth, page.samplesperpixel
     return values.reshape(shape) if contiguous else np.moveaxis(values.reshape(shape[2], *shape[:2]), 0, 2)
@@ -258,7 +263,12 @@ def _needs_imagecodecs(page: Any) -> str:
 
 
 def _check_segments(page: Any) -> None:
-    """Raises ValueError where strips hold far more than their pixels can take: they would fill the memory."""
+    """Raises ValueError where strips or tiles are missing (tifffile gives black for them), or hold far more than their
+    pixels can take: they would fill the memory.
+    """
+    count, there = math.prod(page.chunked), sum(offset > 0 for offset in page.dataoffsets)
+    if there < count or len(page.databytecounts) < count or not all(page.databytecounts):
+        raise ValueError(f"lacks {max(count - there, 1)} of its {count} strips or tiles")
     most = 2 * page.imagelength * page.imagewidth * page.samplesperpixel * ((page.bitspersample + 7) // 8) + 65536
     if sum(page.databytecounts) > most:
         raise ValueError("holds more data than its size allows; save it again")

@@ -158,7 +158,7 @@ class Pipeline:
         except BaseException:
             self._to_read.give(pixels)
             raise
-        damage = f"{image.missing_rows:.1%} of its rows are missing" if image.missing_rows else ""
+        damage = f"{image.missing_rows:.1%} of its rows are missing or incomplete" if image.missing_rows else ""
         return _Loaded(job, stamped, sha256, image, pixels, damage, image.notes)
 
     def _write(self, loaded: _Loaded, made: ImageData) -> None:
