@@ -143,7 +143,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_told_and_passed_over_if_asked(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_reported_and_skipped_on_request(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     harm, sentence = DAMAGE[kind]
     put(tmp_path, 1), put(tmp_path, 2)
     folder = put(tmp_path, 3, value=3.0)
@@ -176,7 +178,7 @@ def test_checkpoints_of_the_first_format_are_checked_by_their_sha256(tmp_path: P
     assert checkpoint.damage(folder) == "ema.safetensors does not have the content that the manifest says"
 
 
-def test_where_nothing_is_whole_the_run_does_not_start_anew(tmp_path: Path) -> None:
+def test_without_a_valid_checkpoint_the_run_does_not_restart(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path / "nothing", fallback=True) is None
     flip(put(tmp_path, 1) / "ema.safetensors")
     with pytest.raises(UserError, match="not one of its checkpoints is whole"):
@@ -215,7 +217,7 @@ def test_a_file_is_the_same_past_the_cache_and_through_it(
     assert seen is None or seen or not hasattr(os, "O_DIRECT")
 
 
-def test_a_full_disk_is_told_past_the_cache_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_for_direct_writes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(length: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -226,7 +228,7 @@ def test_a_full_disk_is_told_past_the_cache_too(tmp_path: Path, monkeypatch: pyt
         taken(LARGE).write(tmp_path / "x.safetensors")
 
 
-def test_a_snapshot_taken_again_lies_in_the_same_pages(tmp_path: Path) -> None:
+def test_a_repeated_snapshot_reuses_its_memory(tmp_path: Path) -> None:
     made = taken(LARGE)
     place = made._buffer.data_ptr()
     assert place % host_snapshot.PAGE == len(made._buffer) % host_snapshot.PAGE == 0

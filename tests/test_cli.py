@@ -82,7 +82,7 @@ def test_degrade_writes_what_the_network_sees(photos: Path, recipe: Callable[...
     ],
     ids=" ".join,
 )
-def test_a_mistake_is_one_sentence(
+def test_a_user_error_is_one_sentence(
     args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tests.conftest import ROOT

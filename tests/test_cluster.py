@@ -45,7 +45,7 @@ def test_a_killed_worker_is_recovered_from(tmp_path: Path) -> None:
     assert not made_by(process.pid)
 
 
-def test_what_a_crash_leaves_behind_is_swept_up_by_the_next() -> None:
+def test_the_next_cluster_removes_what_a_crash_left() -> None:
     code = "import cluster, os, pathlib; c = cluster.Cluster(2).__enter__(); "
     code += "c.start(0, ['sleep', '600'], env={}, log=pathlib.Path(os.devnull)); print(os.getpid(), flush=True); "
     code += "os._exit(9)"

@@ -158,7 +158,7 @@ def test_a_bound_below_two_windows_is_refused(server, at):
         at("", cache_gb=1e-5)
 
 
-def test_a_full_disk_is_told(server, at, monkeypatch, tmp_path):
+def test_a_full_disk_is_reported(server, at, monkeypatch, tmp_path):
     server.publish()
     source = at("")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))

@@ -51,7 +51,7 @@ def test_all_ways_to_name_them_lead_to_the_same_shards(server, at, tmp_path):
     memory.rm("/remote", recursive=True)
 
 
-def test_what_is_not_there_is_told(server, at, tmp_path):
+def test_what_is_missing_is_reported(server, at, tmp_path):
     for path, hint in (("t-*.tar", "HTTP lists no folders"), ("", "no index.json"), ("x.tar", r"/x\.tar: HTTP 404")):
         with pytest.raises(UserError, match=hint):
             at(path)

@@ -20,7 +20,7 @@ from tests.helpers.data import SETTINGS, make_tar, png, shown
 pytest_plugins = ["tests.helpers.shard_server"]
 
 
-def test_a_file_system_that_breaks_goes_on_where_it_broke(server, tmp_path, monkeypatch):
+def test_a_download_from_a_failing_file_system_resumes(server, tmp_path, monkeypatch):
     [name] = server.publish(shards=1)
     data = (server.folder / name).read_bytes()
     half, starts = len(data) // 2, []
@@ -67,7 +67,7 @@ def test_what_may_pass_is_tried_again(server, at, monkeypatch, capfd, faults, ta
     assert len([line for line in said if "/t-1.tar: " in line and "trying again in 0." in line]) == len(faults)
 
 
-def test_a_broken_download_goes_on_where_it_broke(server, at):
+def test_a_broken_download_resumes(server, at):
     names = server.publish()
     size = (server.folder / names[0]).stat().st_size
     server.faults[names[0]] = ["drop", "drop", "drop"]
@@ -115,7 +115,7 @@ def test_hopeless_shards_end_it_with_name_and_cause(server, at, faults, requests
     assert server.gets()["t-1.tar"] == requests
 
 
-def test_a_server_that_is_not_there_is_told(at, server, monkeypatch):
+def test_an_unreachable_server_is_reported(at, server, monkeypatch):
     monkeypatch.setattr(download, "TRIES", 3)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -123,7 +123,7 @@ def test_a_server_that_is_not_there_is_told(at, server, monkeypatch):
             ShardSource(path=f"http://127.0.0.1:{free.getsockname()[1]}/t-0.tar", cache=str(server.folder / "c"))
 
 
-def test_what_is_no_tar_is_told_by_its_url(server, at, tmp_path):
+def test_what_is_no_tar_is_named_by_its_url(server, at, tmp_path):
     (server.folder / "x.tar").write_bytes(b"<html>" * 1000)
     with pytest.raises(UserError, match=rf"^{server.url}/x\.tar is not a whole, uncompressed tar"):
         at("x.tar")
@@ -140,7 +140,7 @@ def test_a_hopeless_shard_ends_a_run_with_workers_too(server, at):
         list(islice(Loader(at(""), batch_size=2, workers=2, **SETTINGS).batches(), 9))
 
 
-def test_pipes_that_fail_are_told_and_their_words_are_kept_secret(tmp_path, monkeypatch, server):
+def test_failing_pipes_are_reported_without_their_arguments(tmp_path, monkeypatch, server):
     server.publish()
     monkeypatch.setattr(download, "TRIES", 2)
     monkeypatch.setattr(transport, "PATIENCE", 0.3)

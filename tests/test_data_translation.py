@@ -362,7 +362,7 @@ def test_halves_are_cut_alike_where_a_size_is_given(photographs, tmp_path):
         assert np.array_equal(gt, 255 - window)
 
 
-def test_the_verb_keeps_halves_whole_and_a_plan_of_others_says_nothing_of_them(photographs, tmp_path, capsys):
+def test_the_verb_keeps_pairs_together(photographs, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main(["shard", str(photographs), str(out), "--side-by-side", "--workers", "1"]) == 0
     assert "2 samples in 1 shards" in capsys.readouterr().out

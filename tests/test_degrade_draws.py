@@ -88,7 +88,7 @@ def test_the_stages_do_not_move_the_crops(gt):
     assert rich.gt.equal(plain.gt)
 
 
-def test_kernels_are_drawn_as_the_recipe_says():
+def test_kernels_follow_the_distribution_of_the_recipe():
     blur = Blur()
     shapes = [blur.shape(draw) for draw in samples()]
     bells, rings = ([shape for shape in shapes if isinstance(shape, kind)] for kind in (Bell, Ring))
@@ -109,7 +109,7 @@ def test_kernels_are_drawn_as_the_recipe_says():
     assert np.mean([bell.sigma_x for bell in bells]) == pytest.approx(1.6, abs=0.1)
 
 
-def test_resize_factors_are_drawn_as_the_recipe_says():
+def test_resize_factors_follow_the_distribution_of_the_recipe():
     resize = Resize(up_prob=0.3, down_prob=0.4, range=(0.3, 1.2))
     factors = np.array([resize._factor(draw) for draw in samples()])
     assert near((factors > 1).sum(), 0.3)
@@ -118,7 +118,7 @@ def test_resize_factors_are_drawn_as_the_recipe_says():
     assert factors.max() == pytest.approx(1.2, abs=0.01)
 
 
-def test_resize_is_relative_to_what_it_says():
+def test_resize_is_relative_to_the_named_size():
     image, draw = torch.rand(3, 33, 50), samples(1)
     keep = {"up_prob": 0.0, "down_prob": 0.0}
     assert Resize(**keep)([image], draw)[0].equal(image)
@@ -127,7 +127,7 @@ def test_resize_is_relative_to_what_it_says():
     assert 16 <= shrunk.shape[1] < 33
 
 
-def test_noise_is_drawn_as_the_recipe_says():
+def test_noise_follows_the_distribution_of_the_recipe():
     image = torch.full((3, 24, 24), 0.5)
     noise = Noise(gaussian_prob=1.0, sigma=(10.0, 10.0))
     fields = [(noisy - image) * 255 for noisy in noise([image] * COUNT, samples())]

@@ -49,7 +49,7 @@ def test_options_become_pairs(gt):
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "area", "bilinear", "bicubic_plain"])
-def test_crops_of_gt_and_lq_lie_on_each_other(mode):
+def test_crops_of_gt_and_lq_are_aligned(mode):
     ramp = torch.linspace(0, 1, 64)[None, None, :, None].expand(1, 3, 64, 64) * 0.5
     ramp = ramp + torch.linspace(0, 1, 64) * 0.4
     pair = built([{"type": "downscale", "mode": mode}])(ramp, [3])

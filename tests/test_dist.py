@@ -210,7 +210,7 @@ def test_a_killed_process_is_named_at_once(ranks: Callable[..., Ranks], gone: in
 
 
 @pytest.mark.parametrize("gone", [0, 1])
-def test_a_process_that_hangs_as_a_whole_is_named(ranks: Callable[..., Ranks], gone: int) -> None:
+def test_a_frozen_process_is_named(ranks: Callable[..., Ranks], gone: int) -> None:
     """Stopped, it keeps its connections, as behind a cut link."""
     run = ranks("steps")
     run.reach(5)
@@ -247,7 +247,7 @@ def test_a_process_whose_threads_cannot_run_ends_too(ranks: Callable[..., Ranks]
     assert "in stuck_with_the_gil" in run.said(1)
 
 
-def test_a_mistake_on_one_rank_is_told_by_all_and_ends_them_alike(ranks: Callable[..., Ranks]) -> None:
+def test_a_user_error_on_one_rank_ends_all_with_the_same_message(ranks: Callable[..., Ranks]) -> None:
     """A scheduler that starts lost processes again must not take the others for lost."""
     run = ranks("fails_alone", only=range(3), WORLD_SIZE="3")
     assert [run.end(rank) for rank in (2, 1, 0)] == [2, 2, 2]
@@ -278,7 +278,7 @@ def test_images_that_one_rank_cannot_see_end_all_with_one_sentence(
     assert "Traceback" not in run.said(0) + run.said(1)
 
 
-def test_an_error_on_every_rank_is_told_by_each(ranks: Callable[..., Ranks]) -> None:
+def test_an_error_on_every_rank_is_reported_by_each(ranks: Callable[..., Ranks]) -> None:
     run = ranks("fails_alike")
     assert (run.end(0), run.end(1)) == (2, 2)
     assert run.said(0).splitlines()[1:] == ["sr: there is no room; make some"]
@@ -292,7 +292,7 @@ def test_the_first_step_after_a_start_adds_up_as_any_other(ranks: Callable[..., 
 
 
 @pytest.mark.parametrize(("rank", "told"), [(0, "1 of 2 processes did not come: rank 1"), (1, "rank 0 at 127.0.0.1:")])
-def test_who_does_not_come_is_named(ranks: Callable[..., Ranks], rank: int, told: str) -> None:
+def test_a_missing_process_is_named(ranks: Callable[..., Ranks], rank: int, told: str) -> None:
     run = ranks("waits_for_nobody", only=(rank,))
     assert run.end(rank) == watchdog.LOST
     assert told in run.said(rank)

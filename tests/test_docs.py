@@ -147,7 +147,7 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["own_photos.md", "fine_tuning.md"])
-def test_the_way_through_a_document(place: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_a_document(place: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     ran = 0
     for words in commands((ROOT / "docs" / name).read_text()):
         arguments = ours(words)
@@ -161,7 +161,7 @@ def test_the_way_through_a_document(place: Path, name: str, capfd: pytest.Captur
         assert list((place / "runs" / "mine" / "strips").iterdir())
 
 
-def test_parts_are_swapped_as_the_document_says(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_are_swapped_as_documented(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "swapping_parts.md").read_text()
     module = re.search(r"```python\n# (mylab/losses\.py)\n(.*?)```", text, re.DOTALL)
     assert module
@@ -185,7 +185,7 @@ def test_parts_are_swapped_as_the_document_says(place: Path, capsys: pytest.Capt
             del sys.modules[name]
 
 
-def test_moving_from_other_trainers(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_migration_from_other_trainers(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (place / "train_realesrgan_x4plus.yml").write_text(yaml.safe_dump(PAIRS))
     tuned = place / "runs" / "tuned" / "models"
     tuned.mkdir(parents=True)

@@ -35,7 +35,7 @@ def test_training_moves_both_players_and_the_average(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_stopped_and_continued_equals_undisturbed(recipe: Recipe, precision: str) -> None:
+def test_stopped_and_resumed_equals_undisturbed(recipe: Recipe, precision: str) -> None:
     sets = (f"train.precision={precision}", "train.accumulate=2", "train.clip_norm=1.0", "save.every=3")
     whole = engine(recipe(name="whole"), *sets, "train.total_steps=6")
     whole.run()
@@ -84,7 +84,7 @@ def test_kill_9_and_the_same_command_again(recipe: Recipe, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_step_saves_and_tells_the_scheduler(recipe: Recipe, tmp_path: Path, signum: int) -> None:
+def test_a_signal_finishes_the_step_saves_and_sets_the_exit_code(recipe: Recipe, tmp_path: Path, signum: int) -> None:
     file = recipe(data__workers=1)
     command = [
         sys.executable,
@@ -218,7 +218,7 @@ def test_any_optimizer_resumes(recipe: Recipe) -> None:
     assert_same(state(whole), state(rest))
 
 
-def test_a_refused_run_leaves_the_record_alone_and_a_spelled_out_one_goes_on(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_refused_run_keeps_the_manifest_and_equal_options_resume(recipe: Recipe, tmp_path: Path) -> None:
     engine(recipe()).run()
     record = tmp_path / "runs" / "tiny" / "options.yml"
     text = record.read_text()
@@ -231,7 +231,7 @@ def test_a_refused_run_leaves_the_record_alone_and_a_spelled_out_one_goes_on(rec
     assert run.step == 5
 
 
-def test_sizes_that_do_not_fit_are_told_before_anything_is_made(recipe: Recipe, tmp_path: Path) -> None:
+def test_sizes_that_do_not_fit_are_refused_before_any_output(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the discriminator does not take images of 3x32x32.*data.gt_size"):
         engine(recipe(discriminator={"type": "patchgan", "num_layers": 6}))
     with pytest.raises(UserError, match="the generator goes from 3 to 1 channels"):

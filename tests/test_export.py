@@ -188,7 +188,7 @@ def test_a_direction_of_other_channels_keeps_its_own(tmp_path):
         (["-o", "folder.pth"], "is a folder"),
     ],
 )
-def test_mistakes_are_one_sentence(tmp_path, capsys, monkeypatch, args, message):
+def test_user_errors_are_one_sentence(tmp_path, capsys, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
     saved(tmp_path / "m.safetensors")
     before = (tmp_path / "m.safetensors").read_bytes()

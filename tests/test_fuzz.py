@@ -160,7 +160,7 @@ def test_every_image_of_a_tar_is_a_sample_or_the_tar_is_refused(members: list[tu
 
 @few
 @given(edits)
-def test_any_edit_of_a_tar_is_told_or_changes_nothing_but_pixels(changes: list[tuple[int, bytes, int]]) -> None:
+def test_any_edit_of_a_tar_is_reported_or_changes_pixels_only(changes: list[tuple[int, bytes, int]]) -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for number in range(4):

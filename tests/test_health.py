@@ -51,7 +51,7 @@ def test_looks_see_blur_noise_and_colour() -> None:
         ({"g/colour": 0.05}, "losses.colour", 10),
     ],
 )
-def test_a_pattern_that_lasts_is_told_once_with_the_option_to_turn(
+def test_a_lasting_pattern_is_reported_once_with_the_option_to_change(
     values: dict[str, float], word: str, entries: int
 ) -> None:
     diagnosis = diagnostics.Diagnosis()
@@ -61,7 +61,7 @@ def test_a_pattern_that_lasts_is_told_once_with_the_option_to_turn(
     assert word in said[entries - 1][0]
 
 
-def test_a_pattern_that_breaks_off_is_not_told() -> None:
+def test_a_pattern_that_stops_is_not_reported() -> None:
     diagnosis = diagnostics.Diagnosis()
     for number in range(60):
         share = 0.1 if number % 7 == 0 else 0.9

@@ -46,7 +46,7 @@ def calls(path: Path) -> list[tuple[str, ast.Call]]:
     return [(ast.unparse(call.func), call) for call in found]
 
 
-def test_nothing_in_the_program_can_run_what_a_file_says() -> None:
+def test_no_code_can_execute_content_of_a_file() -> None:
     seen = []
     for path in SOURCES:
         # (folders/work_queue.py speaks to the processes of its own launch, as torch.distributed does.)
@@ -155,7 +155,7 @@ def bomb(format: str) -> bytes:
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "QOI"])
-def test_a_bomb_is_told_by_its_header(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
     for way in (read_rgb, read_image):
         with pytest.raises(ImageError, match=r"60000x60000 pixels are more than the \d+ allowed"):
@@ -285,7 +285,7 @@ def test_members_of_a_shard_stay_in_it(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.rglob("*")} == {"in", "x.tar", "x.index.json", "index.json"}
 
 
-def test_a_hole_in_a_tar_or_a_second_tar_behind_it_loses_no_sample_untold(tmp_path: Path, capsys) -> None:
+def test_a_hole_in_a_tar_or_an_appended_tar_loses_no_sample_silently(tmp_path: Path, capsys) -> None:
     tar = packed(tmp_path / "x.tar", [(f"{n}.png", tarfile.REGTYPE, png(n)) for n in range(5)])
     whole, third = tar.read_bytes(), int(index.scan(tar).spans[2, 0, 0]) - 512
     tar.write_bytes(whole[:third] + bytes(1024) + whole[third + 1024 :])

@@ -214,7 +214,7 @@ def test_first_frame_of_an_animation():
     assert np.array_equal(read_rgb(data), RGB)
 
 
-def test_what_cannot_be_read_says_which_and_why(tmp_path):
+def test_unreadable_inputs_are_named_with_the_reason(tmp_path):
     whole = saved(Image.fromarray(RGB), format="PNG")
     for data in (b"", b"no image", whole[: len(whole) // 2], whole[:40]):
         with pytest.raises(ImageError, match=r"^x\.tar: key: .+; replace"):

@@ -153,7 +153,7 @@ def test_torchrun_reads_the_line_of_one_and_of_many_machines(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sh"])
-def test_an_unknown_backend_is_told(name: str) -> None:
+def test_an_unknown_backend_is_refused(name: str) -> None:
     done = script(name, "x.yml", BACKEND="zero4")
     assert (done.returncode, done.stderr) == (
         2,
@@ -234,7 +234,7 @@ def test_slurm_gives_every_process_its_place(slurm: Callable[..., object], tmp_p
     ("code", "starts", "requeued"),
     [(2, 0, False), (3, 0, False), (70, 0, False), (143, 99, True), (137, 1, True), (1, 19, True), (1, 20, False)],
 )
-def test_slurm_puts_back_what_another_start_can_mend(
+def test_slurm_requeues_what_a_restart_can_fix(
     code: int, starts: int, requeued: bool, slurm: Callable[..., object], tmp_path: Path
 ) -> None:
     command(tmp_path / "bin", "python", f"exit $(( RANK == 1 ? {code} : 0 ))")
@@ -245,7 +245,7 @@ def test_slurm_puts_back_what_another_start_can_mend(
 
 
 @pytest.mark.distributed
-def test_a_preempted_job_continues(slurm: Callable[..., object], recipe: Recipe, tmp_path: Path) -> None:
+def test_a_preempted_job_resumes(slurm: Callable[..., object], recipe: Recipe, tmp_path: Path) -> None:
     options = recipe(train__total_steps=2000, save__every=2, log__every=1)
     begun = tmp_path / "runs" / "tiny" / "checkpoints" / "step_00000002"
     done, requeued = slurm(options, TERM_WHEN=str(begun))  # type: ignore[misc]

@@ -42,7 +42,7 @@ def until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def test_a_worker_that_is_killed_ends_the_run_by_name_and_the_run_goes_on(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_killed_worker_is_named_and_the_run_resumes(recipe: Recipe, tmp_path: Path) -> None:
     file, root = recipe(save__every=2), tmp_path / "runs" / "tiny" / "checkpoints"
     with training(file, "data.workers=2", "train.total_steps=100000", "log.every=1") as process:
         until(lambda: checkpoint.steps(root), process)
@@ -131,7 +131,7 @@ def test_the_watcher_sees_processes_files_and_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.tools
-def test_a_run_of_some_steps_holds_what_it_held(recipe: Recipe) -> None:
+def test_a_short_run_does_not_grow(recipe: Recipe) -> None:
     psnr = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}
     command = [
         sys.executable,

@@ -90,7 +90,7 @@ def test_a_teacher_that_runs_in_inference_mode_as_spandrels_do(teacher, monkeypa
         ({"conv_first": "conv_first"}, {"num_feat": 4}, r"'conv_first' gives \[1, 4, .* and the teacher's .*\[1, 8, "),
     ],
 )
-def test_what_does_not_go_together_is_told_before_training(features, changes, message, teacher, tmp_path):
+def test_contradictions_are_reported_before_training(features, changes, message, teacher, tmp_path):
     loss = Distill(teacher=str(tmp_path / "teacher.safetensors"), features=features)
     with pytest.raises(UserError, match=message):
         loss.watch(student(**changes))

@@ -206,7 +206,7 @@ def test_timm_weights_from_a_file(tmp_path, images):
         open_backbone("timm/resnet10t", {"layer1": 1.0}, weights=str(tmp_path / "part.pth"))
 
 
-def test_offline_says_how_to_get_them(monkeypatch):
+def test_offline_explains_how_to_get_the_weights(monkeypatch):
     def offline(*args, **kwargs):
         raise URLError("no route to host")
 
@@ -219,7 +219,7 @@ def test_offline_says_how_to_get_them(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["vgg19", "timm/resnet10t"])
-def test_random_says_so(name):
+def test_random_weights_warn(name):
     with pytest.warns(UserWarning, match=f"{name} runs with random weights"):
         open_backbone(name, weights="random")
 

@@ -44,7 +44,7 @@ def test_weight_at_each_step(recipe: Recipe, written: str, wanted: list[float]) 
         ("{type: rmap, to: 1.0}", "Did you mean 'ramp'?"),
     ],
 )
-def test_wrong_weights_are_told_before_training(recipe: Recipe, written: str, words: str) -> None:
+def test_wrong_weights_are_reported_before_training(recipe: Recipe, written: str, words: str) -> None:
     with pytest.raises(UserError, match=rf"losses\.gan\.weight.*{words.replace('?', '.')}"):
         gan_weight(recipe(), written)
 

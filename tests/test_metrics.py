@@ -219,7 +219,7 @@ def made_up_model(folder: Path, **changes: object) -> None:
     np.savez(folder / "checkpoints" / niqe.FILE, **content)
 
 
-def test_niqe_says_what_it_lacks_and_reads_a_file_that_is_put_there(tmp_path, monkeypatch):
+def test_niqe_reports_its_missing_file_and_reads_it_once_present(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(niqe.importlib.util, "find_spec", lambda name: None)
     told = METRICS["niqe"].missing()

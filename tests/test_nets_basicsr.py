@@ -14,7 +14,7 @@ def test_import_works_with_todays_torchvision():
     assert basicsr("losses").__name__ == "basicsr.losses"
 
 
-def test_absence_is_said_with_the_remedy(monkeypatch):
+def test_a_missing_package_is_reported_with_the_fix(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'sr\[basicsr\]'"):
         basicsr("archs.rrdbnet_arch")

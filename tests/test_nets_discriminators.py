@@ -102,7 +102,7 @@ def test_timm_sees_images_as_it_was_trained_to():
     assert not any(name.startswith(("mean", "std")) for name in net.state_dict())
 
 
-def test_timm_says_what_is_wrong(monkeypatch):
+def test_timm_errors_are_explained(monkeypatch):
     import timm
 
     with pytest.raises(UserError, match=r"no model 'resnett18'\. Did you mean 'resnet18'"):
@@ -116,7 +116,7 @@ def test_timm_says_what_is_wrong(monkeypatch):
         ResNetDiscriminator(pretrained=True)
 
 
-def test_multiscale_from_options_has_weights_of_its_own_at_each_scale():
+def test_multiscale_from_options_has_separate_weights_per_scale():
     part = {"type": "multiscale", "num_scales": 2, "of": {"type": "patchgan", "num_layers": 1, "num_feat": 4}}
     assert registry.check(part, "discriminators", TABLES) == []
     net = registry.make(part, "discriminators", TABLES, num_in_ch=6)

@@ -164,7 +164,7 @@ def test_parameters_of_basicsr_are_checked_by_its_signature() -> None:
         ("basicsr.TOFlow", {}, "does not upscale"),
     ],
 )
-def test_what_basicsr_cannot_build_is_said_in_one_sentence(kind: str, kwargs: dict[str, Any], word: str) -> None:
+def test_what_basicsr_cannot_build_is_one_sentence(kind: str, kwargs: dict[str, Any], word: str) -> None:
     with pytest.raises(UserError, match=word) as error:
         make(kind, 4, **kwargs)
     assert "\n" not in str(error.value)
@@ -198,7 +198,7 @@ def test_a_file_is_trained_on_and_opens_again(swinir: Path, tmp_path: Path) -> N
     torch.testing.assert_close(run(open_model(tmp_path / "n.safetensors").net, x), before.clamp(0, 1))
 
 
-def test_an_average_has_weights_of_its_own(swinir: Path) -> None:
+def test_the_ema_has_separate_weights(swinir: Path) -> None:
     net = make("spandrel", 2, file=str(swinir))
     average, x = copy.deepcopy(net), torch.rand(1, 3, 8, 8)
     before = run(average, x)
@@ -216,7 +216,7 @@ def test_sizes_are_padded_as_the_network_requires(tmp_path: Path) -> None:
     torch.testing.assert_close(run(ours, x).clamp(0, 1), net(x))
 
 
-def test_wrong_files_are_said_in_one_sentence(tmp_path: Path) -> None:
+def test_wrong_files_are_one_sentence(tmp_path: Path) -> None:
     save_pth(tmp_path / "odd.pth", {"a.weight": torch.zeros(3)})
     save_pth(tmp_path / "x2.pth", make("compact", 2, num_feat=8, num_conv=2).state_dict())
     for name, word in (("odd.pth", "no network"), ("x2.pth", "set scale: 2"), ("absent.pth", "no such file")):

@@ -64,7 +64,7 @@ def test_averaged_weights_win_and_wrappers_fall_off(tmp_path, state):
         assert same(load_weights(tmp_path / f"{name}.pth")[0], state), name
 
 
-def test_unreadable_files_are_the_users_to_mend(tmp_path, state):
+def test_unreadable_files_are_user_errors(tmp_path, state):
     class Code:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)

@@ -73,7 +73,7 @@ def test_words_of_other_programs_in_the_metadata_do_no_harm(tmp_path):
     assert same_output(open_model(tmp_path / "n.safetensors"), net)
 
 
-def test_what_is_no_model_is_said_in_one_sentence(tmp_path):
+def test_what_is_no_model_is_one_sentence(tmp_path):
     net = RRDBNet(scale=4, **SMALL)
     state = net.state_dict()
     save_pth(tmp_path / "odd.pth", {"a.weight": torch.zeros(3)})

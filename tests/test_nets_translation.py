@@ -310,7 +310,7 @@ def test_any_power_of_two_down_to_one_pixel_in_the_middle(downs: int, norm: str)
     assert len(seen) == downs
 
 
-def test_what_cannot_be_built_is_said_in_a_sentence() -> None:
+def test_what_cannot_be_built_is_one_sentence() -> None:
     (problem,) = registry.check({"type": "unet", "num_downs": 1}, "generators", TABLES)
     assert problem.message.startswith("Input should be greater than or equal to 2")
     (problem,) = registry.check({"type": "unet_256", "num_downs": 7}, "generators", TABLES)
@@ -342,7 +342,7 @@ def test_paper_at_test_time_is_what_the_published_test_does(name: str) -> None:
         assert torch.equal(net(x), net(x)) != dropout
 
 
-def test_test_time_may_be_set_anew() -> None:
+def test_test_time_may_be_overridden() -> None:
     net, x = made("unet_128", num_feat=2).eval(), torch.rand(1, 3, 128, 128)
     paper = run(net, x)
     net.test_time = "eval"

@@ -179,7 +179,7 @@ def test_what_does_not_fit_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(winograd.conv2d(x, weight, stride=1, padding=1), F.conv2d(x, weight, padding=1))
 
 
-def test_only_convolutions_of_its_kind_are_hastened() -> None:
+def test_only_matching_convolutions_are_replaced() -> None:
     other: list[dict[str, Any]] = [{"stride": 2}, {"padding": 0}, {"dilation": 2}, {"groups": 2}]
     other += [{"padding_mode": "reflect"}, {"kernel_size": 1}]
     make: dict[str, Any] = {"kernel_size": 3, "padding": 1}
@@ -188,7 +188,7 @@ def test_only_convolutions_of_its_kind_are_hastened() -> None:
     assert [type(conv) for conv in net] == [winograd.Conv2d] + [nn.Conv2d] * len(other)
 
 
-def test_other_devices_are_left_alone_and_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_devices_are_unchanged_and_a_missing_library_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1)
     monkeypatch.setattr(winograd, "_library", None)
     assert type(winograd.use_fast_conv(conv, torch.device("cuda"))) is nn.Conv2d
@@ -204,7 +204,7 @@ def test_a_net_stays_the_same_net() -> None:
 
 
 @needs_library
-def test_spectral_convolutions_are_hastened_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spectral_convolutions_are_replaced_too(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(winograd, "conv", lambda x, *_, **__: seen.append(x.shape) or x)
     SpectralConv2d(16, 16, 3, padding=1)(drawn(1, 16, 24, 24))

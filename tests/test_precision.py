@@ -152,7 +152,7 @@ def test_one_that_overflows_later_is_given_up_then():
     assert len(said) == 2
 
 
-def test_what_was_asked_for_is_said_with_its_price():
+def test_requested_settings_are_reported_with_their_cost():
     said: list[str] = []
     run = Predictor(Model(rrdb(), 2, 1, "rrdb"), precision="bf16", say=said.append)
     run([probe(40, 3)[0]])

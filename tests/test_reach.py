@@ -90,7 +90,7 @@ def test_a_net_of_large_sides_is_not_run():
     assert measured_reach(fail, channels=3, scale=1, multiple=256).pixels is None
 
 
-def test_asked_for_tiles_of_a_net_that_sees_the_whole_are_said_to_differ():
+def test_tiles_of_a_network_with_global_receptive_field_warn():
     said: list[str] = []
     run = Predictor(Model(Dimmed(), 1, 1, "dimmed"), tile=48, say=said.append)
     image = probe(96, 3)[0]

@@ -171,7 +171,7 @@ def test_models_are_run_and_lr_is_made_where_only_the_truth_is_given(tmp_path, f
     assert all(bicubic["psnr_y"] > ours["psnr_y"] != other["psnr_y"] for bicubic, ours, other, _ in scores)
 
 
-def test_a_folder_beside_the_truth_alone(tmp_path, folders, capsys, monkeypatch):
+def test_a_folder_with_ground_truth_only(tmp_path, folders, capsys, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     args = [str(folders["ours"]), "--hr", str(folders["hr"]), "-o", str(tmp_path / "page.html")]
     assert main(["report", *args]) == 0
@@ -182,7 +182,7 @@ def test_a_folder_beside_the_truth_alone(tmp_path, folders, capsys, monkeypatch)
     assert found.text("th")[:4] == ["Layer", "psnr_y", "ssim_y", "ours"]
 
 
-def test_what_cannot_be_shown_is_listed_and_the_rest_goes_on(tmp_path, folders, capsys):
+def test_what_cannot_be_shown_is_listed_and_the_rest_continues(tmp_path, folders, capsys):
     (folders["ours"] / f"{ODD[0]}_x4.png").write_bytes(b"no image")
     (folders["ours"] / f"{ODD[1]}_x4.png").unlink()
     Image.new("RGB", (65, 48)).save(folders["ours"] / f"{ODD[3]}_x4.png")
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_old_page(tmp_path, folders, monkeypatch):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_are_one_sentence(tmp_path, folders, capsys, monkeypatch, args, message):
+def test_user_errors_are_one_sentence(tmp_path, folders, capsys, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert main(["report", *args]) == 2
@@ -259,7 +259,7 @@ def test_mistakes_are_one_sentence(tmp_path, folders, capsys, monkeypatch, args,
     assert not (tmp_path / "page.html").exists()
 
 
-def test_an_infinite_psnr_is_told_as_equal():
+def test_an_infinite_psnr_is_reported_as_equal():
     card = Card(
         "same", 8, 8, [Path("1.png"), Path("2.png"), Path("3.png")], [{"psnr_y": 30.0}, {"psnr_y": float("inf")}]
     )

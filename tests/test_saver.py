@@ -41,7 +41,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
-def test_who_writes_gives_way_to_who_trains(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_writer_has_a_lower_priority_than_training(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, write = set(), host_snapshot.write
     monkeypatch.setattr(host_snapshot, "write", lambda *parts: seen.add(os.nice(0)) or write(*parts))
     run, before = engine(recipe()), os.nice(0)
@@ -51,7 +51,7 @@ def test_who_writes_gives_way_to_who_trains(recipe: Recipe, monkeypatch: pytest.
     assert os.nice(0) == before
 
 
-def test_training_goes_on_while_a_snapshot_is_written(recipe: Recipe, tmp_path: Path, gate: threading.Event) -> None:
+def test_training_continues_while_a_snapshot_is_written(recipe: Recipe, tmp_path: Path, gate: threading.Event) -> None:
     run = engine(recipe(), "log.every=1000")
     root, batches = tmp_path / "runs" / "tiny" / "checkpoints", run.batches(0)
     run.train_step(batches)
@@ -105,7 +105,7 @@ def test_a_failure_ends_the_run_and_the_last_good_one_stays(
     assert again.step == 4
 
 
-def test_no_checkpoint_tells_of_a_best_model_that_is_not_there(
+def test_no_checkpoint_names_a_missing_best_model(
     recipe: Recipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos)}}, "images": 0}, save__every=2)
@@ -123,7 +123,7 @@ def test_no_checkpoint_tells_of_a_best_model_that_is_not_there(
     assert not checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")
 
 
-def test_another_error_waits_for_the_disk_too_and_both_are_told(
+def test_another_error_waits_for_the_disk_and_both_are_reported(
     recipe: Recipe, tmp_path: Path, gate: threading.Event, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = engine(recipe(), "save.every=1", "log.every=1")
@@ -145,7 +145,7 @@ def test_another_error_waits_for_the_disk_too_and_both_are_told(
 
 
 @pytest.mark.distributed
-def test_every_process_learns_of_it(recipe: Recipe, tmp_path: Path) -> None:
+def test_every_process_reports_a_failed_save(recipe: Recipe, tmp_path: Path) -> None:
     """Of a folder that cannot be written, and of damage; together they fall back and end as if nothing had been."""
     run = engine(recipe(), "save.every=2")
     run.run()
@@ -208,7 +208,7 @@ def test_a_read_only_folder_is_one_sentence(recipe: Recipe, tmp_path: Path) -> N
 
 
 @pytest.mark.tools
-def test_kill_test_in_the_writing(recipe: Recipe) -> None:
+def test_kill_test_while_writing(recipe: Recipe) -> None:
     file = recipe(**PSNR_ALONE)
     command = [sys.executable, "tools/cluster/kill_test.py", str(file), "--kills=3", "--writing", "--spread=0.02"]
     sets = [f"--set={one}" for one in ("train.total_steps=40", "save.every=1", "save.keep=1", "generator.num_feat=32")]
@@ -219,7 +219,7 @@ def test_kill_test_in_the_writing(recipe: Recipe) -> None:
     assert "3 resumes" in done.stdout
 
 
-def test_what_a_task_keeps_comes_back(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_a_task_is_restored(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     file = recipe(**PSNR_ALONE)
     pool, seen = torch.rand(3, 3, 4, 4), []
     monkeypatch.setattr(PSNR, "state", lambda self: {"pool": pool})

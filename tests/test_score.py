@@ -65,7 +65,7 @@ def test_direction_and_channels_are_those_of_the_model(tmp_path, pairs, capsys):
 
 
 @pytest.mark.parametrize(("space", "out"), [("lab", 2), ("rgb", 3)])
-def test_colouring_is_measured_on_photographs_beside_grey(tmp_path, photos, capsys, space, out):
+def test_colorization_is_measured_on_photographs_and_against_grey(tmp_path, photos, capsys, space, out):
     model, sheet = tmp_path / "m.safetensors", tmp_path / "sheet.png"
     save(model, "unet", num_downs=3, num_in_ch=1, num_out_ch=out, extra={"colours": space})
     table = said(capsys, "--model", model, "--hr", photos, "--size", "32", "--sheet", sheet, "--rows", "2")
@@ -273,7 +273,7 @@ def test_two_processes_measure_as_one(tmp_path, photos, second, capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_are_one_sentence(tmp_path, photos, capsys, given, message):
+def test_user_errors_are_one_sentence(tmp_path, photos, capsys, given, message):
     save(tmp_path / "m.safetensors", "resnet", num_block=1)
     save(tmp_path / "lab.safetensors", "resnet", num_block=1, num_in_ch=1, num_out_ch=2, extra={"colours": "lab"})
     args = [str(photos) if a == "PHOTOS" else str(tmp_path / a) if a.endswith(".safetensors") else a for a in given]

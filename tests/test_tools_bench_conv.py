@@ -24,7 +24,7 @@ def test_both_ways_give_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert all(row["deviation"]["output"]["cosine"] > 0.999999 for row in rows[1::2])
 
 
-def test_without_them_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "_library", None)
     with pytest.raises(SystemExit, match="built by a C compiler"):
         benchmark.main(["conv", "--device", "cpu"])

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 
 
-def test_arms_run_in_turn_and_are_compared_with_the_first() -> None:
+def test_arms_alternate_and_are_compared_with_the_first() -> None:
     calls: list[str] = []
 
     def arm(name: str, value: float) -> Arm:
@@ -69,7 +69,7 @@ def test_what_an_earlier_watched_run_left_does_not_count() -> None:
     assert 4_000_000 <= peak_bytes(CPU, run) < 4_100_000
 
 
-def test_deviation_tells_angle_from_length() -> None:
+def test_deviation_distinguishes_angle_and_length() -> None:
     a = torch.tensor([1.0, 0.0])
     assert deviation(2 * a, a) == {"max": 1.0, "cosine": 1.0, "norm": 2.0}
     assert deviation(a.flip(0), a)["cosine"] == 0.0
@@ -116,7 +116,7 @@ def rows_of(*arms: tuple[str, str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"work": work, "arm": arm, **plain, **facts} for work, arm, facts in arms]
 
 
-def test_the_table_says_which_goals_are_met() -> None:
+def test_the_table_marks_the_goals_that_are_met() -> None:
     step = rows_of(("gan 64/23", "BasicSR, fp32", {}), ("gan 64/23", "ours, fp32", {"ratio": 1.3}))
     overhead = rows_of(
         ("a step", "plain", {}),

@@ -236,7 +236,7 @@ def test_files_that_cannot_be_imported(
     assert word in capsys.readouterr().err
 
 
-def test_what_would_not_pass_the_check_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_fails_the_check_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = real_esrgan(network_d={"type": "StyleGAN2Discriminator"})
     (tmp_path / "x.yml").write_text(yaml.safe_dump(given))
     assert main([str(tmp_path / "x.yml")]) == 1

@@ -14,7 +14,7 @@ def test_the_page_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_every_type_has_its_row_and_says_what_it_is() -> None:
+def test_every_type_has_a_row_with_a_summary() -> None:
     lines = FILE.read_text(encoding="utf-8").splitlines()
     assert PLACES.keys() == TABLES.keys()
     for name, table in TABLES.items():

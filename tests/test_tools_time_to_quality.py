@@ -15,7 +15,7 @@ pytestmark = pytest.mark.tools
 
 
 @pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
-def test_both_are_trained_in_turn_and_measured(recipe, photos: Path, tmp_path: Path) -> None:
+def test_both_are_trained_alternately_and_measured(recipe, photos: Path, tmp_path: Path) -> None:
     make_shards(sorted(photos.iterdir()), tmp_path / "shards", size=48, step=48, progress=False)
     file = recipe(
         task="psnr",

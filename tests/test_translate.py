@@ -160,7 +160,7 @@ def test_both_ways_out_of_one_file(tmp_path):
     assert pick_translator(file)[1] == "a_to_b"
 
 
-def test_the_direction_is_that_of_training_unless_told(tmp_path):
+def test_the_direction_defaults_to_that_of_training(tmp_path):
     file = str(tmp_path / "m.safetensors")
     for options, expected in [
         (json.dumps({"data": {"direction": "b_to_a"}}), "b_to_a"),

@@ -88,7 +88,7 @@ def test_pix2pix_trains_measures_and_opens(recipe: Recipe, facades: Path, tmp_pa
 
 
 @pytest.mark.parametrize("task", ["pix2pix", "cyclegan"])
-def test_stopped_and_continued_equals_undisturbed(recipe: Recipe, facades: Path, photos: Path, task: str) -> None:
+def test_stopped_and_resumed_equals_undisturbed(recipe: Recipe, facades: Path, photos: Path, task: str) -> None:
     changes = pix2pix(facades, generator__dropout=True) if task == "pix2pix" else cyclegan(facades, photos)
     sets = ("train.accumulate=2", "validation.sets={}")
     whole = engine(recipe(name="whole", **changes), *sets, "train.total_steps=7")

@@ -278,7 +278,7 @@ def test_a_full_disk_ends_the_run(tmp_path, run, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_whole_files_and_goes_on_later(tmp_path, run, number):
+def test_an_interrupt_leaves_complete_files_and_resumes(tmp_path, run, number):
     for n in range(9):
         draw(tmp_path / "in" / f"{n}.png", n)
     seen = []
@@ -304,7 +304,7 @@ def test_an_interrupt_leaves_whole_files_and_goes_on_later(tmp_path, run, number
     assert len(report.kept) == len(made)
 
 
-def test_room_for_pixels_is_given_in_turns():
+def test_memory_for_pixels_is_granted_in_order():
     budget, order = MemoryBudget(10), []
     budget.take(8, turn=0)
     late = threading.Thread(target=lambda: (budget.take(1, turn=2), order.append(2)))

@@ -73,7 +73,7 @@ def test_two_processes_share_a_folder_and_what_a_killed_launch_made_stays(tmp_pa
     assert sorted(line["target"] for line in lines) == made(out)
 
 
-def test_a_mistake_is_told_and_nobody_waits(tmp_path):
+def test_a_user_error_ends_all_processes(tmp_path):
     command = ("upscale", tmp_path / "none", "-o", tmp_path / "out", "-m", "bicubic", "--scale", "2")
     done = sr(*command, launcher=TWO, **ON_CPU)
     assert done.returncode != 0

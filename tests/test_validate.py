@@ -58,7 +58,7 @@ def test_pairs_by_stem(tmp_path, hr, ending):
     assert values == pytest.approx([0, 10 / 255, 20 / 255])
 
 
-def test_images_of_one_stem_are_told_apart(tmp_path, hr):
+def test_images_with_the_same_stem_are_distinguished(tmp_path, hr):
     twin = tmp_path / "more" / hr[0].name
     twin.parent.mkdir()
     write_rgb(twin, image(7, 40, 40))
@@ -198,7 +198,7 @@ class Pairs:
 
 
 @pytest.mark.parametrize(("direction", "first"), [("a_to_b", 0), ("b_to_a", 100)])
-def test_a_source_is_measured_whole_in_order_and_as_the_direction_says(direction, first):
+def test_a_source_is_measured_completely_in_order_and_direction(direction, first):
     seen: list[float] = []
     pairs = source_set("set", Pairs(), direction=direction)
     results = evaluate(lambda x: seen.append(x.mean().item() * 255) or x, [pairs], scale=1, metrics=["l1"])
@@ -224,7 +224,7 @@ def test_a_source_is_resized_and_its_whole_image_counts():
     assert list(results.images) == ["set/shard-0.tar: street 0", "set/street 1"]
 
 
-def test_inputs_are_measured_beside_outputs_where_they_are_of_one_kind():
+def test_inputs_are_measured_too_if_comparable():
     pairs = source_set("set", Pairs((1, 3)))
     results = evaluate(lambda x: x.expand(1, 3, -1, -1) + 90 / 255, [pairs], scale=1, metrics=["l1"], inputs=True)
     assert results.means["set"]["l1"] == pytest.approx(10 / 255)
@@ -234,7 +234,7 @@ def test_inputs_are_measured_beside_outputs_where_they_are_of_one_kind():
     assert results.given_means == {}
 
 
-def test_lab_is_measured_in_rgb_and_beside_grey():
+def test_lab_is_measured_in_rgb_and_against_grey():
     photo = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
     codes = color.lab_codes((photo * 255).byte().permute(1, 2, 0).numpy())
 

@@ -140,7 +140,7 @@ class Ends(Exception):
     pass
 
 
-def test_a_run_that_ends_goes_on_behind_the_last_whole_segment(tmp_path):
+def test_a_run_resumes_after_the_last_complete_segment(tmp_path):
     source, seen = clip(tmp_path / "a.mp4"), []
 
     def work(image: ImageData, ends: int = 99) -> ImageData:
@@ -193,7 +193,7 @@ def test_odd_sizes_and_files_that_are_no_videos(tmp_path):
         upscale([source], tmp_path / "b.png", pick_model("bicubic", scale=2))
 
 
-def test_sound_that_the_container_cannot_hold_is_told_before_the_work(tmp_path):
+def test_audio_that_the_container_cannot_hold_is_reported_first(tmp_path):
     with av.open(str(tmp_path / "a.avi"), "w") as file:
         video, sound = file.add_stream("libx264", rate=25), file.add_stream("pcm_mulaw", rate=8000)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
