@@ -57,7 +57,7 @@ TASKS: dict[str, dict[str, Any]] = {  # spectral norm in every discriminator
 }
 WHOLE = "data.gt_size=48"  # and channels in sixteens: what sr.nets.cpu.winograd takes
 EXTRAS = {  # on sr_gan
-    "penalty": (PENALTY, "log.every=1"),  # gradients of gradients, hooks inside, and graphs gone through twice
+    "penalty": (PENALTY, "log.every=1"),  # second-order gradients, hooks, and graphs with two backward passes
     "bf16": ("train.precision=bf16",),
     "wide": (
         "generator={type: rrdbnet, num_feat: 16, num_block: 1, num_grow_ch: 16}",

@@ -80,7 +80,7 @@ def killing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     def before(function: Callable[..., object]) -> Callable[..., object]:
         def ending(path: Path, *rest: object, **more: object) -> object:
             if next(left) == 0:
-                if function is rmtree:  # half of it is gone
+                if function is rmtree:  # remove half of it
                     next(iter(sorted(path.iterdir())), path / "x").unlink(missing_ok=True)
                 if function is write:
                     path.write_bytes(b"half")

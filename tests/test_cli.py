@@ -1,4 +1,4 @@
-"""The verbs as a user types them: what they write, what they say, how they exit."""
+"""The verbs as a user types them: files, output and exit codes."""
 
 import json
 from collections.abc import Callable

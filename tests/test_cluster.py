@@ -1,4 +1,4 @@
-"""Two hosts on one machine: a worker is killed, training recovers and ends as if nothing had been; nothing is left."""
+"""Two simulated hosts: training recovers from a killed worker with identical weights and leaves nothing behind."""
 
 import signal
 import subprocess

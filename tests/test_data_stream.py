@@ -1,4 +1,4 @@
-"""Crops and batches: the same data whatever the ranks, workers and restarts."""
+"""Crops and batches are the same for any number of ranks, workers and restarts."""
 
 import itertools
 import multiprocessing

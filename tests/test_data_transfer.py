@@ -1,4 +1,4 @@
-"""Downloads over lines that break: tried again, gone on with, checked, and given up with name and cause."""
+"""Downloads over unreliable connections: retry, resume, verification, and errors with name and cause."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Draws: decided by (seed, position) alone, and distributed as the recipe says."""
+"""Draws depend on (seed, position) only and follow the distributions of the recipe."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Two processes that lose each other: whoever is left says who is gone, and ends; long work is waited for."""
+"""Lost processes: the remaining ones name them and end; long work on one rank is waited for."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""The documents say what is so: their commands run or at least parse, their files, links, keys and tests exist.
+"""The documentation is correct: its commands run or at least parse; its files, links, keys and tests exist.
 
 Each command in a ```sh block is read by the verb's own parser, and its options and `--set` are resolved; those of
 RUN are run too, scaled down, in the order of their document, on small images in the place of PHOTOS, TEST and so on.

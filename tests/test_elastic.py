@@ -1,4 +1,4 @@
-"""A run goes on with another number of processes from the very next sample, and ends with the same weights."""
+"""A run resumes at the next sample on another number of processes, with the same final weights."""
 
 import json
 from collections.abc import Callable, Iterator

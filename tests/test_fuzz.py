@@ -1,4 +1,4 @@
-"""Whatever is put in: an answer or one sentence. Properties over drawn input, and some cases of tools/fuzz/fuzz.py."""
+"""Any input leads to a result or one sentence: property tests, and some cases of tools/fuzz/fuzz.py."""
 
 import contextlib
 import io

@@ -58,7 +58,7 @@ def step(generator: nn.Module, critic: nn.Module, rows: slice) -> dict[str, torc
 
 
 def batch_norm_step(net: nn.Module) -> torch.Tensor:
-    """Three forwards of a net with batch norm before one backward; a number that tells ranks apart."""
+    """Three forwards of a net with batch norm before one backward; a number that differs per rank."""
     real, fake = images(slice(0, 2) if td.get_rank() else slice(2, 4), size=64)
     critic = DistributedDataParallel(net)
     for _ in range(2):

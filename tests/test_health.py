@@ -1,4 +1,4 @@
-"""Shares add up, looks say what they claim, and a pattern is told once, with the option to turn."""
+"""Gradient shares add up, image statistics are correct, and warnings appear once with the option to change."""
 
 import pytest
 import torch

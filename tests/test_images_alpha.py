@@ -1,4 +1,4 @@
-"""Transparency is read whatever states it, and transparent pixels lend their colours to no edge."""
+"""Transparency is read from every kind of file, and transparent pixels do not bleed into edges."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""What a file says beside its pixels stays true and stays there; kinds of files without a plain answer get a rule."""
+"""Metadata of images is preserved and stays correct."""
 
 import struct
 import zlib

@@ -10,7 +10,7 @@ from sr.nets.io.load import Model
 
 
 class Small(nn.Module):
-    """A device that holds `most` pixels of input, and says so in the words of `error`."""
+    """A device that holds `most` pixels of input and raises `error` above."""
 
     def __init__(self, most: int, error: Exception) -> None:
         super().__init__()

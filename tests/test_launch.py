@@ -1,4 +1,4 @@
-"""Two processes on CPU, as a user starts them: the same training as one; failures end all of them."""
+"""Two processes on a CPU, started as a user does: equal to one process; failures end both."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What happens to long runs: workers that are killed, a disk that fills, memory that must not grow."""
+"""Long runs: killed workers, a full disk, and memory that must not grow."""
 
 import contextlib
 import os

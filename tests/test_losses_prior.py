@@ -112,7 +112,7 @@ def test_gradient_and_edge_equal_sobel() -> None:
 
 
 def reference_slopes(images: Tensor) -> np.ndarray:
-    """Sobel over 8 of each channel by itself, across and down, where the kernel lies inside."""
+    """Sobel / 8 of each channel, horizontal and vertical, where the kernel fits."""
     channels = images.double().flatten(0, 1).numpy()
     return np.array([[ndimage.sobel(c, axis)[1:-1, 1:-1] / 8 for c in channels] for axis in (1, 0)])
 

@@ -138,7 +138,7 @@ def test_perceptual_metrics_say_what_they_lack_and_download_nothing(tmp_path, mo
 
 
 def as_weights(tmp_path, monkeypatch, file: str, net: torch.nn.Module) -> None:
-    """Random weights where the published ones would lie: what counts is that they are taken, and the protocol."""
+    """Random weights in place of the published ones: tests that they are used, and the protocol."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     torch.save({k: v for k, v in net.state_dict().items() if k.startswith("features")}, tmp_path / "checkpoints" / file)

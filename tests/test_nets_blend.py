@@ -1,4 +1,4 @@
-"""Network interpolation: between two models lies a third, of the same architecture only."""
+"""Network interpolation of models of the same architecture."""
 
 import pytest
 import torch

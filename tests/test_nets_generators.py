@@ -1,4 +1,4 @@
-"""The generators beside RRDBNet: their published layouts, equal to basicsr's for equal weights, and open elsewhere."""
+"""Generators other than RRDBNet: published layouts, equality with basicsr, other programs open them."""
 
 import copy
 from collections.abc import Callable

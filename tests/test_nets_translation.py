@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 BATCH = ("weight", "bias", "running_mean", "running_var")
 
 
-# ---- the published networks, written anew on their state dicts -------------------------------------------------------
+# ---- the published networks, reimplemented on their state dicts ------------------------------------------------------
 
 
 def norm_shapes(name: str, width: int, norm: str) -> Shapes:

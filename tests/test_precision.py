@@ -29,7 +29,7 @@ def fast_bf16(monkeypatch):
 
 
 def rrdb() -> RRDBNet:
-    """With the output of a trained net in size, and dense blocks that have a say in it."""
+    """Scale the output to that of a trained network, with contributing dense blocks."""
     torch.manual_seed(0)
     net = RRDBNet(scale=2, num_feat=32, num_block=3, num_grow_ch=16).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Every YAML in options/ runs for a step: its own keys and parts, with small nets and small data in their place."""
+"""Every recipe in options/ runs for a step, with its own keys and parts but small networks and data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`sr report`: one page that opens from disk, tells the truth, and runs nothing that names or files bring along."""
+"""`sr report`: one page that opens from disk, is correct, and executes nothing from names or files."""
 
 import base64
 import html.parser

@@ -1,4 +1,4 @@
-"""Saving beside the training: no step waits for the disk, and no failure of it is lost, on any process."""
+"""Asynchronous saving: no step waits for the disk, and no failure is lost on any process."""
 
 import errno
 import os

@@ -38,7 +38,7 @@ class Waits(TorchDispatchMode):
 
 
 class Layouts(TorchDispatchMode):
-    """Notes operations that meet images or kernels both plane by plane and channels last, or lay them out anew."""
+    """Notes operations that meet images or kernels both plane by plane and channels last, or change their layout."""
 
     def __init__(self) -> None:
         super().__init__()

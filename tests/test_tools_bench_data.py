@@ -1,4 +1,4 @@
-"""The benchmarks of degradation, loaders and resuming run, and measure what they say; nothing here is timed."""
+"""The benchmarks of degradation, loaders and resuming run and compare equal work; nothing is timed here."""
 
 from dataclasses import asdict
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""tools/benchmarks/benchmark.py: what it measures is what it says, and our step is the reference's step."""
+"""tools/benchmarks/benchmark.py: measurements are correct, and our step equals the reference step."""
 
 import json
 from importlib.util import find_spec

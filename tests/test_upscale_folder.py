@@ -145,11 +145,11 @@ def test_a_list_of_paths(tmp_path, run, mark):
     for name in ("in/x/a b.png", "in/y/é.png", "in/z/q/c.png"):
         draw(tmp_path / name)
     lines = ["# mine", "", str(tmp_path / "in/x/a b.png"), str(tmp_path / "in/y/é.png"), str(tmp_path / "in/z")]
-    lines += [str(tmp_path / "in/y/gone.png")]
+    lines += [str(tmp_path / "in/y/missing.png")]
     (tmp_path / "list.txt").write_text("\n".join(lines), encoding="utf-8")
     report = run([Path(f"{mark}{tmp_path / 'list.txt'}")])
     assert files(tmp_path / "out") == ["x/a b.png", "y/é.png", "z/q/c.png"]
-    assert report.failed == [(tmp_path / "in/y/gone.png", "No such file or directory")]
+    assert report.failed == [(tmp_path / "in/y/missing.png", "No such file or directory")]
     (tmp_path / "empty.txt").write_text("# nothing")
     for name, message in [("empty.txt", "names no files"), ("missing.txt", "No such file")]:
         with pytest.raises(UserError, match=message):

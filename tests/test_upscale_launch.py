@@ -1,4 +1,4 @@
-"""Several processes at one folder: each does its part, one report; killed, the next launch does the rest."""
+"""Several processes upscale one folder: shared work, one report; a later launch finishes after a kill."""
 
 import json
 import os

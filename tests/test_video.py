@@ -23,7 +23,7 @@ def colour(n: int) -> tuple[int, int, int]:
 
 
 def clip(path: Path, *, times=range(FRAMES), rate=Fraction(30000, 1001), base=Fraction(1, 30000), **look) -> Path:
-    """A video of flat colours, each of its own, at times in units of a frame, with a tone as long as it."""
+    """Write a video of flat colours at the given times (in frames), with a tone of the same length."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
         video = file.add_stream("libx264", rate=rate, options={"crf": "1"})

@@ -60,7 +60,7 @@ def run(job: dict[str, Any]) -> None:
 
 
 def diverge(job: dict[str, Any]) -> None:
-    """One bit of one weight on one rank: every rank hears of it, by name."""
+    """Change one weight on one rank: every rank reports it by name."""
     engine = made(job)
     batches = engine.batches(0)
     engine.train_step(batches)

@@ -52,7 +52,7 @@ class Page:
         while b"\0" not in self._left:
             assert select.select([self._receive], [], [], 60)[0], "the browser is silent"
             piece = os.read(self._receive, 1 << 20)
-            assert piece, "the browser is gone"
+            assert piece, "the browser has ended"
             self._left += piece
         line, _, self._left = self._left.partition(b"\0")
         told: dict[str, Any] = json.loads(line)

@@ -41,7 +41,7 @@ SETTINGS = {"seed": 1, "scale": 4, "gt_size": 16, "degrade_size": 20, "flip": Tr
 
 
 class Noise:
-    """Images whose every pixel tells where it comes from; those of the indexes in `bad` cannot be read."""
+    """A source whose pixels identify their position; the samples in `bad` are unreadable."""
 
     def __init__(self, counts, *, paired=False, bad=(), side=(40, 52)):
         self.counts, self.paired, self.bad, self.side = counts, paired, set(bad), side

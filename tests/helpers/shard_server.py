@@ -1,4 +1,4 @@
-"""A web server of shards that misbehaves on demand; a test module takes it in by `pytest_plugins`."""
+"""A web server of shards with faults on demand; test modules load it by `pytest_plugins`."""
 
 import socket
 import struct
@@ -18,7 +18,7 @@ from tests.helpers.data import make_tar, png
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Files of `server.folder`; the next of `server.faults[name]`, if any, says what goes wrong with a request."""
+    """Serves files of `server.folder`; the next entry of `server.faults[name]` is the fault of a request."""
 
     protocol_version = "HTTP/1.1"
 

@@ -35,13 +35,13 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: flo
 
 
 class Momentum(torch.optim.SGD):
-    """An optimizer from outside."""
+    """An optimizer that is not part of sr."""
 
     def __init__(self, params: object, *, lr: float, momentum: float = 0.9) -> None:
         super().__init__(params, lr=lr, momentum=momentum)  # type: ignore[arg-type]
 
 
-# The processes of every leg are forked from one that has imported torch: what a launcher does, without its minute.
+# All processes are forked from one that has imported torch, which saves the start-up time of a launcher.
 LEGS = """
 import json, os, sys
 from torch.utils import tensorboard
@@ -64,7 +64,7 @@ print(json.dumps(ended))
 
 
 def run_legs(legs: list[tuple[int, Path, tuple[str, ...]]]) -> tuple[list[list[int]], str]:
-    """Train (processes, options file, overrides) one after the other; their exit codes, and what they said."""
+    """Train each of (processes, options file, overrides) in sequence; return their exit codes and output."""
     given = [(world, _free_port(), [str(file), *(f"--set={one}" for one in sets)]) for world, file, sets in legs]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", LEGS, json.dumps(given)]
