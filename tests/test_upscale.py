@@ -157,9 +157,10 @@ def test_a_saved_model_in_tiles_equals_the_net_on_the_whole(tmp_path):
 def test_models_that_do_not_fit(tmp_path):
     with pytest.raises(UserError, match="--scale"):
         pick_model("bicubic")
-    kwargs = {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_in_ch": 4, "num_out_ch": 4}
-    save_safetensors(tmp_path / "g.safetensors", RRDBNet(**kwargs).state_dict(), architecture("rrdbnet", kwargs))
-    with pytest.raises(UserError, match=r"4 channels and makes 4; .* sr translate"):
+    kwargs = {"scale": 1, "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_in_ch": 1, "num_out_ch": 2}
+    metadata = architecture("rrdbnet", kwargs) | {"colours": "lab"}
+    save_safetensors(tmp_path / "g.safetensors", RRDBNet(**kwargs).state_dict(), metadata)
+    with pytest.raises(UserError, match=r"a model of lab, which keeps the size; use sr translate"):
         pick_model(str(tmp_path / "g.safetensors"))
 
 

@@ -31,7 +31,8 @@ class ImageData:
     rgb: float32 [3, h, w] in 0..1 (a grey file has three equal channels). alpha: float32 [1, h, w] or None.
     bits: per channel in the file. icc: the colour profile that the values refer to. meta: what it says about itself.
     lossless: of a WebP, whether it was. missing_rows: the share that the file, cut short, does not hold or not in full.
-    notes: what was left out on reading, each in a few words.
+    notes: what was left out on reading, each in a few words. bands: float32 [n, h, w], all channels of a multispectral
+    TIFF that has more than 4; rgb is then the first three of them.
     """
 
     rgb: Tensor
@@ -43,6 +44,7 @@ class ImageData:
     lossless: bool = False
     missing_rows: float = 0.0
     notes: tuple[str, ...] = ()
+    bands: Tensor | None = None
 
     @property
     def pixels(self) -> int:

@@ -86,14 +86,20 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     first_frame: bool = True,
     partial: bool = False,
+    bands: int = 0,
 ) -> ImageData:
     """Like `read_rgb`, with nothing dropped. Raises ImageError.
 
     Args:
+        bands: number of channels that the caller needs. Above 4 the file has to be a TIFF of so many bands; of 2 to 4,
+            samples of a TIFF that have no meaning are kept.
         first_frame: False refuses what holds several frames or pages.
         partial: True reads as many rows as there are of a JPEG or PNG that is cut short; see `missing_rows`.
     """
-    read = _read(source, name, max_pixels=max_pixels, first_frame=first_frame, partial=partial)
+    if bands > 4:
+        read = _Read(_read_bands(source, bands, name, max_pixels), None, Meta())
+    else:
+        read = _read(source, name, max_pixels=max_pixels, first_frame=first_frame, partial=partial, bands=bands)
     bits: Literal[8, 16] = 16 if read.pixels.dtype == np.uint16 else 8
     planes = torch.from_numpy(read.pixels.transpose(2, 0, 1).astype(np.float32))
     planes /= 2**bits - 1
@@ -108,6 +114,7 @@ def read_image(
         lossless=read.lossless,
         missing_rows=read.missing_rows,
         notes=read.notes,
+        bands=planes if channels > 4 else None,
     )
 
 

@@ -56,6 +56,11 @@ def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int
     icc = _profile(path, image, format)
     if image.lossless and format == "webp":
         quality = 100
+    if image.bands is not None:
+        data = _tiff_bands(image, format)
+        with replacing(path) as aside:
+            aside.write_bytes(data)
+        return len(data)
     deep = image.bits == 16 and format in DEEP
     pixels = _quantized(image, deep=deep, clear=format in CLEAR)
     if not deep:
@@ -161,4 +166,19 @@ def _tiff16(pixels: np.ndarray, icc: bytes | None, about: Meta) -> bytes:
         resolutionunit=2 if about.dpi else None,
         extratags=meta.tiff_extra(about),
     )
+    return file.getvalue()
+
+
+def _tiff_bands(image: ImageData, format: str) -> bytes:
+    import tifffile
+
+    assert image.bands is not None
+    if format != "tif":
+        raise UserError(f"{format} cannot hold {image.bands.shape[0]} channels; give --format tif")
+    deep = image.bits == 16
+    values = (image.bands.cpu().clamp(0, 1) * (65535 if deep else 255)).round_()
+    pixels = values.permute(1, 2, 0).contiguous().numpy().astype(np.uint16 if deep else np.uint8)
+    file = io.BytesIO()
+    settings: dict[str, Any] = {"planarconfig": "contig", "compression": "zlib", "metadata": None, "software": False}
+    tifffile.imwrite(file, pixels, photometric="minisblack", extrasamples=[0] * (pixels.shape[2] - 1), **settings)
     return file.getvalue()

@@ -12,8 +12,8 @@ from torch import nn
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError, first_line
-from sr.nets.io.load import Direction, Model, open_model
-from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors, to_old_esrgan
+from sr.nets.io.load import Direction, Model, open_model, rrdb_kwargs
+from sr.nets.io.state_dicts import State, load_weights, save_pth, save_safetensors, to_new_esrgan, to_old_esrgan
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.translation import Dropout, Translator
 
@@ -77,8 +77,23 @@ def _pth(source: _Source, target: Path) -> str:
         with replacing(target, sync=True) as aside:
             torch.save(state, aside)
         return "its weights as pytorch-CycleGAN-and-pix2pix keeps them in latest_net_G.pth"
-    save_pth(target, _state(source))
+    state = _state(source)
+    if isinstance(source.model.net, RRDBNet):
+        _check_shapes_suffice(source.model, to_new_esrgan(state), target)
+    save_pth(target, state)
     return "its weights under params_ema"
+
+
+def _check_shapes_suffice(model: Model, state: State, target: Path) -> None:
+    """Raises UserError where other programs would take the file for a network of another scale or other channels.
+
+    A .pth has no metadata, and at x1 and x2 the input is folded into channels.
+    """
+    implied = rrdb_kwargs(state, model.scale)
+    found = implied["scale"], implied["num_in_ch"], implied["num_out_ch"]
+    if found != (model.scale, model.channels, model.out_channels):
+        kind = f"x{model.scale} from {model.channels} to {model.out_channels} channels"
+        raise UserError(f"{target}: the shapes of the weights do not imply {kind}; export .safetensors")
 
 
 def _safetensors(source: _Source, target: Path) -> str:

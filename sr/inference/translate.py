@@ -16,11 +16,9 @@ from sr.images import ImageData, color
 from sr.images.alpha import bleed_colors
 from sr.inference.folders.convert import ConversionReport, OnTiles, convert, fingerprint
 from sr.inference.tiling import OVERLAP, check_overlap
-from sr.inference.upscale import through
+from sr.inference.upscale import planes_of, through, with_planes
 from sr.nets.io.load import Direction, Model, open_model
 from sr.nets.io.state_dicts import load_weights
-
-_LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, as `sr.images.with_channels` makes grey of colour
 
 # ---- models ----------------------------------------------------------------------------------------------------------
 
@@ -28,17 +26,12 @@ _LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, as `sr.images.with_channels` makes 
 def pick_translator(name: str, direction: Direction | None = None) -> tuple[Model, Direction]:
     """The model in a file, and the direction it goes: as said, else as it was trained, else a_to_b.
 
-    Raises UserError when it changes the size, or is not for images of grey or RGB with or without alpha.
+    Raises UserError when it changes the size.
     """
     chosen = direction or trained_direction(name)
     model = open_model(name, direction=chosen)
     if model.scale != 1:
         raise UserError(f"{name} upscales by {model.scale}; use sr upscale, or give a model that keeps the size")
-    if model.colours != "lab" and max(model.channels, model.out_channels) > 4:
-        raise UserError(
-            f"{name} makes {model.out_channels} channels of {model.channels}, and images have 4 at most; "
-            "give a model for images"
-        )
     return model, chosen
 
 
@@ -94,24 +87,11 @@ def redraw(
     """
     if image.alpha is not None and model.channels in (1, 3):
         image = dataclasses.replace(image, rgb=bleed_colors(image.rgb, image.alpha))
-    given = color.lightness(image.rgb) if model.colours == "lab" else _planes(image, model.channels)
+    given = color.lightness(image.rgb) if model.colours == "lab" else planes_of(image, model.channels)
     made = through(model, given, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
     if model.colours == "lab":
         made = color.coloured(given, made)
-    count = made.shape[0]
-    colours, grey = (made[:3], False) if count >= 3 else (made[:1].expand(3, -1, -1), True)
-    alpha = made[-1:] if count in (2, 4) else image.alpha
-    icc = image.icc if grey == image.gray else None  # a profile of grey says nothing about colours
-    return dataclasses.replace(image, rgb=colours, alpha=alpha, gray=grey, icc=icc)
-
-
-def _planes(image: ImageData, channels: int) -> Tensor:
-    """[channels, h, w]: grey, grey and alpha, RGB, RGB and alpha."""
-    luma = torch.tensor(_LUMA).view(3, 1, 1)
-    colours = image.rgb if channels >= 3 else (image.rgb * luma).sum(0, keepdim=True)
-    if channels in (1, 3):
-        return colours
-    return torch.cat([colours, torch.ones_like(colours[:1]) if image.alpha is None else image.alpha])
+    return with_planes(image, made)
 
 
 def translate(
@@ -142,4 +122,4 @@ def translate(
         image = image if size is None else resized(image, size)
         return redraw(image, model, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
 
-    return convert(inputs, output, work, title=model.name, settings=settings, **files)
+    return convert(inputs, output, work, title=model.name, settings=settings, bands=model.channels, **files)

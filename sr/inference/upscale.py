@@ -19,6 +19,7 @@ from sr.nets.io.interpolate import blend
 from sr.nets.io.load import Model, open_model
 
 Alpha = Literal["bicubic", "net"]
+_LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, as `sr.images.with_channels` makes grey of colour
 MAX_SCALE = 16  # a larger number is probably a typo, and would exhaust memory
 
 
@@ -40,7 +41,7 @@ def pick_model(name: str, *, scale: int | None = None) -> Model:
     """Open a model file, or the built-in model `bicubic`.
 
     Raises:
-        UserError: the model is not of `scale`, or takes or makes anything but RGB or grey.
+        UserError: the model is not of `scale`, or its channels are not those of an image (Lab, edge maps).
     """
     if scale is not None and not 1 <= scale <= MAX_SCALE:
         raise UserError(f"--scale {scale} is out of range; give a whole number from 1 to {MAX_SCALE}")
@@ -57,10 +58,9 @@ def mix_models(parts: Sequence[str], *, scale: int | None = None) -> Model:
 
 
 def for_images(model: Model, name: str) -> Model:
-    """The same model. Raises UserError when it is not for RGB or grey."""
-    if (model.channels, model.out_channels) not in ((3, 3), (1, 1)):
-        kind = f"takes images of {model.channels} channels and makes {model.out_channels}"
-        raise UserError(f"{name} {kind}; give a model for RGB or grey, or use sr translate")
+    """The same model. Raises UserError when its channels are not those of an image."""
+    if model.colours != "rgb":
+        raise UserError(f"{name} is a model of {model.colours}, which keeps the size; use sr translate")
     return model
 
 
@@ -84,11 +84,40 @@ def through(
     return run([image], on_tiles)[0]
 
 
+def planes_of(image: ImageData, channels: int) -> Tensor:
+    """[channels, h, w] of an image: grey, grey and alpha, RGB, RGB and alpha, or from 5 on all its bands.
+
+    Grey of RGB is its luma; alpha is 1 where the image has none. Raises UserError for another number of bands.
+    """
+    if channels > 4:
+        if image.bands is None or image.bands.shape[0] != channels:
+            raise UserError(f"the model takes images of {channels} channels; give TIFF files of {channels} bands")
+        return image.bands
+    luma = torch.tensor(_LUMA).view(3, 1, 1)
+    colours = image.rgb if channels >= 3 else image.rgb[:1] if image.gray else (image.rgb * luma).sum(0, keepdim=True)
+    if channels in (1, 3):
+        return colours
+    return torch.cat([colours, torch.ones_like(colours[:1]) if image.alpha is None else image.alpha])
+
+
+def with_planes(image: ImageData, made: Tensor) -> ImageData:
+    """The image with `made` [C, h, w] as its channels, in the order of `planes_of`.
+
+    Alpha is kept where `made` has none.
+    """
+    count = made.shape[0]
+    colours, grey = (made[:3], False) if count >= 3 else (made[:1].expand(3, -1, -1), True)
+    alpha = made[-1:] if count in (2, 4) else None if count > 4 else image.alpha
+    icc = image.icc if grey == image.gray and count <= 4 else None  # a profile of grey does not describe colours
+    bands = made if count > 4 else None
+    return dataclasses.replace(image, rgb=colours, alpha=alpha, gray=grey, icc=icc, bands=bands)
+
+
 class Upscaler:
     """Images -> the same, larger, of the same kind: gray stays gray, 16 bit stays 16 bit, alpha is kept.
 
     Transparent pixels take the colours around them first (`sr.images.alpha`). A network for grey upscales red, green
-    and blue one by one.
+    and blue one by one. A network of other channels is given and makes them as `planes_of` orders them.
 
     Args:
         outscale: factor of the output size, any number up to MAX_SCALE. The output of the network is resampled by
@@ -102,6 +131,7 @@ class Upscaler:
             raise UserError(f"--outscale {outscale:g} is out of range; give a number above 0, at most {MAX_SCALE}")
         self.outscale, self.alpha = outscale or float(model.scale), alpha
         self.model, self._run = model, Predictor(model, **how)
+        self._colours_alone = (model.channels, model.out_channels) in ((1, 1), (3, 3))
 
     def __call__(self, images: Sequence[ImageData], on_tiles: OnTiles | None = None) -> list[ImageData]:
         """All at once, so that tiles of equal size share batches."""
@@ -113,6 +143,8 @@ class Upscaler:
     def _planes(self, image: ImageData) -> list[Tensor]:
         """What the net is to see of an image: [channels, h, w] each."""
         channels = self.model.channels
+        if not self._colours_alone:
+            return [planes_of(image, channels)]
         colours = image.rgb if image.alpha is None else bleed_colors(image.rgb, image.alpha)
         colours = colours[:1] if channels == 1 and image.gray else colours
         if image.alpha is None or self.alpha == "bicubic":
@@ -122,6 +154,14 @@ class Upscaler:
     def _joined(self, image: ImageData, made: list[Tensor]) -> ImageData:
         height, width = (max(round(side * self.outscale), 1) for side in image.rgb.shape[-2:])
         alpha = image.alpha
+        if not self._colours_alone:
+            kept = None if alpha is None else keep_extremes(_resized(alpha, height, width), alpha)
+            result = with_planes(dataclasses.replace(image, alpha=kept), _resized(made[0], height, width))
+            if self.model.channels in (2, 4) and result.alpha is not None:  # the network was given an alpha channel
+                result = dataclasses.replace(
+                    result, alpha=alpha if alpha is None else keep_extremes(result.alpha, alpha)
+                )
+            return result
         if alpha is not None:
             upscaled = made.pop().mean(0, keepdim=True) if self.alpha == "net" else alpha
             alpha = keep_extremes(_resized(upscaled, height, width), alpha)
@@ -174,4 +214,5 @@ def upscale(
     def work(image: ImageData, on_tiles: OnTiles) -> ImageData:
         return enlarge([image], on_tiles)[0]
 
+    files |= {"bands": model.channels}
     return convert(inputs, output, work, title=model.name, many=enlarge, settings=settings, **files)

@@ -51,6 +51,7 @@ class Reading(NamedTuple):
             otherwise.
         again: convert inputs whose output is up to date as well.
         strict: refuse damaged inputs instead of converting what is left of them.
+        bands: channels that the model takes, see `sr.images.read_image`.
     """
 
     quality: int = 95
@@ -58,6 +59,7 @@ class Reading(NamedTuple):
     first_frame: bool = False
     again: bool = False
     strict: bool = False
+    bands: int = 0
 
 
 class Converter(Protocol):
@@ -154,6 +156,7 @@ class Pipeline:
                 max_pixels=self._reading.max_pixels,
                 first_frame=self._reading.first_frame,
                 partial=not self._reading.strict,
+                bands=self._reading.bands,
             )
         except BaseException:
             self._to_read.give(pixels)

@@ -117,7 +117,7 @@ def _published_rrdb(path: str | Path, state: State, expect_scale: int | None) ->
     """Real-ESRGAN's and ESRGAN's files, whose keys and shapes tell everything but x3 from x2; None for others."""
     state = to_new_esrgan(state)
     try:
-        kwargs = _rrdb_kwargs(state, expect_scale)
+        kwargs = rrdb_kwargs(state, expect_scale)
         net = _build(RRDBNet, kwargs, state)
     except (ValueError, KeyError):
         return None
@@ -140,7 +140,8 @@ def _published_translator(state: State) -> Model | None:
     return None
 
 
-def _rrdb_kwargs(state: State, expect_scale: int | None) -> dict[str, Any]:
+def rrdb_kwargs(state: State, expect_scale: int | None) -> dict[str, Any]:
+    """The arguments of RRDBNet that the shapes of its weights, under the new names, imply."""
     blocks = [int(match[1]) for key in state if (match := re.match(r"body\.(\d+)\.rdb1\.conv1\.weight", key))]
     num_up = sum(bool(re.fullmatch(r"conv_up\d\.weight", key)) for key in state)
     num_feat, num_in_ch = state["conv_first.weight"].shape[:2]

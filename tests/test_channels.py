@@ -1,0 +1,124 @@
+"""Networks of any number of channels: grey, grey and alpha, RGB, RGBA, bands; trained, validated, used, exported."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from sr.core.errors import UserError
+from sr.images import ImageData
+from sr.inference.export import export
+from sr.inference.translate import pick_translator, translate
+from sr.inference.upscale import Upscaler, pick_model, planes_of, upscale
+from sr.nets.io.load import architecture, open_model
+from sr.nets.io.state_dicts import save_safetensors
+from sr.nets.rrdbnet import RRDBNet
+
+CHANNELS = [(1, 1), (2, 2), (4, 4), (6, 6), (1, 3), (3, 1), (4, 3), (3, 4), (6, 3), (3, 6)]
+
+
+def saved(folder: Path, channels: tuple[int, int], scale: int) -> Path:
+    torch.manual_seed(0)
+    kwargs: dict[str, Any] = {"num_feat": 4, "num_block": 1, "num_grow_ch": 4, "scale": scale}
+    kwargs |= {"num_in_ch": channels[0], "num_out_ch": channels[1]}
+    path = folder / f"net_{channels[0]}_{channels[1]}_x{scale}.safetensors"
+    save_safetensors(path, RRDBNet(**kwargs).state_dict(), architecture("rrdbnet", kwargs))
+    return path
+
+
+def write(path: Path, channels: int, *, side: tuple[int, int] = (20, 24), deep: bool = False) -> np.ndarray:
+    """An image file of random pixels [h, w, channels]."""
+    kind = np.uint16 if deep else np.uint8
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max + 1, (*side, channels), dtype=kind)
+    if channels > 4:
+        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
+    else:
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(path)
+    return pixels
+
+
+def suffix(channels: int) -> str:
+    return ".tif" if channels > 4 else ".png"
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_upscale_gives_and_makes_the_channels_of_the_model(tmp_path: Path, channels: Any, scale: int) -> None:
+    (tmp_path / "in").mkdir()
+    name = "a" + suffix(max(channels))
+    pixels = write(tmp_path / "in" / ("a" + suffix(channels[0])), channels[0])
+    model = pick_model(str(saved(tmp_path, channels, scale)))
+    format = None if suffix(channels[0]) == suffix(max(channels)) else "tif"
+    report = upscale([tmp_path / "in"], tmp_path / "out", model, format=format)
+    assert report.failed == []
+    made = (
+        tifffile.imread(tmp_path / "out" / name)
+        if name.endswith("tif")
+        else np.asarray(Image.open(tmp_path / "out" / name))
+    )
+    made = made[..., None] if made.ndim == 2 else made
+    with torch.no_grad():
+        wanted = model.net(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0].clamp(0, 1)
+    count = channels[1]
+    colours = count - (count in (2, 4)) if count <= 4 else count  # alpha keeps its extremes
+    wanted = (wanted * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(made[..., :colours].astype(int) - wanted[..., :colours]).max() <= 1
+    assert made.shape[:2] == (20 * scale, 24 * scale)
+    if scale == 1:
+        translated = translate(
+            [tmp_path / "in"], tmp_path / "t", pick_translator(str(saved(tmp_path, channels, 1)))[0], format=format
+        )
+        assert translated.failed == []
+
+
+def test_bands_keep_16_bits_and_need_tiff(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.tif", 6, deep=True)
+    model = pick_model(str(saved(tmp_path, (6, 6), 2)))
+    assert upscale([tmp_path / "in"], tmp_path / "out", model).failed == []
+    made = tifffile.imread(tmp_path / "out" / "a.tif")
+    assert (made.shape, made.dtype) == ((40, 48, 6), np.uint16)
+    ((_, reason),) = upscale([tmp_path / "in"], tmp_path / "png", model, format="png").failed
+    assert "png cannot hold 6 channels; give --format tif" in reason
+    write(tmp_path / "in" / "b.png", 3)
+    ((_, reason),) = upscale([tmp_path / "in"], tmp_path / "more", model).failed
+    assert "b.png" in str(_)
+
+
+def test_alpha_of_a_network_that_makes_it_keeps_its_extremes(tmp_path: Path) -> None:
+    model = pick_model(str(saved(tmp_path, (4, 4), 2)))
+    clear = ImageData(rgb=torch.rand(3, 8, 8), alpha=torch.zeros(1, 8, 8))
+    made = Upscaler(model)([clear, ImageData(rgb=torch.rand(3, 8, 8))])
+    assert made[0].alpha is not None
+    assert made[0].alpha.max() == 0
+    assert made[1].alpha is None
+    with pytest.raises(UserError, match="give TIFF files of 6 bands"):
+        planes_of(clear, 6)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_export_and_open_again(tmp_path: Path, channels: Any, scale: int) -> None:
+    source = saved(tmp_path, channels, scale)
+    image = torch.rand(1, channels[0], 16, 20)
+    with torch.no_grad():
+        wanted = open_model(source).net(image)
+    onnx = importlib.util.find_spec("onnxruntime") and scale == 2 and channels in ((1, 1), (4, 4), (6, 3))
+    for kind in (".safetensors", ".pth", *([".onnx"] if onnx else [])):
+        target = tmp_path / f"exported{kind}"
+        try:
+            export(str(source), target)
+        except UserError as error:
+            reason = str(error)
+            assert (kind, channels[0] == channels[1], "export .safetensors" in reason) == (".pth", False, True)
+            continue
+        if kind != ".onnx":
+            again = open_model(target)
+            assert (again.scale, again.channels, again.out_channels) == (scale, *channels)
+            with torch.no_grad():
+                assert torch.equal(again.net(image), wanted)
