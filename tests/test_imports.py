@@ -11,6 +11,20 @@ def test_options_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_the_command_line_starts_without_torch() -> None:
+    """`sr --version`, `sr --help` and wrong arguments answer at once."""
+    code = (
+        "import contextlib, sys; sys.modules['fcntl'] = None; from sr import cli\n"
+        "for words in (['--version'], ['upscale', '--help']):\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        cli.main(words)\n"
+        "assert cli.main(['upscale', '--no-such-flag']) == 2\n"
+        "assert cli.main(['recipes']) == 0\n"
+        "assert not {'torch', 'numpy', 'pydantic'} & sys.modules.keys(), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_accelerate_and_deepspeed_stay_in_their_files() -> None:
     prefixes = ("import accelerate", "from accelerate", "import deepspeed", "from deepspeed")
     users = {

@@ -9,9 +9,10 @@ import pytest
 
 from sr.core.errors import UserError
 from sr.images import ImageData
+from sr.inference.codecs import CODECS
 from sr.inference.folders.convert import convert
 from sr.inference.upscale import pick_model, upscale
-from sr.inference.video import CODECS, VideoSettings, make_video
+from sr.inference.video import VideoSettings, make_video
 
 av = pytest.importorskip("av")
 WIDTH, HEIGHT, FRAMES = 32, 24, 20

@@ -9,12 +9,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import torch
-
 from sr.cli import images, measuring, recipes, training
 from sr.core.errors import UserError
 from sr.core.version import __version__
-from sr.distributed import comm
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,16 +50,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _reader_gone()
         where = f"{error.filename}: " if error.filename else ""
         return _failed(f"{where}{error.strerror or error}; make room or choose another place, then run it again", 2)
-    except torch.OutOfMemoryError as error:
-        said = str(error).partition(". ")[0]
-        return _failed(f"{said}; raise train.accumulate, or lower data.batch_size, data.gt_size or --tile", 2)
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
     except Exception as error:
-        if lost := comm.lost(error):
-            return _failed(*lost)
-        traceback.print_exc()
-        return _failed("a defect of sr, not yours: please report the lines above", 70)
+        return _other_failure(error)
+
+
+def _other_failure(error: Exception) -> int:
+    """Out of memory and lost processes are reported in one sentence; anything else is an internal error."""
+    import torch
+
+    from sr.distributed import comm
+
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = str(error).partition(". ")[0]
+        return _failed(f"{reason}; raise train.accumulate, or lower data.batch_size, data.gt_size or --tile", 2)
+    if lost := comm.lost(error):
+        return _failed(*lost)
+    traceback.print_exception(error)
+    return _failed("a defect of sr, not yours: please report the lines above", 70)
 
 
 def _reader_gone() -> int:
@@ -75,6 +81,8 @@ def _reader_gone() -> int:
 def _failed(message: str, code: int) -> int:
     """Say it once, and leave. One of many processes must not wait for the others in clean-up: they may wait for it."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from sr.distributed import comm
+
         comm.leave(message, code)
     print(f"sr: {message}", file=sys.stderr, flush=True)
     return code

@@ -8,12 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sr.core.allocator import keep_memory
 from sr.core.errors import UserError
-from sr.images import MAX_PIXELS
-from sr.inference.video import CODECS, VideoSettings
+from sr.inference.codecs import CODECS
 
 Add = Callable[[Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]  # (verb's function, its help)
 
@@ -41,7 +37,7 @@ def written(made: argparse.ArgumentParser, *, required: bool = True) -> None:
     made.add_argument("--strict", action="store_true", help="refuse damaged inputs (convert what is left of them)")
     made.add_argument("--shared", action="store_true", help="other runs may write other inputs to the same folder")
     made.add_argument("--first-frame", action="store_true", help="of animations and several pages (refused)")
-    made.add_argument("--max-pixels", type=positive, default=MAX_PIXELS, metavar="N", help="of an input (%(default)s)")
+    made.add_argument("--max-pixels", type=positive, metavar="N", help="of an input (500 million)")
     made.add_argument("--codec", choices=CODECS, default=CODECS[0], help="of videos (%(default)s)")
     made.add_argument(
         "--crf", type=whole(0, 51), default=17, help="0 to 51, of videos; smaller is better and larger (%(default)s)"
@@ -101,12 +97,18 @@ def paths(args: argparse.Namespace) -> tuple[list[Path], Path]:
 
 
 def how(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("tile", "overlap", "format", "suffix", "quality", "again", "first_frame", "max_pixels", "strict", "shared")
+    from sr.core.allocator import keep_memory
+    from sr.inference.device import pick_device
+    from sr.inference.video import VideoSettings
+
+    names = ("tile", "overlap", "format", "suffix", "quality", "again", "first_frame", "strict", "shared")
     video = VideoSettings(codec=args.codec, crf=args.crf, deinterlace=args.deinterlace)
     there = pick_device(args.device)
     if there.type == "cpu":
         keep_memory()
     chosen = {name: getattr(args, name) for name in names}
+    if args.max_pixels is not None:
+        chosen["max_pixels"] = args.max_pixels
     return {**chosen, "as_folder": args.output.endswith(("/", os.sep)), "video": video, "device": there}
 
 
@@ -121,19 +123,6 @@ def told(report: Any, output: str) -> int:
     list_failures(report.damaged, "image(s) damaged, converted as far as they can be decoded")
     list_failures(report.failed, "image(s) failed")
     return 1 if report.failed or report.damaged else 0
-
-
-def pick_device(name: str | None) -> torch.device:
-    if name is None and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # one device for each process
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name}: there is no such device here; leave it out or give cpu") from None
-    return device
 
 
 def list_failures(failures: Sequence[tuple[object, str]], what: str) -> None:

@@ -45,12 +45,13 @@ def _left_out(metrics: Mapping[str, str]) -> None:
 
 def _model(args: argparse.Namespace, images: Any) -> tuple[Any, dict[str, Any]]:
     from sr.evaluate.score import pick, score
+    from sr.inference.device import pick_device
 
     if args.model is None:
         raise UserError("say what to measure: --model FILE, --model bicubic, or --outputs DIR")
     model, direction = pick(args.model, scale=args.scale, direction=args.direction)
     chosen = {name: getattr(args, name) for name in ("metrics", "tile", "overlap", "sheet", "rows")}
-    results = score(model, images, direction=direction, device=common.pick_device(args.device), **chosen)
+    results = score(model, images, direction=direction, device=pick_device(args.device), **chosen)
     return results, {"model": args.model, "scale": model.scale}
 
 
@@ -70,12 +71,13 @@ def _outputs(args: argparse.Namespace, images: Any) -> tuple[Any, dict[str, Any]
 
 def report(args: argparse.Namespace) -> int:
     from sr.evaluate.score import known
+    from sr.inference.device import pick_device
     from sr.inference.upscale import pick_model
     from sr.report import make_report
 
     models = [(Path(name).stem, pick_model(name, scale=args.scale)) for name in args.model]
     names = ("hr", "lr", "scale", "embed", "tile", "overlap")
-    chosen = {name: getattr(args, name) for name in names} | {"device": common.pick_device(args.device)}
+    chosen = {name: getattr(args, name) for name in names} | {"device": pick_device(args.device)}
     metrics = args.metrics and known(args.metrics, enlarging=True)
     made = make_report(args.folder, Path(args.output), models=models, metrics=metrics, **chosen)
     _left_out(made.left_out)

@@ -11,17 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from sr.images import ImageData
+from sr.inference.device import pick_device
 from sr.inference.folders.convert import ConversionReport
 from sr.inference.upscale import Upscaler, pick_model
 from sr.inference.upscale import upscale as upscale_files
 
 StrPath = str | os.PathLike[str]
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
-
-
-def default_device() -> torch.device:
-    """cuda, else cpu."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class ImageModel:
@@ -103,7 +99,7 @@ def load(
         sr.core.errors.UserError: for a file that holds no upscaling model.
     """
     how.setdefault("precision", "auto")
-    return ImageModel(Upscaler(pick_model(os.fspath(model), scale=scale), device=device or default_device(), **how))
+    return ImageModel(Upscaler(pick_model(os.fspath(model), scale=scale), device=device or pick_device(), **how))
 
 
 def upscale(
@@ -125,4 +121,4 @@ def upscale(
     """
     many = [paths] if isinstance(paths, str | os.PathLike) else paths
     picked = pick_model(os.fspath(model), scale=scale)
-    return upscale_files(list(map(Path, many)), Path(output), picked, device=device or default_device(), **how)
+    return upscale_files(list(map(Path, many)), Path(output), picked, device=device or pick_device(), **how)

@@ -21,7 +21,6 @@ from sr.images import ImageData
 from sr.inference.video.decode import Damage, deinterlacer
 from sr.inference.video.frames import VideoInfo, frames_of, read_info
 from sr.inference.video.segments import (
-    CODECS,
     END,
     VideoSettings,
     check_sound,
@@ -31,7 +30,7 @@ from sr.inference.video.segments import (
     segments_in,
 )
 
-__all__ = ["CODECS", "VideoSettings", "check_video", "make_video"]
+__all__ = ["VideoSettings", "check_video", "make_video"]
 
 OnFrames = Callable[[int, int], None]
 

@@ -19,7 +19,6 @@ from sr.images import ImageData
 from sr.inference.video.frames import AHEAD, FULL, LIMITED, MATRIX, VideoInfo, careful_bicubic
 from sr.inference.video.hdr import encoder_options
 
-CODECS = "libx264", "libx265", "libsvtav1"
 END = "all"  # a file that exists when no segment is missing; it holds what of the source is damaged
 
 

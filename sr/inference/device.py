@@ -1,0 +1,33 @@
+"""The device that inference runs on."""
+
+import os
+
+import torch
+
+from sr.core.errors import UserError
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device called `name`, or the best one here: CUDA (one per process of a launch), XPU, MPS, CPU.
+
+    Raises UserError for a device that does not exist.
+    """
+    if name is None:
+        return _best()
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name}: this machine has no such device; leave it out or give cpu") from None
+    return device
+
+
+def _best() -> torch.device:
+    if torch.cuda.is_available():
+        rank = os.environ.get("LOCAL_RANK")
+        return torch.device("cuda") if rank is None else torch.device("cuda", int(rank) % torch.cuda.device_count())
+    for kind in ("xpu", "mps"):
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_available():
+            return torch.device(kind)
+    return torch.device("cpu")
