@@ -121,3 +121,17 @@ def test_shards_of_names_that_are_not_utf8(tmp_path):
     [(name, reason)] = report.skipped
     assert name.endswith(r"b\xe9.png")
     assert "smaller" in reason
+
+
+def test_validation_pairs_as_training_does(tmp_path):
+    from sr.evaluate.validate import val_set
+
+    for clip in (1, 2):
+        write_rgb(tmp_path / f"hr/c{clip}/000_HR.png", 10 * clip, 64)
+        write_rgb(tmp_path / f"lr/c{clip}/000_LR.png", 100 * clip, 16)
+    os.rename(tmp_path / "hr/c1", os.fsencode(tmp_path) + b"/hr/c\xe9")
+    os.rename(tmp_path / "lr/c1", os.fsencode(tmp_path) + b"/lr/c\xe9")
+    found = val_set("clips", hr=find_images(f"{tmp_path}/hr").paths, lr=find_images(f"{tmp_path}/lr").paths, scale=4)
+    assert [round(float(item.load().lq[0, 0, 0]) * 255) for item in found.items] == [200, 100]
+    for item in found.items:
+        f"{item.name} {item.place}".encode()

@@ -79,7 +79,7 @@ def test_wrong_sets(tmp_path, hr):
     write_rgb(wrong, image(9, 21, 25))
     with pytest.raises(UserError, match=r"is 25x21, but img 0\.png of 50x41 at scale 2 needs 25x20"):
         val_set("set", hr=hr[:1], lr=[wrong], scale=2)
-    with pytest.raises(UserError, match="share a name"):
+    with pytest.raises(UserError, match="have the same name"):
         val_set("set", hr=hr[:1], lr=[wrong, wrong], scale=2)
     write_rgb(other, image(9, 14, 50))
     with pytest.raises(UserError, match="50x14 is too small to measure"):

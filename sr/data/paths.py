@@ -45,6 +45,12 @@ def find_images(patterns: str | Path | Sequence[str | Path]) -> Images:
     return Images([path for path, _ in rows], [key for _, key in rows], skipped)
 
 
+def images_of(paths: Sequence[Path]) -> Images:
+    """Given files; their keys are below the folder that all of them share."""
+    root = os.path.commonpath([path.absolute().parent for path in paths]) if paths else ""
+    return Images([*paths], [Path(os.path.relpath(path, root)).with_suffix("").as_posix() for path in paths])
+
+
 def image_paths(patterns: str | Sequence[str]) -> list[Path]:
     """The files of `find_images`."""
     return find_images(patterns).paths

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from sr.core.errors import UserError
 from sr.data.derived import read_resized
+from sr.data.pairs import pair_up
+from sr.data.paths import images_of
 from sr.data.source import Source, fit_gt, oriented
 from sr.evaluate.metrics.ssim import WINDOW
 from sr.images import bicubic, read_rgb, size_of
+from sr.images.listing import printable
 
 T = TypeVar("T")
 
@@ -54,18 +57,18 @@ def border_of(scale: int) -> int:
 
 
 def val_set(name: str, *, hr: Sequence[Path], lr: Sequence[Path] | None = None, scale: int) -> ValSet:
-    """Pair the files by stem (`img_001.png` with `img_001.png`, `img_001x4.png` or `img_001_LR.png`) and check sizes.
+    """Pair the files by name as in training (see `sr.data.pairs`) and check sizes.
 
     Only headers are read. Raises UserError when an image has no partner, is too small, or has the wrong size.
     """
     if not hr:
         raise UserError(f"validation set '{name}' has no images; give a folder with images in 'hr'")
-    partners = dict.fromkeys(hr) if lr is None else _pairs(name, hr, lr, scale)
+    partners = dict.fromkeys(hr) if lr is None else _pairs(name, hr, lr)
     for high, low in partners.items():
         _check_sizes(high, low, scale)
-    names = _told_apart([path.as_posix() for path in hr], [path.stem for path in hr])
+    names = _told_apart([printable(path) for path in hr], [printable(path.stem) for path in hr])
     loads = [partial(_load_files, path, partners[path], scale) for path in hr]
-    return ValSet(name, [Item(n, str(path), load) for n, path, load in zip(names, hr, loads, strict=True)])
+    return ValSet(name, [Item(n, printable(path), load) for n, path, load in zip(names, hr, loads, strict=True)])
 
 
 def _told_apart(full: Sequence[str], short: Sequence[str]) -> list[str]:
@@ -74,25 +77,17 @@ def _told_apart(full: Sequence[str], short: Sequence[str]) -> list[str]:
     return [stem if counts[stem] == 1 else whole for whole, stem in zip(full, short, strict=True)]
 
 
-def _pairs(name: str, hr: Sequence[Path], lr: Sequence[Path], scale: int) -> dict[Path, Path]:
-    high, low = _by_stem(name, hr, scale), _by_stem(name, lr, scale)
-    alone = [*(high[key] for key in high.keys() - low), *(low[key] for key in low.keys() - high)]
-    if alone:
+def _pairs(name: str, hr: Sequence[Path], lr: Sequence[Path]) -> dict[Path, Path]:
+    try:
+        found = pair_up(images_of(hr), images_of(lr))
+    except UserError as error:
+        raise UserError(f"validation set '{name}': {error}, or leave lr out to make it from hr") from None
+    if found.alone:
         raise UserError(
-            f"validation set '{name}': {min(alone)} has no partner of the same name ({len(alone)} in all); "
+            f"validation set '{name}': {printable(min(found.alone))} has no partner in hr ({len(found.alone)} in all); "
             "give hr and lr the same file names, or leave lr out to make it from hr"
         )
-    return {path: low[key] for key, path in high.items()}
-
-
-def _by_stem(name: str, paths: Sequence[Path], scale: int) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        key = re.sub(rf"(?<=.)[_-]?(x{scale}|HR|LR)$", "", path.stem)
-        if key in found:
-            raise UserError(f"validation set '{name}': {found[key]} and {path} share a name; rename one to pair them")
-        found[key] = path
-    return found
+    return dict(zip(hr, found.lq, strict=True))
 
 
 def _check_sizes(hr: Path, lr: Path | None, scale: int) -> None:
