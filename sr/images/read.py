@@ -276,7 +276,7 @@ def _open(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def _check_still(image: Image.Image) -> None:
-    """Raises ValueError for an animation. (A camera's MPO is a still with a preview behind it.)"""
+    """Raise ValueError for an animation. An MPO of a camera counts as one image with a preview."""
     count = getattr(image, "n_frames", 1)
     if count > 1 and image.format != "MPO":
         raise ValueError(f"holds {count} frames; take the first by --first-frame, or convert it to a video")

@@ -101,7 +101,7 @@ class Manifest:
         return None
 
     def is_done(self, job: ConversionJob) -> bool:
-        """Whether the input is by size and time that of the record. (Another time alone: its content is compared.)"""
+        """Return whether size and modification time of the input equal those of the record."""
         record = self.candidate(job)
         with contextlib.suppress(OSError):
             return record is not None and (record.bytes, record.mtime) == stamp(job)
