@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.helpers.program import ROOT
 
@@ -34,3 +35,17 @@ def test_accelerate_and_deepspeed_stay_in_their_files() -> None:
     }
     allowed = {"train/model_optimizer.py", "distributed/comm.py"}
     assert {user for user in users if not user.startswith("distributed/backends/")} <= allowed
+
+
+def test_upscaling_works_without_posix_locks(photos: Path, tmp_path: Path) -> None:
+    """Windows has no fcntl; msvcrt stands in for it, with the calls that `sr.core.lock` makes."""
+    code = (
+        "import subprocess, sys, types; sys.modules['fcntl'] = None; calls = []\n"
+        "sys.modules['msvcrt'] = types.SimpleNamespace(LK_NBLCK=2, locking=lambda *a: calls.append(a))\n"
+        "from sr import cli\n"
+        "code = cli.main(['upscale', *sys.argv[1:], '-m', 'bicubic', '--scale', '2'])\n"
+        "assert calls and all(args[1:] == (2, 1) for args in calls)\n"
+        "sys.exit(code)"
+    )
+    subprocess.run([sys.executable, "-c", code, photos, "-o", tmp_path / "out"], check=True, cwd=ROOT)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6

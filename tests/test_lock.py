@@ -24,9 +24,9 @@ lock = Lock(sys.argv[1], used="it is used", fix="wait")
 lock.acquire()
 if os.fork() == 0:  # a loader worker that outlives its parent
     lock.release()
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\n".encode())  # one write: both processes use this pipe
     time.sleep(60)
-print("held", flush=True)
+os.write(1, b"held\n")
 time.sleep(60)
 """
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -13,7 +12,13 @@ from typing import Any, BinaryIO
 
 from sr.core.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 POLL_SECONDS = 0.2
+WINDOWS_BYTE = 1 << 30
 _UNSUPPORTED = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL  # file systems without locks
 _held: set[str] = set()  # record locks do not conflict within one process
 
@@ -72,7 +77,7 @@ class Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
             free = os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))  # else: released and removed meanwhile
         except FileNotFoundError:
             free = False
@@ -118,3 +123,15 @@ class Lock:
         if not record:
             return f"another process (see {self.path})"
         return f"process {record.get('pid')} on host {record.get('host')} since {record.get('started')}"
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock the file without waiting. Raises OSError with EACCES or EAGAIN where another process holds the lock."""
+    if fcntl is not None:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    import msvcrt
+
+    file.seek(WINDOWS_BYTE)  # Windows keeps other processes from reading what is locked, and the record is read
+    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    file.seek(0)

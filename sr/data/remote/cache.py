@@ -6,7 +6,6 @@ reads is removed, longest unused first, where room is needed. A lock ends with i
 after a kill. What no published index names is counted when it first comes; the folder's own `index.json` remembers.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -37,6 +36,11 @@ from sr.data.index import (
 from sr.data.remote.download import Remote, download, shown, stated_count
 from sr.data.remote.transport import CHUNK, size_of
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 OURS = re.compile(r"[0-9a-f]{24}-.*\.(tar|part)")  # nothing else is ever removed
 STEP = 64 * CHUNK  # by which a file of unknown size asks for room
 AT_ONCE = 8  # shards that a process counts at a time
@@ -56,6 +60,10 @@ class Cache:
     def __init__(self, folder: Path, *, limit: int, names: MemberNames = USUAL) -> None:
         self._folder, self._limit, self._names = folder, limit, names
         self._coming: tuple[Remote, ...] = ()
+        if fcntl is None:
+            raise UserError(
+                "remote shards need POSIX file locks, which this system lacks; download them and give the folder"
+            )
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             with self._alone():
