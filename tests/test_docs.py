@@ -29,9 +29,10 @@ from sr.train.builder import load
 from tests.helpers.importing import PAIRS
 from tests.helpers.program import ROOT, write_photos
 
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ["own_photos.md", "fine_tuning.md", "swapping_parts.md", "from_other_trainers.md"]
-OTHERS = {"pip", "sbatch", "kubectl", "docker", "tensorboard", "export", "cd", "sudo", "torchrun", "scp", "srun", "git"}
+OTHERS = {"pip", "git", "pre-commit", "cd", "export", "sudo", "scp", "docker", "kubectl", "tensorboard"}
+OTHERS |= {"sbatch", "srun", "torchrun"}
 CODE = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

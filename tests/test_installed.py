@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Recipe = Callable[..., Path]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-SOURCES = ("sr", "pyproject.toml", "README.md", "LICENSE", "options", "launch")
+SOURCES = ("sr", "setup.py", "pyproject.toml", "README.md", "LICENSE", "options", "launch")
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 
 
