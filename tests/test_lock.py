@@ -17,7 +17,7 @@ import pytest
 from sr.core.errors import UserError
 from sr.core.lock import Lock
 
-HOLD = """
+HOLD = r"""
 import os, sys, time
 from sr.core.lock import Lock
 lock = Lock(sys.argv[1], used="it is used", fix="wait")
