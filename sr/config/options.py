@@ -275,8 +275,8 @@ def _pairs(options: Options) -> Said:
     if task == "pix2pix" and disc and "conditional" not in disc:
         yield "discriminator", "say whether it sees the input too: conditional: true, as the paper has it, or false"
     for name, given in options.validation.sets.items():
-        if task == "pix2pix" and not options.degrade and given.hr is not None and given.lr is None:
-            yield f"validation.sets.{name}", "hr alone is no pair; give source: {type: side_by_side, ...} or the like"
+        if options.scale == 1 and not options.degrade and given.hr is not None and given.lr is None:
+            yield f"validation.sets.{name}", "hr alone would be compared with itself; add lr, or give source: {...}"
 
 
 def _cyclegan(options: Options) -> Said:

@@ -12,7 +12,8 @@ from sr.config.options import Options, Part, ValidationSet
 from sr.data.paths import image_paths
 from sr.data.source import Sample, Source
 from sr.data.unpaired import Unpaired
-from sr.evaluate.validate import Results, ValSet, evaluate, source_set, val_set
+from sr.degrade.pipeline import Degradation
+from sr.evaluate.validate import Degrade, Results, ValSet, check_images, evaluate, source_set, val_set
 from sr.inference.tiling import OVERLAP, TILE, tiled
 from sr.train.build_nets import Nets
 
@@ -31,8 +32,14 @@ class Round:
 class Validator:
     """Called with a generator on any rank, returns the same table on all. Collective."""
 
-    def __init__(self, options: Options, nets: Nets, source: Callable[[Part], Any]) -> None:
-        self.options, self._nets, self._source = options, nets, source
+    def __init__(
+        self,
+        options: Options,
+        nets: Nets,
+        source: Callable[[Part], Any],
+        degradation: Callable[..., Degradation],
+    ) -> None:
+        self.options, self._nets, self._source, self._make_degradation = options, nets, source, degradation
         given = options.validation
         usual = ("psnr_y", "ssim_y") if options.scale > 1 else ("l1", "psnr_rgb", "ssim_rgb", "sharpness")
         self._metrics = list(dict.fromkeys([*usual, *(["chroma"] if nets.colours == "lab" else []), given.best]))
@@ -48,21 +55,39 @@ class Validator:
             left_out={name: why for result in results for name, why in result.left_out.items()},
         )
 
+    def check_images(self) -> None:
+        """Decode every image once. Raises ValidationFailed on all ranks. Collective."""
+        check_images([val for each in self.rounds for val in each.sets])
+
     def _rounds(self, name: str, given: ValidationSet) -> list[Round]:
         if self.options.task == "cyclegan":
             return self._both_ways(name, given)
         if given.hr is not None:
             lr = image_paths(given.lr) if given.lr else None
-            return [Round([val_set(name, hr=image_paths(given.hr), lr=lr, scale=self.options.scale)], self._metrics)]
+            files = {"hr": image_paths(given.hr), "lr": lr, "scale": self.options.scale, "degrade": self._degrade}
+            return [Round([val_set(name, **files)], self._metrics)]
         return [Round([self._all_of(self._source(given.source or {}), name, given)], self._metrics)]
 
-    def _all_of(self, source: Any, name: str, given: ValidationSet, direction: str | None = None) -> ValSet:
+    @property
+    def _degrade(self) -> Degrade | None:
+        """The options' degradation, at scale 1 alone, where the input would otherwise equal the ground truth.
+
+        Its seed is 0 in every run, so that runs with different seeds can be compared."""
+        if self.options.scale != 1 or not self.options.degrade:
+            return None
+        degradation = self._make_degradation(gt_size=None, seed=0)
+        return lambda gt, number: degradation(gt[None], [number]).lq[0]
+
+    def _all_of(
+        self, source: Any, name: str, given: ValidationSet, direction: str | None = None, *, compare: bool = True
+    ) -> ValSet:
         way, scale, colours = direction or self.options.data.direction, self.options.scale, self._nets.colours
-        return source_set(name, source, direction=way, size=given.size, scale=scale, colours=colours)
+        settings: dict[str, Any] = {"size": given.size, "scale": scale, "colours": colours, "compare": compare}
+        return source_set(name, source, direction=way, degrade=self._degrade, **settings)
 
     def _both_ways(self, name: str, given: ValidationSet) -> list[Round]:
-        """Pairs are measured in both directions. Of unpaired images the way there is shown, and the way there and
-        back measured against the image itself."""
+        """Pairs are measured in both directions. For unpaired images, the forward translation has no ground truth
+        and is drawn only; the cycle reconstruction is measured against the image itself."""
         ways: dict[str, Way] = {way: attrgetter(way) for way in ("a_to_b", "b_to_a")}
         source = self._source(given.source or {})
         if not isinstance(source, Unpaired):
@@ -71,7 +96,8 @@ class Validator:
         rounds = []
         for side, there, back in (("a", "a_to_b", "b_to_a"), ("b", "b_to_a", "a_to_b")):
             alone = _Itself(getattr(source, side), side)
-            rounds.append(Round([self._all_of(alone, f"{name}/{there}", given)], [], ways[there]))
+            shown = self._all_of(alone, f"{name}/{there}", given, compare=False)
+            rounds.append(Round([shown], [], ways[there]))
             cycle = partial(_there_and_back, there=there, back=back)
             rounds.append(Round([self._all_of(alone, f"{name}/cycle_{side}", given)], self._metrics, cycle))
         return rounds

@@ -77,9 +77,10 @@ class Builder:
         assert part is not None
         return registry.make(part, table, TABLES, *args, plugins=self._plugins, **supplied)
 
-    def degradation(self, gt_size: int | None) -> Degradation:
+    def degradation(self, gt_size: int | None, seed: int | None = None) -> Degradation:
         stages = [self._make(part, "degrade") for part in self.options.degrade]
-        return Degradation(stages, scale=self.options.scale, gt_size=gt_size, seed=self.options.seed)
+        given = self.options.seed if seed is None else seed
+        return Degradation(stages, scale=self.options.scale, gt_size=gt_size, seed=given)
 
     def schedule(self) -> Schedule:
         part, steps = self.options.schedule, self.options.train.total_steps
@@ -161,7 +162,7 @@ class Builder:
         )
 
     def validation(self) -> Validator:
-        return Validator(self.options, self.nets, self._source)
+        return Validator(self.options, self.nets, self._source, self.degradation)
 
     def trainer(self) -> Trainer:
         """Everything a run needs, on this process's device."""

@@ -1,6 +1,19 @@
 """Validation: images through the network, compared with what they should be, shared over the ranks."""
 
-from sr.evaluate.validate.measure import Results, Row, evaluate
-from sr.evaluate.validate.sets import Example, Item, ValSet, output_set, source_set, val_set
+from sr.evaluate.validate.measure import Results, Row, ValidationFailed, check_images, evaluate
+from sr.evaluate.validate.sets import Degrade, Example, Item, ValSet, output_set, source_set, val_set
 
-__all__ = ["Example", "Item", "Results", "Row", "ValSet", "evaluate", "output_set", "source_set", "val_set"]
+__all__ = [
+    "Degrade",
+    "Example",
+    "Item",
+    "Results",
+    "Row",
+    "ValSet",
+    "ValidationFailed",
+    "check_images",
+    "evaluate",
+    "output_set",
+    "source_set",
+    "val_set",
+]

@@ -1,11 +1,12 @@
 """The images of the sets, shared over the ranks: run, measured, and the first of them drawn."""
 
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +17,16 @@ from sr.core.errors import UserError
 from sr.distributed.comm import gather, is_main, rank, world
 from sr.distributed.rng import fork_rng
 from sr.evaluate.metrics import METRICS
-from sr.evaluate.validate.sets import Example, Item, ValSet, border_of
+from sr.evaluate.validate.sets import Item, ValSet, border_of
 from sr.evaluate.validate.sheet import Cells, captions, cells, sheet
 from sr.images import color
 
 Scores = dict[str, float]
+T = TypeVar("T")
+
+
+class ValidationFailed(UserError):
+    """An image could not be read or measured. Raised on all ranks alike, with what the rank that failed reports."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def evaluate(
     Random draws in it depend on the image's name alone. Lab images are measured as RGB.
     metrics: those that any rank lacks the weights for are left out. images: draw the first so many of each set.
     inputs: measure the inputs as they are too, where they have the target's shape or are grey.
-    When one rank fails all raise, so that none is left waiting.
+    An item without ground truth is drawn, but not measured. When one rank fails, all raise ValidationFailed.
     """
     lacking = {name: why for name in metrics if (why := METRICS[name].missing()) is not None}
     left_out = {name: why for told in reversed(gather(lacking)) for name, why in told.items()}
@@ -113,6 +119,11 @@ def _too_small(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, str]:
     return {name: f"{count} of {len(rows)} images are too small for it" for name, count in lacking.items() if count}
 
 
+def check_images(sets: Sequence[ValSet]) -> None:
+    """Decode every image of the sets, shared over the ranks. Raises ValidationFailed on all of them. Collective."""
+    _shared(lambda item: item.load() and None, [item for val in sets for item in val.items], title="check images")
+
+
 MeasureJob = tuple[str, Item, bool]
 
 
@@ -121,25 +132,40 @@ class _Measured(NamedTuple):
     cells: Cells | None
 
 
-def _shared(measure: Callable[[MeasureJob], _Measured], jobs: Sequence[MeasureJob]) -> list[_Measured]:
+J = TypeVar("J")
+
+
+def _shared(measure: Callable[[J], T], jobs: Sequence[J], *, title: str = "validate") -> list[T]:
     """`measure` of every job, each done by one rank and known to all. Collective."""
-    found: dict[int, _Measured] = {}
+    found: dict[int, T] = {}
     failure: Exception | None = None
     try:
         for job in tqdm(
-            range(rank(), len(jobs), world()), desc="validate", leave=False, disable=None if is_main() else True
+            range(rank(), len(jobs), world()), desc=title, leave=False, disable=None if is_main() else True
         ):
             found[job] = measure(jobs[job])
     except Exception as error:  # the other ranks must hear of it before it is raised
         failure = error
-    everyone = gather((found, None if failure is None else f"{type(failure).__name__}: {failure}"))
+    everyone = gather((found, None if failure is None else _reason(failure)))
     if failure is not None:
-        raise failure
-    for number, (_, told) in enumerate(everyone):
-        if told is not None:
-            raise UserError(f"validation failed on rank {number} ({told}); see the log of that rank")
+        raise ValidationFailed(_reason(failure)) from failure
+    for number, (_, reason) in enumerate(everyone):
+        if reason is not None:
+            raise ValidationFailed(f"validation failed on rank {number}: {reason}")
     merged = {job: measured for part, _ in everyone for job, measured in part.items()}
     return [merged[job] for job in range(len(jobs))]
+
+
+def _reason(failure: Exception) -> str:
+    """One sentence; the traceback of an error in the program is printed."""
+    if isinstance(failure, UserError):
+        return str(failure)
+    if isinstance(failure, OSError):
+        return f"{failure.filename or 'a file'}: {failure.strerror or failure}; restore the file"
+    if isinstance(failure, torch.OutOfMemoryError):
+        return f"{str(failure).partition('. ')[0]}; validate on smaller images"
+    traceback.print_exception(failure)
+    return f"{type(failure).__name__}: {failure}; please report the traceback above"
 
 
 def _measure(
@@ -148,11 +174,13 @@ def _measure(
     name, item, draw = job
     example = item.load()
     with fork_rng(item.name):  # the draws that `sr translate` makes for the file of that stem
-        output = run(example.lq[None])[0].to(example.gt.device, torch.float32)
+        output = run(example.lq[None])[0].to(example.lq.device, torch.float32)
+    if example.gt is None:
+        return _Measured(Row(name, item.name, {}), cells(example.lq, output) if draw else None)
     if output.shape != example.gt.shape:
         right, found = (f"{x.shape[-1]}x{x.shape[-2]} of {x.shape[-3]} channels" for x in (example.gt, output))
         raise UserError(f"{item.place}: the model made {found} where {right} is right; set scale to the model's own")
-    given, made, wanted = _images(example, output)
+    given, made, wanted = _images(example.lq, output, example.gt, example.colours)
 
     def scores(image: Tensor) -> Scores:
         values = {metric: METRICS[metric].measure(image, wanted, border=border) for metric in metrics}
@@ -163,9 +191,8 @@ def _measure(
     return _Measured(row, cells(given, made, wanted) if draw else None)
 
 
-def _images(example: Example, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _images(lq: Tensor, output: Tensor, gt: Tensor, colours: str) -> tuple[Tensor, Tensor, Tensor]:
     """Input, output and target as they are looked at: Lab as RGB, the input without colour; grey as RGB."""
-    lq, gt, colours = example
     if colours == "lab":
         return color.coloured(lq, torch.full_like(gt, 0.5)), color.coloured(lq, output), color.coloured(lq, gt)
     given, made, wanted = (x.expand(3, -1, -1) if x.shape[0] == 1 else x for x in (lq, output, gt))

@@ -22,14 +22,15 @@ from sr.images import bicubic, read_rgb, size_of
 from sr.images.listing import printable
 
 T = TypeVar("T")
+Degrade = Callable[[Tensor, int], Tensor]  # gt [C, H, W] in 0..1 and its number in the set -> lq, the same each time
 
 
 class Example(NamedTuple):
-    """lq: [c, h, w], gt: [C, h*scale, w*scale], in 0..1. colours `lab`: lq is L and gt is ab, coded as in
-    sr.images.color."""
+    """lq: [c, h, w], gt: [C, h*scale, w*scale], in 0..1; gt None: there is nothing to compare the output with.
+    colours `lab`: lq is L and gt is ab, coded as in sr.images.color."""
 
     lq: Tensor
-    gt: Tensor
+    gt: Tensor | None
     colours: str = "rgb"
 
 
@@ -56,18 +57,24 @@ def border_of(scale: int) -> int:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def val_set(name: str, *, hr: Sequence[Path], lr: Sequence[Path] | None = None, scale: int) -> ValSet:
+def val_set(
+    name: str, *, hr: Sequence[Path], lr: Sequence[Path] | None = None, scale: int, degrade: Degrade | None = None
+) -> ValSet:
     """Pair the files by name as in training (see `sr.data.pairs`) and check sizes.
 
-    Only headers are read. Raises UserError when an image has no partner, is too small, or has the wrong size.
+    Only headers are read. lr None: lr is made from hr by `degrade`, or by MATLAB's bicubic where the scale is above 1.
+    Raises UserError when an image has no partner, is too small, or has the wrong size, and at scale 1 without lr and
+    degrade: hr would be compared with itself.
     """
     if not hr:
         raise UserError(f"validation set '{name}' has no images; give a folder with images in 'hr'")
+    if scale == 1 and lr is None and degrade is None:
+        raise UserError(f"validation set '{name}': at scale 1 'hr' alone is compared with itself; give 'lr' too")
     partners = dict.fromkeys(hr) if lr is None else _pairs(name, hr, lr)
     for high, low in partners.items():
         _check_sizes(high, low, scale)
     names = _told_apart([printable(path) for path in hr], [printable(path.stem) for path in hr])
-    loads = [partial(_load_files, path, partners[path], scale) for path in hr]
+    loads = [partial(_load_files, path, partners[path], scale, _of(degrade, n)) for n, path in enumerate(hr)]
     return ValSet(name, [Item(n, printable(path), load) for n, path, load in zip(names, hr, loads, strict=True)])
 
 
@@ -108,16 +115,29 @@ def _check_room(place: str, height: int, width: int, scale: int) -> None:
         raise UserError(f"{place}: {width}x{height} is too small to measure at scale {scale}; remove it from the set")
 
 
-def _load_files(hr: Path, lr: Path | None, scale: int) -> Example:
-    return _example(read_rgb(hr), None if lr is None else read_rgb(lr), scale)
+def _load_files(hr: Path, lr: Path | None, scale: int, degrade: Callable[[Tensor], Tensor] | None) -> Example:
+    return _example(read_rgb(hr), None if lr is None else read_rgb(lr), scale, degrade)
 
 
-def _example(gt: np.ndarray, lq: np.ndarray | None, scale: int, colours: str = "rgb") -> Example:
-    """gt loses the rows and columns that scale does not divide; lq left out is made by MATLAB's bicubic, in 8 bit."""
+def _of(degrade: Degrade | None, number: int) -> Callable[[Tensor], Tensor] | None:
+    return None if degrade is None else lambda gt: degrade(gt, number)
+
+
+def _example(
+    gt: np.ndarray,
+    lq: np.ndarray | None,
+    scale: int,
+    degrade: Callable[[Tensor], Tensor] | None = None,
+    colours: str = "rgb",
+) -> Example:
+    """gt loses the rows and columns that scale does not divide; lq left out is made by `degrade`, else by MATLAB's
+    bicubic, rounded to 8 bits."""
     if lq is not None:
         return Example(_tensor(lq), _tensor(fit_gt(gt, lq, scale)), colours)
     height, width = (side // scale for side in gt.shape[:2])
     cut = _tensor(gt[: height * scale, : width * scale])
+    if degrade is not None:
+        return Example(degrade(cut), cut, colours)
     return Example((bicubic.resize(cut, size=(height, width)).clamp(0, 1) * 255).round() / 255, cut, colours)
 
 
@@ -179,11 +199,14 @@ def source_set(
     size: int | None = None,
     scale: int = 1,
     colours: str = "rgb",
+    degrade: Degrade | None = None,
+    compare: bool = True,
 ) -> ValSet:
     """All samples of a source, in order; translation's a and b as `direction` says.
 
     size: both images are resized to size x size first, bicubic, as the tests of pix2pix are. Samples are read when
-    they are measured. Raises UserError for a source that has no pairs of its own (a mix, unpaired sets).
+    they are measured. degrade: makes lq where the source has none. compare=False: the items have no ground truth.
+    Raises UserError for a source that has no pairs of its own (a mix, unpaired sets).
     """
     if not hasattr(source, "counts"):
         raise UserError(f"validation set '{name}': its source has no pairs of its own; name one that has them")
@@ -192,22 +215,34 @@ def source_set(
         raise UserError(f"validation set '{name}' has no images; correct the path in its source")
     full = [source.name(*place) for place in places]
     names = _told_apart(full, [Path(whole.rpartition(": ")[2]).stem for whole in full])
-    load = partial(_load_sample, source, direction=direction, size=size, scale=scale, colours=colours)
-    rows = zip(names, full, places, strict=True)
-    return ValSet(name, [Item(short, whole, partial(load, place)) for short, whole, place in rows])
+    load = partial(_load_sample, source, direction=direction, size=size, scale=scale, colours=colours, compare=compare)
+    rows = enumerate(zip(names, full, places, strict=True))
+    return ValSet(
+        name, [Item(short, whole, partial(load, place, _of(degrade, n))) for n, (short, whole, place) in rows]
+    )
 
 
 def _load_sample(
-    source: Source, place: tuple[int, int], *, direction: str, size: int | None, scale: int, colours: str
+    source: Source,
+    place: tuple[int, int],
+    degrade: Callable[[Tensor], Tensor] | None,
+    *,
+    direction: str,
+    size: int | None,
+    scale: int,
+    colours: str,
+    compare: bool,
 ) -> Example:
     try:
         sample = source.read(*place) if size is None else read_resized(source, place, size, scale)
         gt, lq = oriented(sample, direction)
-        if lq is None and scale == 1:
+        if lq is None and scale == 1 and degrade is None:
             raise ValueError("has no partner")
-        example = _example(gt, lq, scale, colours)
+        example = _example(gt, lq, scale, degrade, colours)
     except ValueError as error:
         raise UserError(f"{source.name(*place)}: {error}; take it out of the validation set") from None
-    height, width = example.gt.shape[-2:]
+    if not compare:
+        return example._replace(gt=None)
+    height, width = gt.shape[:2]
     _check_room(source.name(*place), height, width, scale)
     return example

@@ -19,16 +19,16 @@ def captions(scale: int) -> tuple[str, str, str]:
     return ("bicubic", "ours", "ground truth") if scale > 1 else ("input", "output", "target")
 
 
-def cells(lq: Tensor, output: Tensor, gt: Tensor) -> Cells:
-    """The input (upscaled by bicubic to the others' size), the output and the target, each uint8 [h, w, 3].
+def cells(lq: Tensor, output: Tensor, gt: Tensor | None = None) -> Cells:
+    """The input (upscaled by bicubic to the output's size), the output and the target if any, each uint8 [h, w, 3].
 
     lq: [c, h, w]; output, gt: [C, h*scale, w*scale], all in 0..1. Large images show their centre only.
     """
-    scale = gt.shape[-1] // lq.shape[-1]
+    scale = output.shape[-1] // lq.shape[-1]
     top, left = (max(0, side - STRIP_SIDE // scale) // 2 for side in lq.shape[-2:])
-    enlarged = lq if scale == 1 else bicubic.resize(lq, size=(gt.shape[-2], gt.shape[-1]))
+    enlarged = lq if scale == 1 else bicubic.resize(lq, size=(output.shape[-2], output.shape[-1]))
     shown = []
-    for image in (enlarged, output, gt):
+    for image in (enlarged, output) if gt is None else (enlarged, output, gt):
         window = visible(image)[:, top * scale :, left * scale :][:, :STRIP_SIDE, :STRIP_SIDE]
         shown.append((window.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
     return shown
@@ -43,13 +43,16 @@ def visible(image: Tensor) -> Tensor:
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> np.ndarray:
-    """A contact sheet: rows of cells, uint8 [h, w, 3] of any size, under a caption for each column. uint8 [H, W, 3]."""
+    """A contact sheet: rows of cells, uint8 [h, w, 3] of any size, under a caption for each column. uint8 [H, W, 3].
+
+    captions: of the columns; those after the last column are not used.
+    """
     widths = [max(cell.shape[1] for cell in column) for column in zip(*rows, strict=True)]
     heights = [max(cell.shape[0] for cell in row) for row in rows]
     size = sum(widths) + GAP * (len(widths) - 1), HEAD + sum(heights) + GAP * (len(heights) - 1)
     made = Image.new("RGB", size, "white")
     lefts = [sum(widths[:n]) + GAP * n for n in range(len(widths))]
-    for left, caption in zip(lefts, captions, strict=True):
+    for left, caption in zip(lefts, captions, strict=False):
         ImageDraw.Draw(made).text((left + 2, 2), caption, fill="black")
     for n, row in enumerate(rows):
         top = HEAD + sum(heights[:n]) + GAP * n
