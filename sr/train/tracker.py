@@ -1,7 +1,6 @@
 """What a run writes down: TensorBoard, one JSON line per entry, and the meter that sums losses on the device."""
 
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.distributed import comm
 
@@ -114,15 +114,17 @@ def _told_once(args: Any) -> None:
 
 def _cut(file: Path, step: int) -> None:
     if file.exists():
-        kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
-        aside = file.with_suffix(".tmp")
-        aside.write_text("".join(line + "\n" for line in kept))
-        os.replace(aside, file)
+        kept = [line for line in file.read_text().splitlines() if _kept(line, step)]
+        with replacing(file) as scratch:
+            scratch.write_text("".join(line + "\n" for line in kept))
 
 
-def _step_of(line: str) -> float:
-    """The step of a log line; infinite for a line cut short by a crash."""
+def _kept(line: str, step: int) -> bool:
+    """Whether a log line is of a step up to `step`, without a validation at `step`: resuming repeats that. A line cut
+    short by a crash is not."""
     try:
-        return float(json.loads(line)["step"])
+        entry = json.loads(line)
+        validates = entry["step"] == step and any(name.startswith("val/") for name in entry)
+        return float(entry["step"]) <= step and not validates
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return False
