@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sr.cli import images, measuring, recipes, training
+from sr.core import signals
 from sr.core.errors import UserError
 from sr.core.version import __version__
 
@@ -57,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _other_failure(error: Exception) -> int:
-    """Out of memory and lost processes are reported in one sentence; anything else is an internal error."""
+    """Errors after a signal, out of memory and lost processes are reported in one sentence; anything else is an internal error."""
+    if name := signals.received():  # such as an error of a compiler process that the same signal ended
+        cause = " ".join(str(error).split())[:200]
+        return _failed(f"ended after {name} by {type(error).__name__}: {cause}; run the same command to resume", 1)
     import torch
 
     from sr.distributed import comm
@@ -68,7 +72,7 @@ def _other_failure(error: Exception) -> int:
     if lost := comm.lost(error):
         return _failed(*lost)
     traceback.print_exception(error)
-    return _failed("a defect of sr, not yours: please report the lines above", 70)
+    return _failed("internal error in sr; please report the lines above", 70)
 
 
 def _reader_gone() -> int:
@@ -80,6 +84,7 @@ def _reader_gone() -> int:
 
 def _failed(message: str, code: int) -> int:
     """Say it once, and leave. One of many processes must not wait for the others in clean-up: they may wait for it."""
+    code = signals.exit_code(code)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from sr.distributed import comm
 

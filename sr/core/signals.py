@@ -1,4 +1,4 @@
-"""The wish to stop: SIGTERM from a scheduler, SIGINT from a keyboard."""
+"""Graceful shutdown on signals: SIGTERM from a scheduler, SIGINT from a keyboard."""
 
 import signal
 from collections.abc import Iterator
@@ -16,10 +16,24 @@ class Stopped(UserError):
         self.exit_code = 128 + signum
 
 
+_received: list[int] = []
+
+
+def received() -> str:
+    """The name of the first signal that `signals` noted, "" without one."""
+    return signal.Signals(_received[0]).name if _received else ""
+
+
+def exit_code(code: int) -> int:
+    """`code`; after a signal 128 + signal, whatever error followed, so that a scheduler starts the run again."""
+    return 128 + _received[0] if _received and code else code
+
+
 @contextmanager
 def signals() -> Iterator[list[int]]:
     """The signals received so far. The first asks for a stop after the step; a second interrupt ends at once."""
-    seen: list[int] = []
+    seen = _received
+    seen.clear()
 
     def note(signum: int, frame: Any) -> None:
         if seen and signum == signal.SIGINT:

@@ -6,7 +6,6 @@ Control messages travel on a group of their own over gloo: they carry host memor
 
 import functools
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from sr.distributed import watchdog
 from sr.distributed.watchdog import Watchdog
 
 ALIKE_SECONDS = 3.0  # where rank 0 failed alike and has told, the launcher ends its neighbours meanwhile
-_OF_EXCHANGE = re.compile(r"gloo|nccl|c10d|TCPStore|pair closure|(closed|reset) by peer", re.IGNORECASE)
 T = TypeVar("T")
 
 
@@ -172,17 +170,20 @@ def meet(timeout: float) -> None:
 
 
 @contextmanager
-def watched(step: int) -> Iterator[None]:
-    """The block is step `step`: past the timeout every thread's place is printed and the process ends."""
+def watched(step: int, *, first: bool = False) -> Iterator[None]:
+    """The block is step `step`: past the timeout every thread's stack is printed and the process ends.
+
+    first: it is the first step after a start, which compiles and takes FIRST_STEP_FACTOR times as long at most.
+    """
     if _watchdog is None:
         yield
         return
     _watchdog.place = f"at step {step}"
-    _watchdog.watch(True)
+    _watchdog.watch(first=first)
     try:
         yield
     finally:
-        _watchdog.watch(False)
+        _watchdog.unwatch()
 
 
 def resumes(where: Callable[[], str]) -> None:
@@ -199,17 +200,19 @@ def shutdown() -> None:
 
 
 def lost(error: Exception) -> tuple[str, int] | None:
-    """What to tell of an error that came out of an exchange with other processes, and the exit code; None for others.
+    """The message and exit code for an error of a collective; None for other errors.
 
-    The code is that of the process that began it, where it could tell.
+    gloo raises RuntimeError as a defect does, so the watchdog decides: an error of a collective follows the end of
+    another process, whose exit code is taken. Waits for its verdict, about 10 s where all processes live.
     """
-    if not isinstance(error, td.DistError) and not _OF_EXCHANGE.search(str(error)):
+    if _watchdog is None or not isinstance(error, RuntimeError):  # DistError is one
         return None
-    if _watchdog is None:
+    verdict = _watchdog.verdict()
+    if verdict is None and not isinstance(error, td.DistError):
         return None
-    said = " ".join(str(error).split())[:200]
-    late = f"an exchange between processes failed although all of them live ({said}); see train.timeout"
-    sentence = _watchdog.sentence(_watchdog.verdict() or late)
+    cause = " ".join(str(error).split())[:200]
+    late = f"a collective failed although all processes run ({cause}); raise train.timeout"
+    sentence = _watchdog.sentence(verdict or late)
     return sentence, _watchdog.code
 
 

@@ -23,11 +23,13 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from sr.core import signals
 from sr.core.errors import first_line
 from sr.distributed import rendezvous
 from sr.distributed.rendezvous import Peer, Rendezvous
 
 LOST = 75  # exit code EX_TEMPFAIL: another process is gone; nothing is wrong with what was asked
+FIRST_STEP_FACTOR = 10  # compilation takes minutes, and one rank may have finished while another compiles
 GRACE_SECONDS = 10.0  # for processes that fail alike, to say so themselves
 SAVING_SECONDS = 60.0  # for a checkpoint on its way to the disk
 _leaving = threading.Lock()
@@ -49,7 +51,7 @@ class Watchdog:
         self._peers: dict[int, Peer] = {}
         self._selector = selectors.DefaultSelector()
         self._verdict, self._kind, self.code, self._known = "", "", LOST, threading.Event()
-        self._met, self._over = threading.Event(), False
+        self._met, self._over, self._first = threading.Event(), False, False
         self._deadline, self._late = time.monotonic() + rendezvous.MEETING_SECONDS, self._meeting.missing
         self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
@@ -159,12 +161,24 @@ class Watchdog:
 
     # ---- from the main thread ----------------------------------------------------------------------------------------
 
-    def watch(self, on: bool) -> None:
-        """A step begins, and is over within `timeout`; or it ended."""
-        self._deadline = time.monotonic() + self.timeout if on else math.inf
+    def watch(self, *, first: bool = False) -> None:
+        """A step begins that may take `timeout`, or FIRST_STEP_FACTOR times that where it is the first and compiles."""
+        self._first = first
+        self._deadline = time.monotonic() + self._limit
+
+    def unwatch(self) -> None:
+        """The step is over."""
+        self._deadline = math.inf
+
+    @property
+    def _limit(self) -> float:
+        return self.timeout * (FIRST_STEP_FACTOR if self._first else 1)
 
     def _stuck(self) -> str:
-        return f"no step was finished in {self.timeout:.3g} s (above is where each thread stood)"
+        what = "the first step, compilation included, was not finished" if self._first else "no step was finished"
+        return (
+            f"{what} in {self._limit:.3g} s (the stack of each thread is above); raise train.timeout if it is only slow"
+        )
 
     def verdict(self) -> str | None:
         """Who is gone, when something failed that others take part in; None where all live on."""
@@ -197,6 +211,7 @@ class Watchdog:
 
 def leave(message: str, code: int) -> NoReturn:
     """Say why, once, and end this process without clean-up, which may wait for processes that are no more."""
+    code = signals.exit_code(code)
     _leaving.acquire()  # for ever: where both threads come here, the second waits for the end
     rank = os.environ.get("RANK", "0")
     print(f"sr: {message}" if rank == "0" else f"sr (rank {rank}): {message}", file=sys.stderr, flush=True)
