@@ -103,7 +103,7 @@ def test_a_signal_finishes_the_step_saves_and_sets_the_exit_code(recipe: Recipe,
         os.killpg(process.pid, signum)  # as Ctrl-C and Slurm do: the loader's workers get it too
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
-    assert "run the same command to continue" in errors
+    assert "run the same command to resume" in errors
     assert "Traceback" not in errors
     assert len(checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")) == 1
 
@@ -149,7 +149,7 @@ def test_bad_samples_are_counted_and_too_many_end_the_run(recipe: Recipe, photos
 
 def test_another_architecture_is_refused_before_anything_changes(recipe: Recipe) -> None:
     engine(recipe()).run()
-    with pytest.raises(UserError, match=r"was made with generator: .*use another `name`"):
+    with pytest.raises(UserError, match=r"was made with generator.num_feat: 8, .*use another `name`"):
         engine(recipe(), "generator.num_feat=16").run()
 
 

@@ -14,7 +14,9 @@ webp are small and lossy"""
 
 
 def add(verb: Add) -> None:
-    common.options(verb(train, "train from an options file; the same command again continues"))
+    made = verb(train, "train from an options file; the same command again resumes")
+    made.add_argument("--accept-changes", action="store_true", help="resume with changed losses, data or optimizer")
+    common.options(made)
     common.options(verb(check, "check an options file, print it resolved, count parameters"))
     verb(schema, "print the JSON schema of options files, for editors")
     _shard(verb(shard, "turn a folder of images into webdataset shards of sub-images"))
@@ -26,7 +28,8 @@ def add(verb: Add) -> None:
 def train(args: argparse.Namespace) -> int:
     from sr.train import builder, run
 
-    run.train(builder.load(args.options, args.set, plugins=args.plugins), plugins=args.plugins)
+    options = builder.load(args.options, args.set, plugins=args.plugins)
+    run.train(options, plugins=args.plugins, accept_changes=args.accept_changes)
     return 0
 
 

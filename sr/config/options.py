@@ -96,11 +96,13 @@ class ValidationSection(Section):
 
 
 class Save(Section):
-    """`fallback`: continue from the newest good checkpoint where the newest is damaged. `discriminator`: also write
+    """`keep`: checkpoints, and `keep_models`: models, of the newest steps; the best is always kept. `fallback`: resume
+    from the newest good checkpoint where the newest is damaged. `discriminator`: also write
     models/net_d_STEP.safetensors with each checkpoint, to start other runs from."""
 
     every: PositiveInt = 5000
     keep: PositiveInt = 3
+    keep_models: PositiveInt = 20
     fallback: bool = False
     discriminator: bool = False
 

@@ -1,6 +1,7 @@
 """Saving beside the training: a snapshot now, the disk later, one at a time, and no failure lost."""
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -26,22 +27,35 @@ class AsyncSaver:
     failure nothing more is written. export(weights, path, step): writes the weights that other programs open.
     """
 
-    def __init__(self, root: Path, *, keep: int, export: Callable[[Tensors, Path, int], None]) -> None:
-        self._root, self._keep, self._export = root, keep, export
+    def __init__(
+        self, root: Path, *, keep: int, keep_models: int, export: Callable[[Tensors, Path, int], None]
+    ) -> None:
+        self._root, self._keep, self._keep_models, self._export = root, keep, keep_models, export
         self._snapshots: dict[str, Snapshot] = {}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
     def checkpoint(
-        self, state: Mapping[str, Any], tensors: Mapping[str, Tensors], *, spare: int | None, model: Path
+        self,
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Tensors],
+        *,
+        spare: int | None,
+        model: Path,
+        root: Path | None = None,
     ) -> None:
-        """Save `tensors` by group and `state`, and the weights of group "ema" as `model`. Collective."""
+        """Save `tensors` by group and `state`, and the weights of group "ema" as `model`. Collective.
+
+        Older checkpoints beyond `keep` and older models beyond `keep_models` are removed. root: a folder other than
+        that of the run.
+        """
         step = state["step"]
 
         def write() -> None:
             groups = {name: self._snapshots[name] for name in tensors}
-            checkpoint.write(self._root, step, state, groups, keep=self._keep, spare=spare)
+            checkpoint.write(root or self._root, step, state, groups, keep=self._keep, spare=spare)
             self._write_model(model, step)
+            _prune(model.parent, step, keep=self._keep_models)
 
         comm.on_main(lambda: self._start(tensors, write))
 
@@ -99,3 +113,14 @@ class AsyncSaver:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+
+def _prune(folder: Path, step: int, *, keep: int) -> None:
+    """Remove the oldest models up to `step` beyond `keep` of each network."""
+    models: dict[str, list[tuple[int, Path]]] = {}
+    for path in folder.glob("net_*.safetensors"):
+        if (found := re.fullmatch(r"(net_\w+)_(\d+)", path.stem)) and int(found[2]) <= step:
+            models.setdefault(found[1], []).append((int(found[2]), path))
+    for rows in models.values():
+        for _, path in sorted(rows)[:-keep]:
+            path.unlink(missing_ok=True)

@@ -64,8 +64,8 @@ class Validator:
             return self._both_ways(name, given)
         if given.hr is not None:
             lr = image_paths(given.lr) if given.lr else None
-            files = {"hr": image_paths(given.hr), "lr": lr, "scale": self.options.scale, "degrade": self._degrade}
-            return [Round([val_set(name, **files)], self._metrics)]
+            hr, scale = image_paths(given.hr), self.options.scale
+            return [Round([val_set(name, hr=hr, lr=lr, scale=scale, degrade=self._degrade)], self._metrics)]
         return [Round([self._all_of(self._source(given.source or {}), name, given)], self._metrics)]
 
     @property

@@ -1,6 +1,8 @@
 """Options in, objects out: the only file that knows both."""
 
 import hashlib
+import json
+import os
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -30,6 +32,7 @@ from sr.degrade.on_device import OnDeviceBatch
 from sr.degrade.pipeline import Degradation
 from sr.distributed import comm
 from sr.distributed.backends import Launch, accelerator, read_launch
+from sr.distributed.watchdog import FIRST_STEP_FACTOR
 from sr.losses import ADVERSARIAL, GAN_TERMS, LOGITS_ALONE, RECONSTRUCTION
 from sr.losses.weight_schedules import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS
@@ -69,8 +72,8 @@ def load(file: str | Path, sets: Iterable[str] = (), *, plugins: bool = True) ->
 class Builder:
     """Makes the objects that one set of options describes."""
 
-    def __init__(self, options: Options, *, plugins: bool = True) -> None:
-        self.options, self._plugins = options, plugins
+    def __init__(self, options: Options, *, plugins: bool = True, accept_changes: bool = False) -> None:
+        self.options, self._plugins, self._accept_changes = options, plugins, accept_changes
         self.nets = Nets(options, self._make)
 
     def _make(self, part: Part | None, table: str, *args: Any, **supplied: Any) -> Any:
@@ -169,7 +172,7 @@ class Builder:
         options, train = self.options, self.options.train
         launch = read_launch()
         comm.meet(train.timeout)
-        accelerate = accelerator(launch, timeout=timedelta(seconds=train.timeout))
+        accelerate = accelerator(launch, timeout=timedelta(seconds=train.timeout * FIRST_STEP_FACTOR))
         device = accelerate.device
         precision = choose_precision(train.precision, device)
         validation = comm.agree(self.validation)
@@ -193,7 +196,7 @@ class Builder:
                 accumulate=train.accumulate,
                 keep=name != "generator",
             )
-        ema = EMA(players["generator"].backend, decay=train.ema_decay)
+        ema = EMA(players["generator"].backend, decay=train.ema_decay, warm_up="generator" not in options.init)
         with comm.first_on_each_node():  # a perceptual loss may download its weights
             parts: dict[str, Any] = {"reconstruction": self.reconstruction(device, ema)}
         parts["reconstruction"].watch(players["generator"].raw)
@@ -243,7 +246,10 @@ class Builder:
             log_samples=options.log.samples,
             best=options.validation.best,
             max_bad_fraction=options.data.max_bad_fraction,
-            identity={key: filled.get(key) for key in ("task", "scale", "generator", "discriminator")},
+            keep_models=options.save.keep_models,
+            pretrained="generator" in options.init,
+            options=json.loads(json.dumps(filled)),  # as a checkpoint holds them: tuples become lists
+            accept_changes=self._accept_changes,
         )
 
     def filled(self) -> dict[str, Any]:
@@ -254,9 +260,14 @@ class Builder:
         registry.fill(Options, values, TABLES, plugins=self._plugins)
         return values
 
-    def record(self) -> None:
-        with replacing(self.options.folder / "options.yml") as aside:
-            aside.write_text(self.resolved())
+    def record(self, step: int) -> None:
+        """Write options.yml; where it changes at `step`, the old file is kept beside it."""
+        file, text = self.options.folder / "options.yml", self.resolved()
+        kept = file.with_name(f"options_until_step_{step:08d}.yml")
+        if step and file.exists() and file.read_text() != text and not kept.exists():
+            os.replace(file, kept)
+        with replacing(file) as aside:
+            aside.write_text(text)
 
     def resolved(self) -> str:
         """`filled` as YAML that can be run again."""

@@ -12,13 +12,14 @@ from sr.distributed.backends.ddp import ReplicatedBackend, buffers, fill, fit
 class EMA:
     """average <- d * average + (1 - d) * weights, buffers copied; one fused pass over what this rank holds of them.
 
-    d rises to `decay` as (1 + step) / (10 + step): a young average would otherwise be mostly its random start.
+    With warm_up, d rises to `decay` as (1 + step) / (10 + step): a young average would otherwise be mostly its random
+    start. Without, it is `decay` from the first step on: for a network whose start is trained already.
     Where the weights are in parts so is the average: it costs memory for this rank's part alone and no exchange, and
     is put together when it is looked at.
     """
 
-    def __init__(self, backend: ReplicatedBackend, *, decay: float) -> None:
-        self.decay, self.sharded = decay, backend.sharded
+    def __init__(self, backend: ReplicatedBackend, *, decay: float, warm_up: bool = True) -> None:
+        self.decay, self.warm_up, self.sharded = decay, warm_up, backend.sharded
         self._backend, self._net = backend, backend.pattern
         self.parts = {name: part.clone() for name, part in backend.owned().items()}
         if not self.sharded:
@@ -26,7 +27,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, *, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warm_up else self.decay
         torch._foreach_lerp_(list(self.parts.values()), list(self._backend.owned().values()), 1 - decay)
         for average, value in zip(self._net.buffers(), self._backend.raw.buffers(), strict=True):
             average.copy_(value)

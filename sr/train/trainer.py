@@ -1,29 +1,34 @@
 """The loop: update, log, validate, save, stop together. A run is one call of `Engine.run`."""
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from math import isnan, nan
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from sr.core.errors import UserError
+from sr.core.lock import Lock
 from sr.core.signals import Stopped, signals
 from sr.data.batch import Batch, RawBatch
 from sr.data.loader import worker_deaths
 from sr.distributed import comm
 from sr.distributed.rng import reseed
 from sr.evaluate.metrics import better
-from sr.evaluate.validate import Results
+from sr.evaluate.validate import ValidationFailed
 from sr.tasks import Task
-from sr.train import checkpoint, diagnostics, replica_check
+from sr.train import checkpoint, diagnostics, option_changes, replica_check
 from sr.train.async_saver import AsyncSaver
+from sr.train.build_validation import Validator
+from sr.train.dry_run import dry_run
 from sr.train.ema import EMA
 from sr.train.model_optimizer import PRECISIONS, ModelOptimizer
 from sr.train.tracker import Meter, Tracker
@@ -48,18 +53,21 @@ class TrainSettings:
     keep: int = 3
     fallback: bool = False
     log_samples: bool = False
+    keep_models: int = 20
     best: str = "psnr_y"
     max_bad_fraction: float = 0.01
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    accept_changes: bool = False
 
 
 class Trainer:
     """Owns the loop and the position in the data; everything else is handed in.
 
     batches(consumed): this rank's endless micro-batches from a global sample position on.
-    prepare(raw): the micro-batch on the device, degraded. evaluate(net): the validation table, the same on all ranks.
-    export(weights, path, step): writes the weights that other programs open, in a thread. record(): notes what this
-    run is, once it is known that it may go on in its folder.
+    prepare(raw): the micro-batch on the device, degraded. evaluate: the validation, None without sets.
+    export(weights, path, step): writes the weights that other programs open, in a thread. record(step):
+    writes the options of the run, once it is known that it may resume at `step` in its folder.
     """
 
     def __init__(
@@ -70,62 +78,92 @@ class Trainer:
         ema: EMA,
         batches: Callable[[int], Generator[RawBatch, None, None]],
         prepare: Callable[[RawBatch], Batch],
-        evaluate: Callable[[nn.Module], Results] | None,
+        evaluate: Validator | None,
         export: Callable[[Mapping[str, Tensor], Path, int], None],
-        record: Callable[[], None],
+        record: Callable[[int], None],
         plan: TrainSettings,
     ) -> None:
         self.task, self.players, self.ema, self.plan = task, players, ema, plan
         self.batches, self.prepare, self.evaluate = batches, prepare, evaluate
         self.record = record
-        self.saver = AsyncSaver(plan.folder / "checkpoints", keep=plan.keep, export=export)
-        self.step = self.consumed = self.bad = 0
+        self.saver = AsyncSaver(
+            plan.folder / "checkpoints", keep=plan.keep, keep_models=plan.keep_models, export=export
+        )
+        self.step = self.consumed = self.bad = self.failed_validations = 0
+        self.pretrained = plan.pretrained
         self.used: list[tuple[int, list[int]]] = []
         self.best: dict[str, Any] = {}
         self.device = next(iter(players.values())).accelerator.device
         self.meter, self.diagnosis = Meter(), diagnostics.Diagnosis()
+        self._loss_names: dict[str, None] = {}
 
     def run(self) -> None:
-        """Train from wherever the run folder stands to `total_steps`. Raises Stopped after SIGTERM or SIGINT."""
+        """Train to `total_steps`, from the newest checkpoint if there is one. Raises Stopped after SIGTERM or SIGINT.
+
+        No other process can train in the run folder meanwhile.
+        """
+        lock = Lock(
+            self.plan.folder / ".lock",
+            used=f"{self.plan.folder}: is being trained in",
+            fix="stop it first, or use another `name`",
+        )
+        comm.on_main(lock.acquire)
+        try:
+            self._run()
+        finally:
+            lock.release()
+
+    def _run(self) -> None:
         plan = self.plan
         comm.resumes(lambda: f"step {max(checkpoint.steps(plan.folder / 'checkpoints'), default=0)}")
         self.resume()
-        comm.on_main(self.record)
+        comm.on_main(lambda: self.record(self.step))
         if comm.is_main():
             ways = ", ".join(f"{name} by {player.backend.way}" for name, player in self.players.items())
             tqdm.write(f"{comm.world()} x {self.device.type}: {ways}")
-        tracker = Tracker(plan.folder, resume_step=self.step)
-        bar = tqdm(total=plan.total_steps, initial=self.step, disable=not comm.is_main(), unit="step", mininterval=1.0)
+        with closing(self.saver), worker_deaths(), signals() as received:
+            if self.step < plan.total_steps:
+                dry_run(self)
+            with closing(Tracker(plan.folder, resume_step=self.step)) as tracker:
+                if self._validates() and (self.step or self.pretrained):
+                    self.validate(tracker)  # the baseline; or of a checkpoint, which is saved before its validation
+                self._train(tracker, received)
+            self.saver.wait()
+
+    def _train(self, tracker: Tracker, received: list[int]) -> None:
+        """The loop. received: the signals so far."""
+        plan, start = self.plan, self.step
+        plain = not comm.is_main() or not sys.stderr.isatty()
+        bar = tqdm(total=plan.total_steps, initial=self.step, disable=plain, unit="step", mininterval=1.0)
         since, logged, vote = time.monotonic(), self.step, comm.Vote()
-        stream = closing(self.batches(self.consumed))
-        with (
-            closing(tracker),
-            closing(self.saver),
-            bar,
-            worker_deaths(),
-            signals() as received,
-            stream as batches,
-        ):
+        with bar, closing(self.batches(self.consumed)) as batches:
             while self.step < plan.total_steps:
-                with comm.watched(self.step + 1):
+                with comm.watched(self.step + 1, first=self.step == start):
                     self.train_step(batches)
                     replica_check.check_ranks(self.players, self.ema, step=self.step, every=plan.check_ranks_every)
                     stop = vote.cast(bool(received))
                 bar.update()
-                validate = self._due(plan.validate_every) and self.evaluate is not None
+                stop = stop and self.step < plan.total_steps
+                validate = self._validates() and not stop
                 save = self._due(plan.save_every) or stop
                 if self._due(plan.log_every) or validate or save:
                     with comm.watched(self.step):
                         self.log(tracker, bar, samples=(self.step - logged) * plan.batch_size, since=since)
+                        bad = self._too_many_bad()
+                    if save or bad:
+                        self.save()
+                    if validate or stop or bad:
+                        self.saver.wait()  # a failure of what follows must not cost this checkpoint
+                    if bad:
+                        raise UserError(bad)
                     if validate:
                         self.validate(tracker)
-                    if save:
-                        self.save()
                     since, logged = time.monotonic(), self.step
-                if stop and self.step < plan.total_steps:
-                    self.saver.wait()
+                if stop:
                     raise self._stopped(received)
-            self.saver.wait()
+
+    def _validates(self) -> bool:
+        return self.evaluate is not None and self._due(self.plan.validate_every)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.plan.total_steps
@@ -133,7 +171,7 @@ class Trainer:
     def train_step(self, batches: Iterator[RawBatch]) -> None:
         """One optimizer step of every player; `accumulate` micro-batches, one gradient exchange."""
         for micro in range(self.plan.accumulate):
-            raw = next(batches)
+            raw = self._next(batches, first=micro == 0)
             self.bad += len(raw.bad)
             for report in raw.bad:
                 tqdm.write(f"bad sample {report}")
@@ -150,6 +188,17 @@ class Trainer:
         self.ema.update(step=self.step)
         self.step += 1
         self.consumed += self.plan.batch_size
+
+    def _next(self, batches: Iterator[RawBatch], *, first: bool) -> RawBatch:
+        """The next micro-batch. Where a single process cannot read it, the steps so far are saved before the error is
+        raised; of several processes only one knows, and saving is collective."""
+        try:
+            return next(batches)
+        except UserError:
+            if first and self.step and comm.world() == 1:
+                self.save()
+                self.saver.wait()
+            raise
 
     def _phases(self, batch: Batch, last: bool) -> None:
         phases = self.task.step(batch, self.step)
@@ -174,6 +223,7 @@ class Trainer:
                 total = rest
             norm = player.update(total / self.plan.accumulate, step=self.step, last=last, measure=measure)
             report |= {} if norm is None else {"grad_norm": norm}
+            self._loss_names |= {f"{tag}/{name}": None for name in phase.losses}
             for values, checked in ((phase.losses, True), (report, False)):
                 tagged = {f"{tag}/{name}": value for name, value in values.items()}
                 self.meter.add(tagged, step=self.step + 1, checked=checked)
@@ -186,39 +236,53 @@ class Trainer:
         """Means over steps and ranks; the device sync of the loop. Stops on a loss that is not finite."""
         values = self.meter.read() | {f"g/{name}": value for name, value in self.task.report().items()}
         speed = samples / max(time.monotonic() - since, 1e-9)
-        self._check_bad()
         self.saver.check()
         if self.plan.log_samples:
             tracker.samples(self.used)
             self.used = []
         bar.set_postfix({name: f"{values[name]:.4g}" for name in values if name in BAR}, refresh=False)
+        if bar.disable and comm.is_main():
+            shown = ", ".join(f"{name} {values[name]:.4g}" for name in self._loss_names if name in values)
+            tqdm.write(f"step {self.step} of {self.plan.total_steps}: {shown}, {speed:.3g} images/s")
         for sentence in self.diagnosis.observe(values) if comm.is_main() else ():
             tqdm.write(f"step {self.step}: {sentence}")
         values |= {f"{name[0]}/lr": player.rate for name, player in self.players.items()}
         tracker.scalars(values | {"images_per_second": speed, "bad_samples": float(self.bad)}, step=self.step)
 
-    def _check_bad(self) -> None:
+    def _too_many_bad(self) -> str | None:
+        """The error message where more samples than data.max_bad_fraction allows were unreadable. Collective."""
         bad = sum(comm.gather(self.bad))
-        if bad > max(1, self.plan.max_bad_fraction * self.consumed):
-            raise UserError(
-                f"{bad} unreadable samples were met within {self.consumed}, more than data.max_bad_fraction "
-                f"{self.plan.max_bad_fraction} "
-                "allows; mend the files named above, or raise data.max_bad_fraction"
-            )
+        if bad <= max(1, self.plan.max_bad_fraction * self.consumed):
+            return None
+        return (
+            f"{bad} of {self.consumed} samples were unreadable, more than data.max_bad_fraction "
+            f"{self.plan.max_bad_fraction} allows; repair or remove the files named above, or raise "
+            "data.max_bad_fraction"
+        )
 
     def validate(self, tracker: Tracker) -> None:
+        """Measure the average, log it, and keep it where it is the best so far. A failure is reported and counted: it
+        does not end the run. Collective."""
         assert self.evaluate is not None
-        with self.ema.unsharded() as net:
-            results = self.evaluate(net)
+        try:
+            with self.ema.unsharded() as net:
+                results = self.evaluate(net)
+        except ValidationFailed as error:
+            self.failed_validations += 1
+            tracker.scalars({"failed_validations": float(self.failed_validations)}, step=self.step)
+            if comm.is_main():
+                tqdm.write(f"step {self.step}: validation failed, {error}; training continues")
+            return
         scores = {f"val/{name}/{metric}": value for name, row in results.means.items() for metric, value in row.items()}
         tracker.scalars(scores, step=self.step)
         for name, image in results.images.items():
             tracker.image(f"val/{name}", image, step=self.step)
         for name, image in results.sheets.items():
             tracker.image(f"val/{name}/sheet", image, step=self.step)
-        value = float(np.mean([row[self.plan.best] for row in results.means.values() if self.plan.best in row]))
+        values = [row[self.plan.best] for row in results.means.values() if self.plan.best in row]
+        value = fmean(values) if values else nan
         first = self.best.get("metric") != self.plan.best
-        best = first or better(self.plan.best, value, self.best["value"])
+        best = not isnan(value) and (first or better(self.plan.best, value, self.best["value"]))
         if best:
             self.best = {"step": self.step, "value": value, "metric": self.plan.best}
             self.saver.wait()
@@ -236,27 +300,32 @@ class Trainer:
         return self.models / f"net_g_{self.step}.safetensors"
 
     def save(self) -> None:
-        """Everything to continue from, and the generator for use, as they are now; a thread writes them. Collective."""
+        """Save everything that resuming needs, and the generator for use; a thread writes them. Collective."""
         self.saver.wait()  # before anything is gathered: there is room for one
+        state, tensors = self.snapshot()
+        self.saver.checkpoint(state, tensors, spare=self.best.get("step"), model=self.last_model)
+
+    def snapshot(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+        """State and tensors of a checkpoint, as they are now. Collective."""
         bad = sum(comm.gather(self.bad))
         state = {"step": self.step, "consumed": self.consumed, "bad": bad, "best": self.best, "world": comm.world()}
-        state["identity"] = self.plan.identity
+        state |= {"options": self.plan.options, "pretrained": self.pretrained}
         tensors = {name: player.state() for name, player in self.players.items()}
         tensors["ema"] = self.ema.state()
         if pool := self.task.state():
             tensors["task"] = pool
-        spare = self.best.get("step")
-        self.saver.checkpoint(state, tensors, spare=spare, model=self.last_model)
+        return state, tensors
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one, the same on all ranks. Collective."""
+        """Load the newest checkpoint, if there is one, the same on all ranks. Collective."""
         found = checkpoint.load_newest(self.plan.folder / "checkpoints", fallback=self.plan.fallback)
         if found is None:
             return
-        self._check_identity(found)
+        fresh = self._check_options(found)
         try:
             for name, player in self.players.items():
-                player.load_state(found.tensors[name])
+                kept = found.tensors[name].items()
+                player.load_state({key: value for key, value in kept if name not in fresh or key.startswith("model/")})
             self.ema.load_state(found.tensors["ema"])
             pool = found.tensors.get("task", {})
             self.task.load_state({name: value.to(self.device) for name, value in pool.items()})
@@ -264,24 +333,27 @@ class Trainer:
         except (KeyError, ValueError) as error:
             raise UserError(f"{found.folder}: does not fit these options ({error}); use another `name`") from None
         self.bad = bad if comm.is_main() else 0
+        self.pretrained = bool(found.state.get("pretrained"))
+        self.ema.warm_up = not self.pretrained
         if comm.is_main():
-            tqdm.write(f"continuing {self.plan.folder} at step {self.step}")
+            tqdm.write(f"resuming {self.plan.folder} at step {self.step}")
 
-    def _check_identity(self, found: checkpoint.Checkpoint) -> None:
-        identity = found.state.get("identity")
-        known = identity if isinstance(identity, dict) else {}
-        for key, value in self.plan.identity.items():
-            if known.get(key) != value:
-                raise UserError(
-                    f"{found.folder}: was made with {key}: {str(known.get(key))[:200]}, "
-                    f"the options say {value}; use another `name`, or remove {self.plan.folder} to start anew"
-                )
+    def _check_options(self, found: checkpoint.Checkpoint) -> set[str]:
+        """Print what changed since the checkpoint and raise UserError where it may not. Returns the players whose
+        optimizer is of another type, so that its state cannot be used."""
+        old = found.state.get("options")
+        changes = option_changes.changes(old if isinstance(old, dict) else {}, self.plan.options)
+        step = found.state.get("step", 0)
+        if changes and comm.is_main():
+            tqdm.write(option_changes.table(changes, step=step))
+        option_changes.check(changes, folder=found.folder, step=step, accepted=self.plan.accept_changes)
+        return {name for name in self.players if any(row.key == f"optimizer.{name}.type" for row in changes)}
 
     def _stopped(self, received: list[int]) -> Stopped:
         signum = max(comm.gather(received[0] if received else 0))
         name = signal.Signals(signum).name
         return Stopped(
-            f"{name}: step {self.step} is saved in {self.plan.folder}; run the same command to continue", signum
+            f"{name}: step {self.step} is saved in {self.plan.folder}; run the same command to resume", signum
         )
 
 

@@ -1,0 +1,71 @@
+"""A dry run of everything that training does later: what would fail after hours fails before the first step."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sr.core.errors import UserError
+from sr.distributed import comm
+from sr.evaluate.validate import Results
+from sr.images import write_rgb
+from sr.train import checkpoint
+from sr.train.tracker import Tracker
+
+if TYPE_CHECKING:
+    from sr.train.trainer import Trainer
+
+
+def dry_run(trainer: "Trainer") -> None:
+    """Write a checkpoint, a model and a log entry, decode all validation images, validate one of each set.
+
+    Files go to a scratch folder among the checkpoints, which is removed. Costs the decoding of every validation image,
+    one validation image per set, and one checkpoint. Raises UserError on all ranks alike. Collective.
+    """
+    scratch = trainer.plan.folder / "checkpoints" / ".dry_run"
+    comm.on_main(lambda: shutil.rmtree(scratch, ignore_errors=True))
+    try:
+        _save(trainer, scratch)
+        comm.on_main(lambda: _log(scratch))
+        _validate(trainer, scratch)
+    except UserError as error:
+        raise UserError(f"before training: {error}") from error
+    finally:
+        if comm.is_main():
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _validate(trainer: "Trainer", scratch: Path) -> None:
+    if trainer.evaluate is None:
+        return
+    trainer.evaluate.check_images()
+    with trainer.ema.unsharded() as net:
+        results = trainer.evaluate(net, first=1)
+    best = trainer.plan.best
+    if not any(best in scores for scores in results.means.values()):
+        reason = results.left_out.get(best, "no set has ground truth")
+        raise UserError(f"validation.best: {best} cannot be measured ({reason}); set it to another metric")
+    comm.on_main(lambda: _draw(results, scratch))
+
+
+def _draw(results: Results, scratch: Path) -> None:
+    for number, image in enumerate([*results.images.values(), *results.sheets.values()]):
+        write_rgb(scratch / f"{number}.png", image)
+
+
+def _save(trainer: "Trainer", scratch: Path) -> None:
+    state, tensors = trainer.snapshot()
+    trainer.saver.checkpoint(state, tensors, spare=None, model=scratch / "model.safetensors", root=scratch)
+    trainer.saver.wait()
+    comm.on_main(lambda: _verify(scratch))
+
+
+def _verify(root: Path) -> None:
+    for folder in root.glob("step_*"):
+        if reason := checkpoint.damage(folder):
+            raise UserError(f"{folder}: does not hold what was written, {reason}; use another disk")
+
+
+def _log(scratch: Path) -> None:
+    tracker = Tracker(scratch, resume_step=0)
+    tracker.scalars({"dry_run": 0.0}, step=1)
+    tracker.close()
