@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _other_failure(error: Exception) -> int:
-    """Errors after a signal, out of memory and lost processes are reported in one sentence; anything else is an internal error."""
+    """Report errors after a signal, out of memory and lost processes in one sentence, others as internal errors."""
     if name := signals.received():  # such as an error of a compiler process that the same signal ended
         cause = " ".join(str(error).split())[:200]
         return _failed(f"ended after {name} by {type(error).__name__}: {cause}; run the same command to resume", 1)
