@@ -68,6 +68,9 @@ def test_degrade_writes_what_the_network_sees(photos: Path, recipe: Callable[...
     assert first == {path.name: path.read_bytes() for path in out.iterdir()}
 
 
+UPSCALE = "upscale", ".", "-o", "x", "-m", "bicubic", "--scale", "2"
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -79,6 +82,44 @@ def test_degrade_writes_what_the_network_sees(photos: Path, recipe: Callable[...
         ["validate", "--model", "bicubic", "--hr", "nowhere", "--scale", "4"],
         ["shard", "nowhere", "x"],
         ["degrade", "nowhere", "x", "--options", "options/quickstart.yml"],
+        [*UPSCALE, "--outscale", "0"],
+        [*UPSCALE, "--outscale", "nan"],
+        [*UPSCALE, "--outscale", "inf"],
+        [*UPSCALE, "--outscale", "17"],
+        [*UPSCALE, "--tile", "-1"],
+        [*UPSCALE, "--tile", "x"],
+        [*UPSCALE, "--overlap", "-3"],
+        [*UPSCALE, "--quality", "0"],
+        [*UPSCALE, "--quality", "101"],
+        [*UPSCALE, "--crf", "52"],
+        [*UPSCALE, "--max-pixels", "0"],
+        [*UPSCALE, "--device", "foo"],
+        [*UPSCALE, "--device", "meta"],
+        [*UPSCALE, "--format", "gif"],
+        [*UPSCALE, "--suffix", "a/b"],
+        [*UPSCALE, "--suffix", "/x4"],
+        [*UPSCALE, "--scale", "0"],
+        [*UPSCALE, "--scale", "-2"],
+        [*UPSCALE, "--scale", "100"],
+        [*UPSCALE, "--scale", "2.5"],
+        [*UPSCALE, "--nothing"],
+        [*UPSCALE, "-o", ""],
+        ["upscale", "", "-o", "x", "-m", "bicubic", "--scale", "2"],
+        ["upscale", ".", "-o", "image.png/x", "-m", "bicubic", "--scale", "2"],
+        ["upscale", "image.png", "-o", "x.xyz", "-m", "bicubic", "--scale", "2"],
+        ["upscale", "@image.png", "-o", "x", "-m", "bicubic", "--scale", "2"],
+        ["upscale", ".", "-o", "x", "-m", ""],
+        ["translate", ".", "-o", "x", "-m", "m.pth", "--size", "0"],
+        ["translate", ".", "-o", "x", "-m", "m.pth", "--size", "9999999"],
+        ["validate", "--model", "bicubic", "--hr", "", "--scale", "4"],
+        ["validate", "--model", "bicubic", "--hr", ".", "--scale", "100"],
+        ["report", ".", "-o", "x.html", "--embed", "nan"],
+        ["report", ".", "-o", "x.html", "--scale", "0"],
+        ["export", "m.pth", "-o", "x.onnx", "--opset", "1"],
+        ["shard", ".", ""],
+        *(["shard", ".", "x", *wrong.split()] for wrong in ("--quality 0", "--step 0", "--workers 0", "--scale 0")),
+        ["up"],
+        [],
     ],
     ids=" ".join,
 )

@@ -175,7 +175,7 @@ def test_a_folder_with_ground_truth_only(tmp_path, folders, capsys, monkeypatch)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     args = [str(folders["ours"]), "--hr", str(folders["hr"]), "-o", str(tmp_path / "page.html")]
     assert main(["report", *args]) == 0
-    assert "lpips is left out: AlexNet's weights are not on this disk" in capsys.readouterr().err
+    assert "lpips is omitted: AlexNet's weights are not on this disk" in capsys.readouterr().err
     found = Read((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert found.text("option")[:2] == ["ours", "ground truth"]
     assert found.text("p")[0] == "4 images: ours, ground truth."

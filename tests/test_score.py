@@ -90,7 +90,7 @@ def test_the_table_for_people(tmp_path, pairs, capsys):
     told = capsys.readouterr()
     names = [line.split()[0] for line in told.out.splitlines()]
     assert names == [*(f"photo_{n}" for n in range(6)), "mean", "input"]
-    assert "lpips is left out: AlexNet's weights are not on this disk" in told.err
+    assert "lpips is omitted: AlexNet's weights are not on this disk" in told.err
 
 
 def test_super_resolution_as_before(photos, capsys):
@@ -265,7 +265,7 @@ def test_two_processes_measure_as_one(tmp_path, photos, second, capsys):
         (["--side-by-side", "PHOTOS", "--scale", "4"], "upscales by 1, not 4"),
         (["--hr", "PHOTOS", "--hr", "PHOTOS", "--lr", "PHOTOS"], "--lr is given 1 times and --hr 2 times"),
         (["--sets", "PHOTOS", "--hr", "PHOTOS"], "in one way"),
-        (["--outputs", "PHOTOS", "--hr", "PHOTOS"], "measured as they are; leave out --model"),
+        (["--outputs", "PHOTOS", "--hr", "PHOTOS"], "measured without a model; leave out --model"),
         (["--model", "bicubic", "--scale", "2", "--sets", "nowhere"], "no such folder"),
         (["--model", "bicubic", "--scale", "2", "--sets", "PHOTOS", "--sets", "PHOTOS", "--sheet", "x.png"], "2; give"),
         (["--model", "bicubic", "--scale", "2", "--a", "PHOTOS", "--b", "PHOTOS"], "bicubic x2 upscales; give --hr"),

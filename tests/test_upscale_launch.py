@@ -68,7 +68,7 @@ def test_two_processes_share_a_folder_and_what_a_killed_launch_made_stays(tmp_pa
     assert {Image.open(out / name).size for name in made(out)} == {(300 + 2 * n, 300) for n in range(COUNT)}
     kept = sum((out / name).stat().st_mtime_ns == time for name, time in before.items())
     assert kept >= len(before) - 8, "all but those renamed and not yet noted down: one a writer at most"
-    assert done.stdout.count(f"{COUNT - kept} image(s) written to {out}, {kept} there already") == 1
+    assert done.stdout.count(f"{COUNT - kept} image(s) written to {out}, {kept} up to date") == 1
     lines = [json.loads(line) for file in (out / ".sr").glob("*.jsonl") for line in file.read_text().splitlines()]
     assert sorted(line["target"] for line in lines) == made(out)
 

@@ -9,7 +9,7 @@ import pytest
 
 from sr.core.errors import UserError
 from sr.images import ImageData
-from sr.inference.codecs import CODECS
+from sr.inference.choices import CODECS
 from sr.inference.folders.convert import convert
 from sr.inference.upscale import pick_model, upscale
 from sr.inference.video import VideoSettings, make_video

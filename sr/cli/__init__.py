@@ -1,4 +1,4 @@
-"""The verbs. Mistakes of the user end in one sentence on stderr and a non-zero code, never a traceback."""
+"""The command line. A user's mistake ends in one sentence on stderr and exit code 2, without a traceback."""
 
 import argparse
 import contextlib
@@ -20,10 +20,13 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"sr {__version__}")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = verbs.add_parser(function.__name__, help=text, description=text)
-        made.set_defaults(run=function)
-        return made
+    def verb(function: Callable[[argparse.Namespace], int], help: str, example: str = "") -> argparse.ArgumentParser:
+        epilog = f"example: {example}" if example else None
+        parser: argparse.ArgumentParser = verbs.add_parser(
+            function.__name__, help=help, description=help, epilog=epilog
+        )
+        parser.set_defaults(run=function)
+        return parser
 
     for group in (training, recipes, measuring, images):
         group.add(verb)
@@ -31,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong argument in one sentence, like any other mistake."""
+    """Reports a wrong argument in one sentence, as `main` does for other mistakes."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(str(error), error.exit_code)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
-            return _reader_gone()
+            return _broken_pipe()
         where = f"{error.filename}: " if error.filename else ""
         return _failed(f"{where}{error.strerror or error}; make room or choose another place, then run it again", 2)
     except KeyboardInterrupt:
@@ -75,15 +78,18 @@ def _other_failure(error: Exception) -> int:
     return _failed("internal error in sr; please report the lines above", 70)
 
 
-def _reader_gone() -> int:
-    """Whoever read our output has left (`sr check x.yml | head`); nothing more is to be written to it."""
+def _broken_pipe() -> int:
+    """The reader of the output has ended (`sr check x.yml | head`): write no more to it at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 
 
 def _failed(message: str, code: int) -> int:
-    """Say it once, and leave. One of many processes must not wait for the others in clean-up: they may wait for it."""
+    """Print the message and return the exit code; of several processes, exit.
+
+    A process of a launch must not wait for the others in its clean-up, because they may be waiting for it.
+    """
     code = signals.exit_code(code)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from sr.distributed import comm

@@ -1,4 +1,4 @@
-"""What several verbs share: their arguments, and what they say at the end."""
+"""Arguments and output that several verbs share."""
 
 import argparse
 import math
@@ -6,61 +6,31 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from sr.core.errors import UserError
-from sr.inference.codecs import CODECS
-
-Add = Callable[[Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]  # (verb's function, its help)
+from sr.inference.choices import CODECS, MAX_SCALE
 
 
-def options(made: argparse.ArgumentParser, flag: str = "options") -> None:
-    made.add_argument(flag, required=True, metavar="FILE") if flag.startswith("-") else made.add_argument(flag)
-    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as losses.gan.type=hinge")
-    made.add_argument("--no-plugins", dest="plugins", action="store_false", help="refuse types from outside sr")
+class Add(Protocol):
+    """Adds a verb that runs `function`. help: one line. example: a command, shown at the end of its help."""
+
+    def __call__(
+        self, function: Callable[[argparse.Namespace], int], help: str, example: str = ""
+    ) -> argparse.ArgumentParser: ...
 
 
-def written(made: argparse.ArgumentParser, *, required: bool = True) -> None:
-    made.add_argument("input", nargs="+", help="an image, a video, a tar of images, a folder of these, or list:FILE")
-    made.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="DIR",
-        help="a folder, always if it ends in /; or a file, for one input",
-    )
-    made.add_argument("-m", "--model", required=required, help="a model file (upscale: or bicubic)")
-    made.add_argument("--format", choices=("png", "jpg", "webp", "tif"), help="of what is written (as the input)")
-    made.add_argument("--quality", type=whole(1, 100), default=95, help="of jpg and webp, 1 to 100 (%(default)s)")
-    made.add_argument("--suffix", default="", help="appended to each name")
-    made.add_argument("--again", action="store_true", help="convert inputs whose output is up to date as well")
-    made.add_argument("--strict", action="store_true", help="refuse damaged inputs (convert what is left of them)")
-    made.add_argument("--shared", action="store_true", help="other runs may write other inputs to the same folder")
-    made.add_argument("--first-frame", action="store_true", help="of animations and several pages (refused)")
-    made.add_argument("--max-pixels", type=positive, metavar="N", help="of an input (500 million)")
-    made.add_argument("--codec", choices=CODECS, default=CODECS[0], help="of videos (%(default)s)")
-    made.add_argument(
-        "--crf", type=whole(0, 51), default=17, help="0 to 51, of videos; smaller is better and larger (%(default)s)"
-    )
-    made.add_argument("--deinterlace", action="store_true", help="make videos progressive before upscaling")
+# ---- types of arguments ----------------------------------------------------------------------------------------------
 
 
-def translation(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--direction", choices=("a_to_b", "b_to_a"), help="which is the input (as it was trained)")
-    made.add_argument("--size", type=whole(1, 16384), metavar="N", help="resize to N x N first (the size of the input)")
-
-
-def device(made: argparse.ArgumentParser, *, tile: int | None = None) -> None:
-    """tile: None for tiles and overlap that fit the model."""
-    made.add_argument("--device", help="cuda, cuda:1, cpu ... (the best there is)")
-    usual, overlap = ("what fits the model", None) if tile is None else (str(tile), 32)
-    made.add_argument("--tile", type=whole(0), default=tile, help=f"side in input pixels; 0: whole image ({usual})")
-    usual = "as far as the model looks" if overlap is None else str(overlap)
-    made.add_argument("--overlap", type=whole(0), default=overlap, help=f"of tiles, in input pixels ({usual})")
+def path(text: str) -> str:
+    """A path. An empty one, as of a variable that is not set, would stand for the working directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
-    """The type of an argument: a whole number from `least` to `most`."""
+    """A whole number from `least` to `most`."""
 
     def parse(text: str) -> int:
         try:
@@ -69,50 +39,102 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
         except ValueError:
             pass
         limits = f"from {least} to {most}" if most < 2**31 - 1 else f"of {least} or more"
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number {limits}")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number {limits}")
 
     return parse
 
 
-positive = whole(1)
+scale = whole(1, MAX_SCALE)
 
 
-def finite(text: str) -> float:
-    """The type of an argument: a number of 0 or more."""
+def size(text: str) -> float:
+    """A finite number of 0 or more."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of 0 or more")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
     return number
 
 
-def paths(args: argparse.Namespace) -> tuple[list[Path], Path]:
-    """The inputs and the output. Raises UserError for an empty one, which would stand for the working directory."""
-    for name, given in [*(("input", given) for given in args.input), ("--output", args.output)]:
-        if not given.strip():
-            raise UserError(f"{name} is empty; give a path")
-    return [Path(given) for given in args.input], Path(args.output)
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 
-def how(args: argparse.Namespace) -> dict[str, Any]:
+def add_options(parser: argparse.ArgumentParser, flag: str = "options") -> None:
+    """The options file and what changes it."""
+    named: dict[str, Any] = {"required": True, "metavar": "FILE"} if flag.startswith("-") else {}
+    parser.add_argument(flag, type=path, help="options file (.yml)", **named)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change an option, e.g. losses.gan.type=hinge"
+    )
+    parser.add_argument("--no-plugins", dest="plugins", action="store_false", help="refuse types from outside sr")
+
+
+def add_conversion(parser: argparse.ArgumentParser, *, model_required: bool = True) -> None:
+    """Inputs, output, model and file formats of `sr upscale` and `sr translate`."""
+    add = parser.add_argument
+    add("input", nargs="+", type=path, help="image, video, tar of images, folder of these, or list:FILE")
+    add("-o", "--output", required=True, type=path, metavar="DIR", help="output folder (if it ends in /), or file")
+    add("-m", "--model", required=model_required, type=path, metavar="FILE", help="model file (upscale: or bicubic)")
+    add("--format", choices=("png", "jpg", "webp", "tif"), help="output format (default: that of the input)")
+    add("--quality", type=whole(1, 100), default=95, metavar="N", help="of jpg and webp, 1 to 100 (%(default)s)")
+    add("--suffix", default="", help="appended to each name, e.g. _x4")
+    add("--again", action="store_true", help="convert inputs whose output is up to date as well")
+    add("--strict", action="store_true", help="refuse damaged inputs (default: convert what can be decoded)")
+    add("--shared", action="store_true", help="allow other runs to write other inputs to the same folder")
+    add("--first-frame", action="store_true", help="take the first frame or page of files with several")
+    add("--max-pixels", type=whole(1), metavar="N", help="largest input (500 million)")
+    add("--codec", choices=CODECS, default=CODECS[0], help="of videos (%(default)s)")
+    add("--crf", type=whole(0, 51), default=17, metavar="N", help="of videos, 0 to 51; smaller is better (%(default)s)")
+    add("--deinterlace", action="store_true", help="deinterlace videos before they are converted")
+
+
+def add_direction(parser: argparse.ArgumentParser) -> None:
+    """The side and the size of the input of a translation."""
+    add = parser.add_argument
+    add("--direction", choices=("a_to_b", "b_to_a"), help="which side is the input (default: as trained)")
+    add("--size", type=whole(1, 16384), metavar="N", help="resize inputs to N x N (default: keep their size)")
+
+
+def add_device(parser: argparse.ArgumentParser, *, tile: int | None = None) -> None:
+    """Device and tiles. tile: the default; None chooses tiles and overlap by the model."""
+    side, overlap = ("by the model", "by the receptive field") if tile is None else (str(tile), "32")
+    add = parser.add_argument
+    add("--device", help="cuda, cuda:1, cpu ... (default: the first GPU, else the CPU)")
+    add("--tile", type=whole(0), default=tile, metavar="N", help=f"side in input pixels; 0: whole image ({side})")
+    add(
+        "--overlap",
+        type=whole(0),
+        default=None if tile is None else 32,
+        metavar="N",
+        help=f"of tiles, in input pixels ({overlap})",
+    )
+
+
+# ---- from arguments to calls -----------------------------------------------------------------------------------------
+
+
+def conversion(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `add_conversion` and `add_device` as those of `upscale` and `translate`."""
     from sr.core.allocator import keep_memory
     from sr.inference.device import pick_device
     from sr.inference.video import VideoSettings
 
     names = ("tile", "overlap", "format", "suffix", "quality", "again", "first_frame", "strict", "shared")
-    video = VideoSettings(codec=args.codec, crf=args.crf, deinterlace=args.deinterlace)
-    there = pick_device(args.device)
-    if there.type == "cpu":
-        keep_memory()
     chosen = {name: getattr(args, name) for name in names}
     if args.max_pixels is not None:
         chosen["max_pixels"] = args.max_pixels
-    return {**chosen, "as_folder": args.output.endswith(("/", os.sep)), "video": video, "device": there}
+    video = VideoSettings(codec=args.codec, crf=args.crf, deinterlace=args.deinterlace)
+    device = pick_device(args.device)
+    if device.type == "cpu":
+        keep_memory()
+    inputs, as_folder = [Path(given) for given in args.input], args.output.endswith(("/", os.sep))
+    paths = {"inputs": inputs, "output": Path(args.output), "as_folder": as_folder}
+    return {**chosen, **paths, "video": video, "device": device}
 
 
-def told(report: Any, output: str) -> int:
+def print_report(report: Any, output: str) -> int:
     """Print the report of all processes, on rank 0. Returns the exit code."""
     if os.environ.get("RANK", "0") != "0":
         return 0
@@ -126,6 +148,7 @@ def told(report: Any, output: str) -> int:
 
 
 def list_failures(failures: Sequence[tuple[object, str]], what: str) -> None:
+    """Print a heading and a line for each (name, reason) to stderr."""
     if failures:
         print(f"{len(failures)} {what}:", file=sys.stderr)
     for name, reason in failures:

@@ -2,37 +2,37 @@
 
 import argparse
 
-from sr.cli.common import Add, device, how, paths, told, translation, written
+from sr.cli import common
+from sr.cli.common import Add
 from sr.core.errors import UserError
 
 
 def add(verb: Add) -> None:
-    made = verb(upscale, "upscale images and videos: files, folder trees, tars, lists; over all processes of a launch")
-    written(made, required=False)
-    made.add_argument("--scale", type=int, help="needed for bicubic")
-    enlarging(made)
-    device(made)
-    made = verb(
-        translate, "translate images and videos: files, folder trees, tars, lists; over all processes of a launch"
+    _upscale(verb(upscale, "upscale images and videos", "sr upscale photos/ -o large/ -m net_g.safetensors"))
+    _translate(verb(translate, "translate images and videos", "sr translate labels/ -o photos/ -m net_g.safetensors"))
+
+
+def _upscale(parser: argparse.ArgumentParser) -> None:
+    common.add_conversion(parser, model_required=False)
+    add = parser.add_argument
+    add("--scale", type=common.scale, metavar="N", help="scale of the model; required for bicubic")
+    add(
+        "--blend",
+        nargs="+",
+        type=common.path,
+        metavar="FILE:SHARE",
+        help="weighted mean of models, in place of --model",
     )
-    written(made)
-    translation(made)
-    made.add_argument("--side-by-side", action="store_true", help="inputs hold a and b; one half is taken")
-    made.add_argument("--eval", action="store_true", help="no dropout, and batch norm by its running statistics")
-    device(made, tile=0)
-
-
-def enlarging(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--blend", nargs="+", metavar="FILE:SHARE", help="in place of --model: a mean of models")
-    made.add_argument("--outscale", type=float, metavar="X", help="how many times larger, as 2.5 (what the model does)")
-    made.add_argument("--alpha", choices=("bicubic", "net"), default="bicubic", help="what upscales it (%(default)s)")
-    made.add_argument("--tta", action="store_true", help="the mean over 8 flips and rotations; 8 times slower")
-    made.add_argument(
+    add("--outscale", type=float, metavar="X", help="scale of the output, e.g. 2.5 (default: that of the model)")
+    add("--alpha", choices=("bicubic", "net"), default="bicubic", help="alpha upsampling method (%(default)s)")
+    add("--tta", action="store_true", help="average over 8 flips and rotations; 8 times slower")
+    add(
         "--precision",
         choices=("auto", "fp32", "tf32", "mixed", "bf16", "fp16"),
         default="auto",
-        help="auto: the fastest within 1/255 of fp32",
+        help="auto: the fastest one within 1/255 of fp32 (default)",
     )
+    common.add_device(parser)
 
 
 def upscale(args: argparse.Namespace) -> int:
@@ -43,8 +43,15 @@ def upscale(args: argparse.Namespace) -> int:
         raise UserError("give either --model FILE or --blend A:0.7 B:0.3, and not both")
     model = mix_models(args.blend, scale=args.scale) if args.blend else pick_model(args.model, scale=args.scale)
     chosen = {name: getattr(args, name) for name in ("outscale", "alpha", "precision", "tta")}
-    inputs, output = paths(args)
-    return told(run(inputs, output, model, **chosen, **how(args)), args.output)
+    return common.print_report(run(model=model, **chosen, **common.conversion(args)), args.output)
+
+
+def _translate(parser: argparse.ArgumentParser) -> None:
+    common.add_conversion(parser)
+    common.add_direction(parser)
+    parser.add_argument("--side-by-side", action="store_true", help="inputs hold a and b; one half is the input")
+    parser.add_argument("--eval", action="store_true", help="no dropout; batch norm uses its running statistics")
+    common.add_device(parser, tile=0)
 
 
 def translate(args: argparse.Namespace) -> int:
@@ -55,5 +62,4 @@ def translate(args: argparse.Namespace) -> int:
     if args.eval and hasattr(model.net, "test_time"):
         setattr(model.net, "test_time", "eval")  # noqa: B010  (a property, which nn.Module's types do not know)
     side = direction if args.side_by_side else None
-    inputs, output = paths(args)
-    return told(run(inputs, output, model, side=side, size=args.size, **how(args)), args.output)
+    return common.print_report(run(model=model, side=side, size=args.size, **common.conversion(args)), args.output)

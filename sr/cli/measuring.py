@@ -1,4 +1,4 @@
-"""Verbs that judge a model and hand it on: validate, report, export."""
+"""Verbs that measure, compare and export models: validate, report, export."""
 
 import argparse
 import json
@@ -13,9 +13,21 @@ from sr.core.errors import UserError
 
 
 def add(verb: Add) -> None:
-    _validate(verb(validate, "measure a model on pairs of images"))
-    _report(verb(report, "write a page that shows and measures upscaled images side by side"))
-    _export(verb(export, "write a model for other programs: ONNX, .pth, safetensors"))
+    _validate(verb(validate, "measure a model on pairs of images", "sr validate --model net_g.safetensors --hr Set5"))
+    _report(
+        verb(
+            report,
+            "write a page that shows and measures upscaled images side by side",
+            "sr report ours/ theirs/ --lr small/ -o report.html",
+        )
+    )
+    _export(
+        verb(
+            export,
+            "export a model for other programs: ONNX, .pth, .safetensors",
+            "sr export net_g.safetensors -o net_g.onnx",
+        )
+    )
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -27,20 +39,20 @@ def validate(args: argparse.Namespace) -> int:
     images = score.Images(**{name: getattr(args, name) for name in names})
     images.check()
     score.join()
-    results, told = _outputs(args, images) if args.outputs else _model(args, images)
+    results, about = _outputs(args, images) if args.outputs else _model(args, images)
     if is_main():
-        _left_out(results.left_out)
+        _print_omitted(results.left_out)
         if args.csv:
             write_csv(args.csv, results)
-        made = told | table(results)
-        print(json.dumps(made, indent=1, allow_nan=False) if args.json else "\n".join(lines(results)))
+        values = about | table(results)
+        print(json.dumps(values, indent=1, allow_nan=False) if args.json else "\n".join(lines(results)))
     score.shutdown()
     return 0
 
 
-def _left_out(metrics: Mapping[str, str]) -> None:
+def _print_omitted(metrics: Mapping[str, str]) -> None:
     for metric, reason in metrics.items():
-        print(f"{metric} is left out: {reason}", file=sys.stderr)
+        print(f"{metric} is omitted: {reason}", file=sys.stderr)
 
 
 def _model(args: argparse.Namespace, images: Any) -> tuple[Any, dict[str, Any]]:
@@ -48,7 +60,7 @@ def _model(args: argparse.Namespace, images: Any) -> tuple[Any, dict[str, Any]]:
     from sr.inference.device import pick_device
 
     if args.model is None:
-        raise UserError("say what to measure: --model FILE, --model bicubic, or --outputs DIR")
+        raise UserError("nothing to measure; give --model FILE, --model bicubic, or --outputs DIR")
     model, direction = pick(args.model, scale=args.scale, direction=args.direction)
     chosen = {name: getattr(args, name) for name in ("metrics", "tile", "overlap", "sheet", "rows")}
     results = score(model, images, direction=direction, device=pick_device(args.device), **chosen)
@@ -60,9 +72,9 @@ def _outputs(args: argparse.Namespace, images: Any) -> tuple[Any, dict[str, Any]
 
     for name in ("model", "direction", "size", "sheet"):
         if getattr(args, name) is not None:
-            raise UserError(f"--outputs are measured as they are; leave out --{name}")
+            raise UserError(f"--outputs are measured without a model; leave out --{name}")
     if args.scale is None:
-        raise UserError("say how many times the outputs were upscaled, as --scale 4: that wide a border is left out")
+        raise UserError("--outputs need their scale: that wide a border is not measured; give it, such as --scale 4")
     return score_outputs(images, scale=args.scale, metrics=args.metrics), {
         "outputs": args.outputs,
         "scale": args.scale,
@@ -80,9 +92,9 @@ def report(args: argparse.Namespace) -> int:
     chosen = {name: getattr(args, name) for name in names} | {"device": pick_device(args.device)}
     metrics = args.metrics and known(args.metrics, enlarging=True)
     made = make_report(args.folder, Path(args.output), models=models, metrics=metrics, **chosen)
-    _left_out(made.left_out)
-    beside = f" and {made.aside}" if made.aside else ""
-    print(f"{made.images} image(s) in {args.output}{beside}")
+    _print_omitted(made.left_out)
+    folder = f" and {made.aside}" if made.aside else ""
+    print(f"{made.images} image(s) in {args.output}{folder}")
     common.list_failures(made.failed, "image(s) left out")
     return 1 if made.failed else 0
 
@@ -95,42 +107,51 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _validate(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--model", help="a model file, or bicubic")
-    again: dict[str, Any] = {"action": "append", "default": [], "metavar": "DIR"}
-    made.add_argument("--hr", **again, help="what is wanted, for each set; for a model of colouring photographs alone")
-    made.add_argument("--lr", **again, help="for each --hr; left out: made from it by MATLAB's bicubic")
-    made.add_argument("--outputs", **again, help="for each --hr, images that are upscaled already; no --model then")
-    made.add_argument("--sets", **again, help="Set5, or a folder of sets as they are handed out, in place of --hr")
-    made.add_argument("--a", metavar="DIR", help="of pairs for translation")
-    made.add_argument("--b", metavar="DIR")
-    made.add_argument("--side-by-side", metavar="DIR", help="files that hold a and b, in place of --a and --b")
-    common.translation(made)
-    made.add_argument("--scale", type=common.positive, help="needed for bicubic and --outputs")
-    made.add_argument("--metrics", nargs="+", metavar="NAME", help="as psnr_y l1 lpips (those of the trade)")
-    made.add_argument("--json", action="store_true", help="in place of the table")
-    made.add_argument("--csv", metavar="FILE", help="write a row for each image")
-    made.add_argument("--sheet", metavar="FILE", help="write a contact sheet: input, output, target")
-    made.add_argument("--rows", type=common.positive, default=8, help="of the sheet (%(default)s)")
-    common.device(made, tile=0)
+def _validate(parser: argparse.ArgumentParser) -> None:
+    folders: dict[str, Any] = {"action": "append", "default": [], "type": common.path, "metavar": "DIR"}
+    add = parser.add_argument
+    add("--model", type=common.path, metavar="FILE", help="model file, or bicubic")
+    add("--hr", **folders, help="ground truth, once for each set")
+    add("--lr", **folders, help="LR images of each --hr (default: MATLAB's bicubic of it)")
+    add("--outputs", **folders, help="images that are already upscaled, for each --hr, in place of --model")
+    add("--sets", **folders, help="a folder of published sets, or one of them such as Set5, in place of --hr")
+    add("--a", type=common.path, metavar="DIR", help="side a of pairs for translation")
+    add("--b", type=common.path, metavar="DIR", help="side b of pairs for translation")
+    add("--side-by-side", type=common.path, metavar="DIR", help="images that hold a and b, in place of --a and --b")
+    common.add_direction(parser)
+    add("--scale", type=common.scale, metavar="N", help="required for bicubic and --outputs")
+    add("--metrics", nargs="+", metavar="NAME", help="e.g. psnr_y l1 lpips (default: the usual ones of the task)")
+    add("--json", action="store_true", help="print JSON instead of a table")
+    add("--csv", type=common.path, metavar="FILE", help="write a row for each image")
+    add("--sheet", type=common.path, metavar="FILE", help="write a contact sheet: input, output, ground truth")
+    add("--rows", type=common.whole(1), default=8, metavar="N", help="rows of the sheet (%(default)s)")
+    common.add_device(parser, tile=0)
 
 
-def _report(made: argparse.ArgumentParser) -> None:
-    made.add_argument("folder", nargs="*", help="of images that `sr upscale` or another program made")
-    made.add_argument("-o", "--output", required=True, metavar="FILE", help="a page, .html")
-    made.add_argument("--lr", metavar="DIR", help="what they were made from; bicubic is made of it")
-    made.add_argument("--hr", metavar="DIR", help="the ground truth, to measure against")
-    made.add_argument("--model", action="append", default=[], metavar="FILE", help="to upscale --lr with, or more")
-    made.add_argument("--scale", type=common.positive, help="of the outputs, where --lr does not tell it")
-    made.add_argument("--metrics", nargs="+", metavar="NAME", help="the first one orders (psnr_y ssim_y lpips dists)")
-    made.add_argument("--embed", type=float, default=20, metavar="MB", help="above it images lie beside (%(default)s)")
-    common.device(made)
+def _report(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", nargs="*", type=common.path, help="upscaled images of one method")
+    add("-o", "--output", required=True, type=common.path, metavar="FILE", help="the page (.html)")
+    add("--lr", type=common.path, metavar="DIR", help="the LR images; bicubic of them is added to the page")
+    add("--hr", type=common.path, metavar="DIR", help="ground truth to measure against")
+    add("--model", action="append", default=[], type=common.path, metavar="FILE", help="upscale --lr with this model")
+    add("--scale", type=common.scale, metavar="N", help="scale of the outputs (default: from the sizes of --lr)")
+    add("--metrics", nargs="+", metavar="NAME", help="the first orders the page (psnr_y ssim_y lpips dists)")
+    add(
+        "--embed",
+        type=common.size,
+        default=20,
+        metavar="MB",
+        help="embed images up to this size in total, else store them alongside (%(default)s)",
+    )
+    common.add_device(parser)
 
 
-def _export(made: argparse.ArgumentParser) -> None:
-    made.add_argument("model", help="a model file")
-    made.add_argument("-o", "--output", required=True, metavar="FILE", help=".onnx, .pth or .safetensors")
-    made.add_argument("--direction", choices=("a_to_b", "b_to_a"), help="of CycleGAN's two (a_to_b)")
-    made.add_argument("--scale", type=common.positive, help="needed for a published x3")
-    made.add_argument("--layout", choices=("published", "old-esrgan"), default="published", help="names of the weights")
-    made.add_argument("--opset", type=common.positive, default=17, help="of ONNX (%(default)s)")
+def _export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=common.path, help="model file")
+    add("-o", "--output", required=True, type=common.path, metavar="FILE", help=".onnx, .pth or .safetensors")
+    add("--direction", choices=("a_to_b", "b_to_a"), help="which generator of a CycleGAN (a_to_b)")
+    add("--scale", type=common.scale, metavar="N", help="required for published x3 models")
+    add("--layout", choices=("published", "old-esrgan"), default="published", help="names of the weights (%(default)s)")
+    add("--opset", type=common.whole(11), default=17, metavar="N", help="of ONNX (%(default)s)")

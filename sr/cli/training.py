@@ -14,15 +14,22 @@ webp are small and lossy"""
 
 
 def add(verb: Add) -> None:
-    made = verb(train, "train from an options file; the same command again resumes")
-    made.add_argument("--accept-changes", action="store_true", help="resume with changed losses, data or optimizer")
-    common.options(made)
-    common.options(verb(check, "check an options file, print it resolved, count parameters"))
-    verb(schema, "print the JSON schema of options files, for editors")
-    _shard(verb(shard, "turn a folder of images into webdataset shards of sub-images"))
-    made = verb(degrade, "write what the network will see of a folder of images")
-    made.add_argument("input"), made.add_argument("output")
-    common.options(made, "--options")
+    parser = verb(
+        train, "train from an options file, or resume the run", "accelerate launch -m sr train quickstart.yml"
+    )
+    parser.add_argument("--accept-changes", action="store_true", help="resume with changed losses, data or optimizer")
+    common.add_options(parser)
+    common.add_options(verb(check, "check an options file and print it resolved", "sr check quickstart.yml"))
+    verb(schema, "print the JSON schema of options files, for editors", "sr schema > options.schema.json")
+    _shard(verb(shard, "cut a folder of images into WebDataset-format tar shards", "sr shard photos/ shards/"))
+    parser = verb(
+        degrade,
+        "write the LR images that training would see",
+        "sr degrade photos/ seen/ --options quickstart.yml",
+    )
+    parser.add_argument("input", type=common.path, help="folder of images")
+    parser.add_argument("output", type=common.path, help="output folder")
+    common.add_options(parser, "--options")
 
 
 def train(args: argparse.Namespace) -> int:
@@ -84,15 +91,17 @@ def degrade(args: argparse.Namespace) -> int:
     return 0
 
 
-def _shard(made: argparse.ArgumentParser) -> None:
-    made.add_argument("input"), made.add_argument("output")
-    made.add_argument("--size", type=int, help="side of a sub-image in pixels (480; images side by side: whole)")
-    made.add_argument("--step", type=int, default=240, help="distance between sub-images (%(default)s)")
-    made.add_argument("--format", choices=("png", "jpg", "webp", "npy"), default="png", help=FORMAT)
-    made.add_argument("--quality", type=int, default=95, help="of jpg and webp (%(default)s; webp 100 is lossless)")
-    made.add_argument("--per-shard", type=int, default=1000, metavar="N", help="samples in a shard (%(default)s)")
-    made.add_argument("--lq", metavar="DIR", help="the low-quality partners of the images, by name")
-    made.add_argument("--scale", type=int, help="gt size over lq size, with --lq")
-    made.add_argument("--side-by-side", action="store_true", help="images hold pairs: a on the left, b on the right")
-    made.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    made.add_argument("--strict", action="store_true", help="an unreadable image is an error")
+def _shard(parser: argparse.ArgumentParser) -> None:
+    add, whole = parser.add_argument, common.whole
+    add("input", type=common.path, help="images: a folder, a glob or a file")
+    add("output", type=common.path, help="output folder")
+    add("--size", type=whole(32), metavar="N", help="side of a sub-image in pixels (480; side by side: whole images)")
+    add("--step", type=whole(1), default=240, metavar="N", help="distance between sub-images (%(default)s)")
+    add("--format", choices=("png", "jpg", "webp", "npy"), default="png", help=FORMAT)
+    add("--quality", type=whole(1, 100), default=95, metavar="N", help="of jpg and webp, 1 to 100 (%(default)s)")
+    add("--per-shard", type=whole(1), default=1000, metavar="N", help="samples in a shard (%(default)s)")
+    add("--lq", type=common.path, metavar="DIR", help="LR images, paired by name")
+    add("--scale", type=common.scale, metavar="N", help="HR size over LR size, with --lq")
+    add("--side-by-side", action="store_true", help="images hold pairs: a on the left, b on the right")
+    add("--workers", type=whole(1), default=os.cpu_count() or 1, metavar="N", help="processes (all cores)")
+    add("--strict", action="store_true", help="stop at an unreadable image")

@@ -1,4 +1,4 @@
-"""The bound on the size of an image, checked on its header before anything is decoded."""
+"""Bounds on the size of images, checked before anything is decoded or made."""
 
 MAX_PIXELS = 500_000_000
 

@@ -16,8 +16,8 @@ def pick_device(name: str | None = None) -> torch.device:
         return _best()
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
+        torch.ones(1, device=device).cpu()  # the device meta holds no values
+    except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"--device {name}: this machine has no such device; leave it out or give cpu") from None
     return device
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sr.core.errors import UserError
 from sr.images import ImageData, bicubic
 from sr.images.alpha import bleed_colors
+from sr.inference.choices import MAX_SCALE
 from sr.inference.folders.convert import ConversionReport, convert, fingerprint
 from sr.inference.precision import Precision
 from sr.inference.predictor import OnTiles, Predictor
@@ -20,7 +21,6 @@ from sr.nets.io.load import Model, open_model
 
 Alpha = Literal["bicubic", "net"]
 _LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, as `sr.images.with_channels` makes grey of colour
-MAX_SCALE = 16  # a larger number is probably a typo, and would exhaust memory
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def read_list(name: str | Path) -> list[Path]:
         raise UserError(f"{path}: {error.strerror}; give a file with one path per line") from None
     lines = text.split("\0") if "\0" in text else [line for line in re.split("\r\n|\n|\r", text) if line[:1] != "#"]
     paths = [_path(line) for line in lines if line.strip()]
-    if not paths:
+    if not paths or ("\0" in text and not any(map(os.path.lexists, paths))):
         raise UserError(f"{path} names no files; give a file with one path per line")
     return paths
 
