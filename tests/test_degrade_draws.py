@@ -10,7 +10,7 @@ import torch
 from sr.degrade import STAGES, Degradation, canvas, noise
 from sr.degrade.blur import KINDS, Blur, Sinc
 from sr.degrade.draws import draws
-from sr.degrade.kernels import Bell, Ring
+from sr.degrade.kernels import BellKernel, SincKernel
 from sr.degrade.noise import Noise
 from sr.degrade.one_of import OneOf
 from sr.degrade.resize import Downscale, Resize
@@ -59,8 +59,8 @@ def test_all_at_once_is_each_by_itself(gt, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(noise, "_counts", lambda levels, photons, draw: torch.poisson(levels, generator=draw.field()))
             apart = alone._degrade(images, samples(4))
-            patch.setattr(canvas, "together", lambda device: True)
-            patch.setattr(canvas, "AT_ONCE", 3)
+            patch.setattr(canvas, "is_accelerator", lambda device: True)
+            patch.setattr(canvas, "BATCH_SIZE", 3)
             for one, many in zip(apart, alone._degrade(images, samples(4)), strict=True):
                 error = (one - many).abs()
                 assert error.median() < 1e-6
@@ -91,7 +91,7 @@ def test_the_stages_do_not_move_the_crops(gt):
 def test_kernels_follow_the_distribution_of_the_recipe():
     blur = Blur()
     shapes = [blur.shape(draw) for draw in samples()]
-    bells, rings = ([shape for shape in shapes if isinstance(shape, kind)] for kind in (Bell, Ring))
+    bells, rings = ([shape for shape in shapes if isinstance(shape, kind)] for kind in (BellKernel, SincKernel))
 
     assert near(len(rings), 0.1)
     assert all(math.pi / (3 if size < 13 else 5) <= cutoff <= math.pi for size, cutoff in rings)

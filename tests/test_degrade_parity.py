@@ -10,7 +10,7 @@ from sr.core.errors import UserError
 from sr.degrade import noise, shot
 from sr.degrade.filters import filter2d
 from sr.degrade.jpeg import jpeg
-from sr.degrade.kernels import Bell, Ring, synthesize
+from sr.degrade.kernels import BellKernel, SincKernel, synthesize
 from sr.degrade.resize import interpolate
 from sr.degrade.sharpen import Sharpen
 from sr.nets.io.basicsr import basicsr
@@ -37,24 +37,24 @@ def photo():
 def test_bell_kernels(isotropic, beta, plateau, name):
     expected = getattr(reference("data.degradations"), name)(13, 1.3, 0.4, 0.7, beta, isotropic=isotropic)
     shape = {"sigma_y": 1.3} if isotropic else {"sigma_y": 0.4, "rotation": 0.7}
-    [got] = synthesize([Bell(13, 1.3, beta=beta, plateau=plateau, **shape)], 13, CPU)
+    [got] = synthesize([BellKernel(13, 1.3, beta=beta, plateau=plateau, **shape)], 13, CPU)
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "cutoff"), [(7, 3.1), (13, 1.5), (21, 0.63)])
 def test_sinc_kernel(size, cutoff):
     expected = reference("data.degradations").circular_lowpass_kernel(cutoff, size)
-    [got] = synthesize([Ring(size, cutoff)], size, CPU)
+    [got] = synthesize([SincKernel(size, cutoff)], size, CPU)
     np.testing.assert_allclose(got.numpy(), expected, atol=2e-7)
 
 
 def test_a_batch_of_kernels_is_each_of_them_in_the_middle():
     shapes = [
-        Ring(7, 2.0),
-        Bell(21, 1.0, 2.0, 0.3),
-        Bell(9, 1.5, 1.5, beta=0.7, plateau=True),
-        Ring(15, 1.1),
-        Bell(1, 1, 1),
+        SincKernel(7, 2.0),
+        BellKernel(21, 1.0, 2.0, 0.3),
+        BellKernel(9, 1.5, 1.5, beta=0.7, plateau=True),
+        SincKernel(15, 1.1),
+        BellKernel(1, 1, 1),
     ]
     made = synthesize(shapes, 21, CPU)
     for kernel, shape in zip(made, shapes, strict=True):
@@ -136,7 +136,7 @@ def test_counts_are_poisson(photons):
         assert terms.sum() < stats.chi2.ppf(1 - 1e-6, usual.sum())
 
 
-def test_tables_of_counts_hold_the_chances():
+def test_tables_of_counts_hold_the_probabilities():
     """Walker's table, read back: the share of its 2^32 cells that gives each count."""
     bits, table = shot._table(64)
     half = 1 << 31 - bits
@@ -144,7 +144,7 @@ def test_tables_of_counts_hold_the_chances():
     keep, alias = (rows >> bits) + half, rows & (1 << bits) - 1
     cells = keep.double().scatter_add(1, alias, (2 * half - keep).double()) / 2.0**32
     torch.testing.assert_close(
-        cells, torch.from_numpy(shot._chances(64, 1 << bits))[[0, 3, 128, 255]], atol=1e-8, rtol=0
+        cells, torch.from_numpy(shot._probabilities(64, 1 << bits))[[0, 3, 128, 255]], atol=1e-8, rtol=0
     )
 
 

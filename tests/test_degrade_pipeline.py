@@ -110,7 +110,7 @@ def test_a_fork_must_end_at_the_lq_size_on_every_way():
 
 
 def test_without_stages_the_data_has_to_bring_lq(gt):
-    with pytest.raises(UserError, match="brings no lq"):
+    with pytest.raises(UserError, match="has no lq images"):
         built([])(gt, [0, 1])
 
 
@@ -170,7 +170,7 @@ class _NoQuestions(TorchDispatchMode):
 
 
 def test_no_stage_waits_for_the_device(gt, monkeypatch):
-    monkeypatch.setattr(canvas, "together", lambda device: True)  # the way that an accelerator goes
+    monkeypatch.setattr(canvas, "is_accelerator", lambda device: True)  # use the accelerator path
     degradation = built(SECOND_ORDER)
     degradation(gt, [0, 1])  # tables are made once
     with _NoQuestions():

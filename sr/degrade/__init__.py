@@ -1,4 +1,4 @@
-"""Degradation: a list of stages that turns ground truth into what the network gets."""
+"""Degradation: a list of stages that turns ground truth into LR inputs."""
 
 from sr.degrade.blur import Blur, Sinc
 from sr.degrade.jpeg import Jpeg

@@ -1,7 +1,7 @@
-"""Separable filters and resizing on a CPU: each output is a mix of a few neighbouring inputs along one axis.
+"""Separable filters and resizing on a CPU as banded matrices: each output is a weighted sum of nearby inputs.
 
-Done as small dense products, which use the processor's vector units where torch's own loops on a CPU do not: resizing
-by area takes it 5 to 10 times as long.
+The matrices are applied as small dense products, which use the vector units of the CPU. The loops of torch do not:
+area resizing with them takes 5 to 10 times as long.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK = 64  # outputs of a product: more would multiply by more zeros, fewer by too small matrices
+BLOCK = 64  # outputs per product: more multiply more zeros, fewer make the matrices too small
 
 
 class Block(NamedTuple):
-    """Outputs [first, last) as weights [last - first, stop - start] on the inputs [start, stop)."""
+    """Outputs [first, last) as weights [last - first, stop - start] of the inputs [start, stop)."""
 
     first: int
     last: int
@@ -28,7 +28,10 @@ Band = list[Block]
 
 
 def band(indices: Tensor, weights: Tensor) -> Band:
-    """int64 and float64 [n_out, taps] -> the linear map in blocks. Indices may repeat; their weights add up."""
+    """Build the linear map in blocks from int64 indices and float64 weights, both [n_out, taps].
+
+    Indices may repeat; their weights are added.
+    """
     made = []
     for first in range(0, len(indices), BLOCK):
         index, weight = indices[first : first + BLOCK], weights[first : first + BLOCK]
@@ -39,7 +42,7 @@ def band(indices: Tensor, weights: Tensor) -> Band:
 
 
 def separable(image: Tensor, rows: Band, columns: Band) -> Tensor:
-    """[n, c, h, w] -> [n, c, h', w']: `rows` says how output rows come of input rows."""
+    """Apply `rows` along the height and `columns` along the width: [n, c, h, w] -> [n, c, h', w']."""
     with _exact():
         planes = _across(_down(image.flatten(0, 1).contiguous(), rows), columns)
     return planes.unflatten(0, image.shape[:2])
@@ -64,7 +67,7 @@ def _across(planes: Tensor, columns: Band) -> Tensor:
 
 @contextmanager
 def _exact() -> Iterator[None]:
-    """No setting of float32 matmul precision reaches in here (it would let oneDNN compute in bf16)."""
+    """Ignore the float32 matmul precision setting, which lets oneDNN compute in bf16."""
     before = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:

@@ -1,4 +1,4 @@
-"""Blur with a random kernel, and the final sinc filter."""
+"""Blur with random kernels, and the final sinc filter."""
 
 import math
 from abc import abstractmethod
@@ -10,8 +10,8 @@ from torch import Tensor
 from sr.degrade import kernels
 from sr.degrade.draws import Draw
 from sr.degrade.filters import filter2d
-from sr.degrade.kernels import Bell, Kind, Ring
-from sr.degrade.stage import AroundOne, Chosen, NotNegative, PositiveRange, Prob
+from sr.degrade.kernels import BellKernel, Kind, SincKernel
+from sr.degrade.stage import AroundOne, NotNegative, PositiveRange, Prob, RandomStage
 
 
 def _odd_ascending(sizes: tuple[int, int]) -> tuple[int, int]:
@@ -38,8 +38,8 @@ KINDS: dict[Kind, float] = {
 }
 
 
-class _Filter(Chosen):
-    """Every sample is filtered with the kernel that it draws; `sizes` says how large these may be."""
+class _Filter(RandomStage):
+    """Filter each sample with a random kernel, of a size within `sizes`."""
 
     sizes: tuple[int, int]
 
@@ -48,7 +48,7 @@ class _Filter(Chosen):
         return filter2d(images, made.float())
 
     @abstractmethod
-    def shape(self, draw: Draw) -> Bell | Ring: ...
+    def shape(self, draw: Draw) -> BellKernel | SincKernel: ...
 
     def size(self, draw: Draw) -> int:
         return draw.pick(range(self.sizes[0], self.sizes[1] + 1, 2))
@@ -57,8 +57,13 @@ class _Filter(Chosen):
 class Blur(_Filter):
     """Blur with a kernel of random kind, size and shape. Defaults: Real-ESRGAN's first order.
 
-    kinds: shares of the bell-shaped kinds. sinc_prob: chance of a sinc kernel instead. sizes: least and largest, odd.
-    sigma: in pixels, drawn for each axis. beta_gaussian, beta_plateau: exponents, as often below 1 as above.
+    Args:
+        prob: probability that a sample is blurred.
+        kinds: relative frequencies of the bell-shaped kernels.
+        sinc_prob: probability of a sinc kernel instead.
+        sizes: smallest and largest side of the kernel in pixels, both odd.
+        sigma: bounds of the standard deviation in pixels, drawn for each axis.
+        beta_gaussian, beta_plateau: bounds of the exponent; half of the draws are below 1.
     """
 
     def __init__(
@@ -76,11 +81,11 @@ class Blur(_Filter):
         self.kinds, self.sinc_prob, self.sizes = kinds, sinc_prob, sizes
         self.sigma, self.beta_gaussian, self.beta_plateau = sigma, beta_gaussian, beta_plateau
 
-    def shape(self, draw: Draw) -> Bell | Ring:
+    def shape(self, draw: Draw) -> BellKernel | SincKernel:
         size = self.size(draw)
         if draw.chance(self.sinc_prob):
-            lowest = math.pi / 3 if size < 13 else math.pi / 5  # a small kernel cannot hold a low cutoff's rings
-            return Ring(size, draw.uniform((lowest, math.pi)))
+            lowest = math.pi / 3 if size < 13 else math.pi / 5  # a small kernel cannot hold the rings of a low cutoff
+            return SincKernel(size, draw.uniform((lowest, math.pi)))
         kind = draw.pick(list(self.kinds), list(self.kinds.values()))
         sigma_x = sigma_y = draw.uniform(self.sigma)
         rotation = 0.0
@@ -91,19 +96,19 @@ class Blur(_Filter):
         beta = 1.0
         if plateau or kind.startswith("generalized"):
             beta = _beta(draw, self.beta_plateau if plateau else self.beta_gaussian)
-        return Bell(size, sigma_x, sigma_y, rotation, beta, plateau)
+        return BellKernel(size, sigma_x, sigma_y, rotation, beta, plateau)
 
 
 class Sinc(_Filter):
-    """The ringing of sharpened images: a sinc kernel, cutoff from pi/3 to pi. Defaults: Real-ESRGAN's last filter."""
+    """Add ringing with a sinc kernel, cutoff from pi/3 to pi. Defaults: Real-ESRGAN's last filter."""
 
     def __init__(self, *, prob: Prob = 0.8, sizes: Sizes = (7, 21)) -> None:
         super().__init__(prob)
         self.sizes = sizes
 
-    def shape(self, draw: Draw) -> Bell | Ring:
+    def shape(self, draw: Draw) -> BellKernel | SincKernel:
         size = self.size(draw)
-        return Ring(size, draw.uniform((math.pi / 3, math.pi)))
+        return SincKernel(size, draw.uniform((math.pi / 3, math.pi)))
 
 
 def _beta(draw: Draw, bounds: tuple[float, float]) -> float:

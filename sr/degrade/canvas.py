@@ -1,4 +1,4 @@
-"""Images of different sizes, one by one or all at once, whichever the device does faster."""
+"""Process images of different sizes one by one (CPU) or in padded batches (GPU)."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,35 +7,37 @@ from torch import Tensor
 
 from sr.degrade.draws import upload
 
-AT_ONCE = 16  # images; bounds the memory of a canvas
+BATCH_SIZE = 16  # images; bounds the memory of a padded batch
 
 
 def each(function: Callable[..., Tensor], images: list[Tensor], *params: Tensor | list[Tensor]) -> list[Tensor]:
-    """function([n, c, H, W], *[n, ...]) -> [n, c', H, W] for images [c, h, w] and their rows of `params`.
+    """Apply function([n, c, H, W], *[n, ...]) -> [n, c', H, W] to images [c, h, w] and their rows of `params`.
 
-    On a CPU one by one, which keeps an image in the cache. Elsewhere up to AT_ONCE, each in the upper left corner of
-    a black canvas, because there a launch costs more than its work. params: more images of the same sides, or a
-    tensor with a row for each, which may lie on the host.
+    On a CPU, images are processed one by one, which keeps each in the cache. On a GPU, where a kernel launch costs more
+    than its work, up to BATCH_SIZE images are padded with zeros at the right and bottom and processed together.
+
+    Args:
+        params: further images of the same sizes, or tensors with one row per image, which may be on the host.
     """
     made: list[Tensor] = []
     for rows in _groups(images):
         group = images[rows]
         device = group[0].device
-        given = (packed(p[rows]) if isinstance(p, list) else upload(p[rows], device) for p in params)
-        out = function(packed(group), *given)
+        given = (pad_and_stack(p[rows]) if isinstance(p, list) else upload(p[rows], device) for p in params)
+        out = function(pad_and_stack(group), *given)
         made += [padded[:, : image.shape[-2], : image.shape[-1]] for padded, image in zip(out, group, strict=True)]
     return made
 
 
 def by_size(function: Callable[[Tensor], Tensor], images: list[Tensor]) -> list[Tensor]:
-    """function([n, c, h, w]) -> the same shape, for images that must not be filled up: only equals are stacked."""
-    if together(images[0].device) and len({image.shape for image in images}) == 1:
+    """Like `each` for functions that padding would change: only images of equal size are batched."""
+    if is_accelerator(images[0].device) and len({image.shape for image in images}) == 1:
         return each(function, images)
     return [function(image[None])[0] for image in images]
 
 
-def packed(images: list[Tensor]) -> Tensor:
-    """[n, c, H, W] of the largest height and width; what is not covered is 0."""
+def pad_and_stack(images: list[Tensor]) -> Tensor:
+    """Stack images as [n, c, H, W] of the largest height and width, padded with zeros."""
     if len(images) == 1:
         return images[0][None]
     sides = {image.shape[-2:] for image in images}
@@ -48,11 +50,11 @@ def packed(images: list[Tensor]) -> Tensor:
     return canvas
 
 
-def together(device: torch.device) -> bool:
-    """Whether the device is an accelerator, where few launches count and asking it anything would make it wait."""
+def is_accelerator(device: torch.device) -> bool:
+    """Whether the device is a GPU: few launches matter there, and reading a value from it is a synchronization."""
     return device.type != "cpu"
 
 
 def _groups(images: list[Tensor]) -> Iterator[slice]:
-    size = AT_ONCE if together(images[0].device) else 1
+    size = BATCH_SIZE if is_accelerator(images[0].device) else 1
     return (slice(start, start + size) for start in range(0, len(images), size))

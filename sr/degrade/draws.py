@@ -1,4 +1,4 @@
-"""The random numbers of one sample: a pure function of (seed, position), whatever the batch, the rank or the order."""
+"""Random numbers of one sample: a pure function of (seed, position), independent of batch, rank and order."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -15,11 +15,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Draw:
-    """What the stages may ask about one sample.
+    """Random numbers and the target size of one sample.
 
-    rng: decides parameters on the host, so that no stage waits for the device.
-    fields: draws whole noise images on the device; shared by the samples, seeded anew for each field.
-    lq_size: (h, w) that the stages have to end at.
+    Attributes:
+        rng: draws parameters on the host, so that no stage synchronizes with the device.
+        fields: draws noise images on the device; shared by all samples and reseeded for each image.
+        lq_size: (h, w) of the LR image that the stages must produce.
     """
 
     rng: np.random.Generator
@@ -34,27 +35,27 @@ class Draw:
         return float(low + (high - low) * self.rng.random())
 
     def pick(self, items: Sequence[T], weights: Sequence[float] | None = None) -> T:
-        """One of the items, with equal chance or in proportion to the weights."""
+        """Draw one item, uniformly or in proportion to the weights."""
         if weights is None:
             return items[int(self.rng.integers(len(items)))]
-        ends = list(accumulate(weights))  # `rng.choice` does the same, and takes ten times as long
+        ends = list(accumulate(weights))  # `rng.choice` does the same in ten times the time
         return items[bisect_right(ends, self.rng.random() * ends[-1])]
 
     def field(self) -> torch.Generator:
-        """The generator for the sample's next noise image."""
+        """Seed and return the generator for the next noise image of this sample."""
         return self.fields.manual_seed(int(self.rng.integers(2**63)))
 
 
 def draws(
     seed: int, stream: int, positions: Sequence[int], *, lq_size: tuple[int, int], device: torch.device
 ) -> list[Draw]:
-    """A `Draw` per sample. `stream` keeps the uses of one position apart."""
+    """Make one `Draw` per sample. `stream` separates different uses of the same position."""
     fields = torch.Generator(device)
     return [Draw(np.random.default_rng([seed, stream, position]), fields, lq_size) for position in positions]
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Host values to the device without waiting for its queue (a copy from pageable memory would wait)."""
+    """Copy host values to the device without synchronizing (a copy from pageable memory synchronizes)."""
     if device.type == "cuda" and not values.is_cuda:
         values = values.pin_memory()
     return values.to(device, non_blocking=True)

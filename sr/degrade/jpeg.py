@@ -1,4 +1,4 @@
-"""JPEG compression on the device: what a codec loses, without the codec's bit stream."""
+"""JPEG compression on the device: the loss of a codec, without entropy coding."""
 
 import math
 from functools import lru_cache
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from sr.degrade.canvas import each
 from sr.degrade.draws import Draw
-from sr.degrade.stage import Chosen, Prob, ascending
+from sr.degrade.stage import Prob, RandomStage, ascending
 
 # ITU-T T.81, tables K.1 and K.2.
 LUMINANCE = [
@@ -24,16 +24,16 @@ LUMINANCE = [
     [49, 64, 78, 87, 103, 121, 120, 101],
     [72, 92, 95, 98, 112, 100, 103, 99],
 ]
-CHROMINANCE = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]  # all else is 99
+CHROMINANCE = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]  # 99 elsewhere
 
-# JFIF's YCbCr, without the offsets.
+# YCbCr of JFIF, without the offsets.
 LUMA, CB, CR = (0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)
 
-Quality = Annotated[float, Field(ge=1, le=99)]  # at 100 the quantisation steps are 0
+Quality = Annotated[float, Field(ge=1, le=99)]  # at 100 the quantization steps are 0
 
 
-class Jpeg(Chosen):
-    """JPEG with 4:2:0 chroma at a quality drawn per sample. Default: Real-ESRGAN's."""
+class Jpeg(RandomStage):
+    """JPEG compression with 4:2:0 chroma at a random quality per sample. Defaults: Real-ESRGAN's."""
 
     def __init__(
         self, *, prob: Prob = 1.0, quality: Annotated[tuple[Quality, Quality], AfterValidator(ascending)] = (30.0, 95.0)
@@ -46,10 +46,10 @@ class Jpeg(Chosen):
 
 
 def jpeg(images: list[Tensor], qualities: list[float]) -> list[Tensor]:
-    """[3 or 1, h, w] as they come back from JPEG of these qualities (1..99): in 0..1, not rounded to 8 bits.
+    """Compress and decompress images [3 or 1, h, w] at these qualities (1..99).
 
-    Values are clamped to 0..1 first. Sides are filled with black to multiples of 16. As in Real-ESRGAN's, the
-    luminance table lies transposed.
+    Values are clamped to 0..1 first, and sides are padded with black to multiples of 16. The result is in 0..1 and not
+    rounded to 8 bits. As in Real-ESRGAN, the luminance table is transposed.
     """
     steps = [(5000 / quality if quality < 50 else 200 - 2 * quality) / 100 for quality in qualities]
     channels = images[0].shape[0]
@@ -58,7 +58,7 @@ def jpeg(images: list[Tensor], qualities: list[float]) -> list[Tensor]:
 
 
 def _coded(images: Tensor, steps: Tensor) -> Tensor:
-    """[n, 3, h, w]; float64 [n], factors on the tables."""
+    """Compress [n, 3, h, w]; steps: float64 [n], factors of the quantization tables."""
     height, width = images.shape[-2:]
     full = functional.pad(images.clamp(0, 1).mul_(255), (0, -width % 16, 0, -height % 16))
     half = full[..., ::2, :] + full[..., 1::2, :]
@@ -76,14 +76,14 @@ def _coded(images: Tensor, steps: Tensor) -> Tensor:
 
 
 def _mix(images: Tensor, red: float, green: float, blue: float) -> Tensor:
-    """[n, 3, h, w] -> [n, h, w]."""
+    """Weighted sum of the channels: [n, 3, h, w] -> [n, h, w]."""
     return (images[:, 0] * red).add_(images[:, 1], alpha=green).add_(images[:, 2], alpha=blue)
 
 
 def _quantize(planes: Tensor, tables: Tensor) -> Tensor:
     """Round the 8x8 DCT coefficients of [n, h, w] to multiples of the tables [n, 1, 64].
 
-    In float64: TF32 and bf16 matmul settings cannot reach it, and rounding is where they would be seen.
+    Computed in float64, which TF32 and bf16 matmul settings do not affect; rounding would amplify their errors.
     """
     basis = _dct(planes.device)
     blocks = planes.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)  # [n, h/8, w/8, 8, 8]
@@ -96,7 +96,7 @@ def _quantize(planes: Tensor, tables: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _dct(device: torch.device) -> Tensor:
-    """The orthonormal two-dimensional DCT-II of an 8x8 block as one [64, 64] matrix."""
+    """The orthonormal two-dimensional DCT-II of an 8x8 block as a [64, 64] matrix."""
     n = torch.arange(8, dtype=torch.float64)
     line = torch.cos((2 * n + 1) * n[:, None] * math.pi / 16) / 2
     line[0] /= math.sqrt(2)

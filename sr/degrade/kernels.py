@@ -1,4 +1,4 @@
-"""The blur kernels of Real-ESRGAN (Wang et al. 2021, sections 3.1, 3.3), a batch at a time; each has sum 1."""
+"""Blur kernels of Real-ESRGAN (Wang et al. 2021, sections 3.1 and 3.3), made in batches; each sums to 1."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from sr.degrade.draws import upload
 Kind = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 
 
-class Bell(NamedTuple):
-    """exp(-q^beta / 2), or the plateau 1 / (1 + q^beta), where q is the squared distance in units of the sigmas.
+class BellKernel(NamedTuple):
+    """Kernel exp(-q^beta / 2), or the plateau 1 / (1 + q^beta), where q is the squared distance in units of sigma.
 
-    The sigmas are in pixels; `rotation` turns them from x towards y, in radians. exp with beta = 1 is the Gaussian.
+    The sigmas are in pixels; `rotation` rotates their axes from x towards y, in radians. exp with beta = 1 is the
+    Gaussian.
     """
 
     size: int
@@ -26,27 +27,27 @@ class Bell(NamedTuple):
     plateau: bool = False
 
 
-class Ring(NamedTuple):
-    """Circular low-pass (a sinc) with its `cutoff` in radians per pixel; it leaves rings along edges."""
+class SincKernel(NamedTuple):
+    """Circular low-pass (sinc) kernel with `cutoff` in radians per pixel; it causes ringing along edges."""
 
     size: int
     cutoff: float
 
 
-def synthesize(shapes: Sequence[Bell | Ring], side: int, device: torch.device) -> Tensor:
-    """float64 [n, side, side] on the device: each kernel in the middle, zeros around it. Costs no host sync."""
-    bells = [shape for shape in shapes if isinstance(shape, Bell)]
-    rings = [shape for shape in shapes if isinstance(shape, Ring)]
+def synthesize(shapes: Sequence[BellKernel | SincKernel], side: int, device: torch.device) -> Tensor:
+    """Make float64 kernels [n, side, side] on the device, centered and padded with zeros, without a host sync."""
+    bells = [shape for shape in shapes if isinstance(shape, BellKernel)]
+    rings = [shape for shape in shapes if isinstance(shape, SincKernel)]
     axis = torch.arange(side, dtype=torch.float64, device=device) - side // 2
     made = torch.cat([*([_bells(bells, axis)] if bells else []), *([_rings(rings, axis)] if rings else [])])
     made /= made.sum((-2, -1), keepdim=True)
     if not (bells and rings):
         return made
     places = iter(range(len(bells))), iter(range(len(bells), len(shapes)))
-    return made[upload(torch.tensor([next(places[isinstance(shape, Ring)]) for shape in shapes]), device)]
+    return made[upload(torch.tensor([next(places[isinstance(shape, SincKernel)]) for shape in shapes]), device)]
 
 
-def _bells(shapes: list[Bell], axis: Tensor) -> Tensor:
+def _bells(shapes: list[BellKernel], axis: Tensor) -> Tensor:
     turns = [(math.cos(shape.rotation), math.sin(shape.rotation)) for shape in shapes]
     rows = [(s.size // 2, c / s.sigma_x, n / s.sigma_x, c / s.sigma_y, n / s.sigma_y, s.beta, s.plateau)
             for s, (c, n) in zip(shapes, turns, strict=True)]  # fmt: skip
@@ -56,7 +57,7 @@ def _bells(shapes: list[Bell], axis: Tensor) -> Tensor:
     return _cut(torch.where(plateau > 0, 1 / (1 + q), torch.exp(-0.5 * q)), axis, reach)
 
 
-def _rings(shapes: list[Ring], axis: Tensor) -> Tensor:
+def _rings(shapes: list[SincKernel], axis: Tensor) -> Tensor:
     reach, cutoff = _columns([(shape.size // 2, shape.cutoff) for shape in shapes], axis)
     radius = torch.hypot(axis, axis[:, None])
     rings = cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius)
@@ -64,7 +65,7 @@ def _rings(shapes: list[Ring], axis: Tensor) -> Tensor:
 
 
 def _columns(rows: list[tuple], axis: Tensor) -> tuple[Tensor, ...]:
-    """The parameters as [n, 1, 1] each, in one copy to the device."""
+    """Copy all parameters to the device at once, as tensors [n, 1, 1]."""
     return upload(torch.tensor(rows, dtype=torch.float64), axis.device)[..., None, None].unbind(1)
 
 

@@ -1,4 +1,4 @@
-"""Sensor noise: Gaussian or Poisson, per channel or gray."""
+"""Sensor noise: Gaussian or Poisson, per channel or shared by all channels."""
 
 from itertools import groupby
 
@@ -8,16 +8,20 @@ from torch import Tensor
 from sr.degrade import canvas, shot
 from sr.degrade.canvas import each
 from sr.degrade.draws import Draw, upload
-from sr.degrade.stage import Chosen, Prob, Range
+from sr.degrade.stage import Prob, RandomStage, Range
 
 LUMA = (0.2989, 0.587, 0.114)
 
 
-class Noise(Chosen):
-    """Add Gaussian (chance gaussian_prob) or Poisson noise and clamp. Defaults: Real-ESRGAN's first order.
+class Noise(RandomStage):
+    """Add Gaussian or Poisson noise and clamp to 0..1. Defaults: Real-ESRGAN's first order.
 
-    sigma: standard deviation in 8-bit levels. poisson_scale: factor on the shot noise. gray_prob: chance that the
-    channels share one noise.
+    Args:
+        prob: probability that noise is added.
+        gaussian_prob: probability of Gaussian noise instead of Poisson noise.
+        sigma: bounds of the standard deviation of Gaussian noise, in 8-bit levels.
+        poisson_scale: bounds of the factor of Poisson noise.
+        gray_prob: probability that all channels share the same noise.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class Noise(Chosen):
 
 
 def gaussian(images: list[Tensor], sigmas: list[float], draws: list[Draw], *, gray: bool) -> list[Tensor]:
-    """[3, h, w] each, with noise of standard deviation sigma / 255; the same in all channels where gray."""
+    """Add Gaussian noise of standard deviation sigma / 255 to images [3, h, w]; gray: the same for all channels."""
     made = []
     for image, sigma, draw in zip(images, sigmas, draws, strict=True):
         shape = image[:1].shape if gray else image.shape
@@ -56,7 +60,7 @@ def gaussian(images: list[Tensor], sigmas: list[float], draws: list[Draw], *, gr
 
 
 def poisson(images: list[Tensor], scales: list[float], draws: list[Draw], *, gray: bool) -> list[Tensor]:
-    """Shot noise times the scale: photons are counted in as many levels as the image has grays, rounded up to 2^n."""
+    """Add Poisson noise times the scale. White is as many photons as the image has gray levels, rounded up to 2^n."""
     levels = each(_gray_levels if gray and images[0].shape[0] == 3 else _levels, images)
     photons = _photons(levels)
     counts = [_counts(*sample) for sample in zip(levels, photons, draws, strict=True)]
@@ -78,16 +82,16 @@ def _with_noise(images: Tensor, levels: Tensor, counts: Tensor, photons: Tensor,
 
 
 def _counts(levels: Tensor, photons: Tensor, draw: Draw) -> Tensor:
-    """Poisson counts of the rates levels / 255 * photons, drawn by the sample's own generator."""
+    """Draw Poisson counts with the rates levels / 255 * photons."""
     generator = draw.field()
-    if not canvas.together(levels.device):
+    if not canvas.is_accelerator(levels.device):
         return shot.counts(levels, int(photons), generator.initial_seed())
     return torch.poisson(levels * (photons / 255), generator=generator)
 
 
 def _photons(levels: list[Tensor]) -> Tensor:
-    """[n]: the least power of two that is not below the image's distinct levels; found without asking the device."""
-    if not canvas.together(levels[0].device):
+    """The number of distinct levels of each image, rounded up to a power of two, as [n], without a host sync."""
+    if not canvas.is_accelerator(levels[0].device):
         distinct = torch.tensor([_distinct(image) for image in levels])
     else:
         seen = torch.zeros(len(levels), 256, device=levels[0].device)
@@ -99,6 +103,6 @@ def _photons(levels: list[Tensor]) -> Tensor:
 
 
 def _distinct(levels: Tensor) -> int:
-    """Number of distinct levels, on a CPU. Where a part of the image has more than 128, the rest says no more."""
+    """The number of distinct levels, on a CPU. More than 128 in a part of the image suffice: they round up to 256."""
     few = torch.bincount(levels[:, ::8, ::8].flatten().int()).count_nonzero()
     return int(few) if few > 128 else int(torch.bincount(levels.flatten().int()).count_nonzero())

@@ -1,4 +1,4 @@
-"""The last step of the stream: raw crops onto the device, degraded where the data brought no lq."""
+"""The last step of the loader: copy raw crops to the device and synthesize LR images where the data has none."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,9 @@ from sr.degrade.pipeline import Degradation
 
 
 class OnDeviceBatch:
-    """Raw -> Pair on the device. Sources of either kind may be mixed in one micro-batch.
+    """Turn a RawBatch on the host into a Batch on the device. One batch may mix sources with and without LR images.
 
-    Where the data brings its own lq, nothing is degraded or sharpened: target is gt.
+    Samples that come with an LR image are neither degraded nor sharpened: their target is the ground truth.
     """
 
     def __init__(self, degradation: Degradation, *, device: torch.device, channels_last: bool) -> None:
@@ -24,8 +24,8 @@ class OnDeviceBatch:
         else:
             rows = torch.tensor([row for group in raw.groups for row in group.rows]).argsort().to(self.device)
             lq, gt, target = (torch.cat([getattr(p, k) for p in pairs])[rows] for k in ("lq", "gt", "target"))
-        lq, gt = self._laid_out(lq), self._laid_out(gt)
-        return Batch(lq=lq, gt=gt, target=gt if target is pairs[0].gt else self._laid_out(target))
+        lq, gt = self._in_memory_format(lq), self._in_memory_format(gt)
+        return Batch(lq=lq, gt=gt, target=gt if target is pairs[0].gt else self._in_memory_format(target))
 
     def _pair(self, group: SubBatch) -> Batch:
         if group.lq is None:
@@ -34,8 +34,8 @@ class OnDeviceBatch:
         return Batch(lq=self._image(group.lq, self.memory_format), gt=gt, target=gt)
 
     def _image(self, pixels: Tensor, layout: torch.memory_format) -> Tensor:
-        """uint8 on the host -> float 0..1 on the device; bytes travel, not floats."""
+        """Copy uint8 pixels to the device and convert them to float in 0..1 there."""
         return pixels.to(self.device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
 
-    def _laid_out(self, images: Tensor) -> Tensor:
+    def _in_memory_format(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self.memory_format)

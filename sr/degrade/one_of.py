@@ -1,4 +1,4 @@
-"""A fork in the list of stages."""
+"""A random choice between lists of stages."""
 
 from typing import Annotated
 
@@ -6,22 +6,22 @@ from torch import Tensor
 
 from sr.config.registry import PartOf
 from sr.degrade.draws import Draw
-from sr.degrade.stage import Chosen, Stage
+from sr.degrade.stage import RandomStage, Stage
 
 
-class OneOf(Chosen):
-    """Each sample goes through one of several lists of stages, with equal chance."""
+class OneOf(RandomStage):
+    """Apply one of several lists of stages to each sample, chosen uniformly."""
 
     def __init__(self, *, choices: list[list[Annotated[Stage, PartOf("degrade")]]]) -> None:
         super().__init__()
         self.choices = choices
 
     def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
-        ways = [draw.pick(range(len(self.choices))) for draw in draws]
-        for way, stages in enumerate(self.choices):
-            rows = [row for row, chosen in enumerate(ways) if chosen == way]
-            part, their = [images[row] for row in rows], [draws[row] for row in rows]
+        chosen = [draw.pick(range(len(self.choices))) for draw in draws]
+        for choice, stages in enumerate(self.choices):
+            rows = [row for row, number in enumerate(chosen) if number == choice]
+            part, part_draws = [images[row] for row in rows], [draws[row] for row in rows]
             for stage in stages if rows else []:
-                part = stage(part, their)
+                part = stage(part, part_draws)
             images = [part[rows.index(row)] if row in rows else image for row, image in enumerate(images)]
         return images

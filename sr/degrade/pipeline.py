@@ -1,4 +1,4 @@
-"""Ground truth in, pairs to train on out."""
+"""Synthesize training pairs from ground truth."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,14 +14,17 @@ from sr.degrade.resize import Downscale, Resize
 from sr.degrade.sharpen import Sharpen
 from sr.degrade.stage import Stage
 
-STAGES_STREAM, CROP_STREAM = 11, 12  # apart, so that another list of stages leaves the crops where they were
+STAGES_STREAM, CROP_STREAM = 11, 12  # separate, so that changing the stages does not move the crops
 
 
 class Degradation:
-    """Makes lq out of gt by a list of stages, every sample with draws of its own that (seed, position) alone decide.
+    """Synthesize LR images from ground truth by a list of stages; (seed, position) decides all draws of a sample.
 
-    gt_size: side of the random crop taken from both at the end; None keeps the whole image.
-    Raises UserError where the stages cannot end at the lq size.
+    Args:
+        gt_size: side of the random crop that is taken from both images at the end; None keeps the whole image.
+
+    Raises:
+        UserError: the stages do not end at the LR size.
     """
 
     def __init__(self, stages: Sequence[Stage], *, scale: int, gt_size: int | None, seed: int) -> None:
@@ -32,12 +35,17 @@ class Degradation:
 
     @torch.no_grad()
     def __call__(self, gt: Tensor, positions: Sequence[int]) -> Batch:
-        """gt: float [n, 3, H, W] in 0..1 on any device, with the samples' global positions.
+        """Degrade a batch without a host sync.
 
-        Returns lq rounded to 8 bits, and gt and target cropped alike. Costs no host sync.
+        Args:
+            gt: float [n, 3, H, W] in 0..1 on any device.
+            positions: global position of each sample.
+
+        Returns:
+            lq rounded to 8 bits, and gt and target with the same crop.
         """
         if not self.stages:
-            raise UserError("the data brings no lq and `degrade` is empty; add stages, at least {type: downscale}")
+            raise UserError("the data has no lq images and `degrade` is empty; add stages, at least {type: downscale}")
         height, width = (side // self.scale for side in gt.shape[-2:])
         gts = list(gt[..., : height * self.scale, : width * self.scale])
         key = partial(draws, self.seed, positions=positions, lq_size=(height, width), device=gt.device)
@@ -64,7 +72,7 @@ class Degradation:
 
 
 def _ends_at_lq_size(stages: Sequence[Stage], before: bool = False) -> bool:
-    """Whether an image leaves the stages at the lq size; stages from outside are not known to change it."""
+    """Whether the stages end at the LR size. Stages of plugins are assumed to keep the size."""
     for stage in stages:
         if isinstance(stage, OneOf):
             before = all(_ends_at_lq_size(choice, before) for choice in stage.choices)

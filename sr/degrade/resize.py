@@ -1,4 +1,4 @@
-"""Random resizing, and the way back to the size that the network gets."""
+"""Random resizing, and the final resize to the LR size."""
 
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -12,18 +12,21 @@ from sr.core.errors import UserError
 from sr.degrade import canvas
 from sr.degrade.bands import Band, band, separable
 from sr.degrade.draws import Draw
-from sr.degrade.stage import AroundOne, Chosen, Prob
+from sr.degrade.stage import AroundOne, Prob, RandomStage
 from sr.images import bicubic
 
 Mode = Literal["area", "bilinear", "bicubic"]
 MODES: list[Mode] = ["area", "bilinear", "bicubic"]
 
 
-class Resize(Chosen):
+class Resize(RandomStage):
     """Resize by a random factor, without antialiasing. Defaults: Real-ESRGAN's first order.
 
-    up_prob, down_prob: chances of a factor from 1..range[1] and range[0]..1; the rest keeps factor 1.
-    relative_to: the factor applies to the `current` size or to the `lq` size (so factor 1 then ends at the lq size).
+    Args:
+        up_prob, down_prob: probabilities of a factor from 1..range[1] and from range[0]..1; otherwise it is 1.
+        range: smallest and largest factor.
+        modes: interpolation modes, chosen uniformly.
+        relative_to: the factor applies to the `current` size or to the `lq` size (factor 1 then gives the LR size).
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class Resize(Chosen):
     ) -> None:
         super().__init__()
         if up_prob + down_prob > 1:
-            raise UserError(f"resize: up_prob {up_prob} and down_prob {down_prob} exceed 1 together; lower one of them")
+            raise UserError(
+                f"resize: up_prob {up_prob} and down_prob {down_prob} sum to more than 1; lower one of them"
+            )
         self.up_prob, self.down_prob, self.range = up_prob, down_prob, range
         self.modes, self.relative_to = modes, relative_to
 
@@ -53,19 +58,20 @@ class Resize(Chosen):
         return interpolate(image, mode, factor=factor)
 
     def _factor(self, draw: Draw) -> float:
-        way = draw.rng.random()
-        if way < self.up_prob:
+        value = draw.rng.random()
+        if value < self.up_prob:
             return draw.uniform((1.0, self.range[1]))
-        if way < self.up_prob + self.down_prob:
+        if value < self.up_prob + self.down_prob:
             return draw.uniform((self.range[0], 1.0))
         return 1.0
 
 
-class Downscale(Chosen):
-    """Resize to the lq size exactly. Every list of stages needs one.
+class Downscale(RandomStage):
+    """Resize to exactly the LR size. Every list of stages needs this.
 
-    mode: `bicubic` is MATLAB's with antialiasing, the papers' classical degradation; `area`, `bilinear` and
-    `bicubic_plain` are interpolation without antialiasing; `random` draws one of those three, as Real-ESRGAN does.
+    Args:
+        mode: `bicubic` is MATLAB's with antialiasing, the classical degradation of papers; `area`, `bilinear` and
+            `bicubic_plain` interpolate without antialiasing; `random` chooses one of those three, as Real-ESRGAN does.
     """
 
     def __init__(self, *, mode: Literal["random", "bicubic", "area", "bilinear", "bicubic_plain"] = "random") -> None:
@@ -85,11 +91,11 @@ class Downscale(Chosen):
 def interpolate(
     image: Tensor, mode: str, *, size: tuple[int, int] | None = None, factor: float | None = None
 ) -> Tensor:
-    """[c, h, w] to `size`, or by `factor` (the new sides rounded down, the pixel grid by the factor itself)."""
+    """Resize [c, h, w] to `size`, or by `factor` (sides are rounded down; the sampling grid uses the exact factor)."""
     sides = image.shape[-2:]
     if size == tuple(sides) or factor == 1:
         return image  # all weights would be 1
-    if canvas.together(image.device) or mode == "bilinear":
+    if canvas.is_accelerator(image.device) or mode == "bilinear":
         return functional.interpolate(image[None], size=size, scale_factor=factor, mode=mode)[0]
     taps = _area if mode == "area" else _cubic
     height, width = size or (int(side * (factor or 1)) for side in sides)
@@ -99,7 +105,7 @@ def interpolate(
 
 @lru_cache(maxsize=64)
 def _area(n_in: int, n_out: int, factor: float | None) -> Band:
-    """Means of the inputs that an output touches; as in torch, sizes alone say which."""
+    """Area interpolation: the mean of the inputs that an output covers, which as in torch depends on the sizes only."""
     place = torch.arange(n_out)[:, None]
     first, last = place * n_in // n_out, -((place + 1) * n_in // -n_out)
     indices = first + torch.arange(int((last - first).max()))
@@ -109,7 +115,7 @@ def _area(n_in: int, n_out: int, factor: float | None) -> Band:
 
 @lru_cache(maxsize=64)
 def _cubic(n_in: int, n_out: int, factor: float | None) -> Band:
-    """Keys' kernel with a = -0.75, as in torch; borders repeat the edge pixel."""
+    """Keys' cubic kernel with a = -0.75 and replicated borders, as in torch."""
     step = n_in / n_out if factor is None else 1 / factor
     centre = (torch.arange(n_out, dtype=torch.float64)[:, None] + 0.5) * step - 0.5
     indices = centre.floor() + torch.arange(-1, 3)

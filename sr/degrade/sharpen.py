@@ -1,4 +1,4 @@
-"""Unsharp masking of the ground truth, so that the network learns crisp images without overshoot."""
+"""Unsharp masking of the ground truth: the network learns sharp images without overshoot."""
 
 from functools import lru_cache
 
@@ -9,17 +9,20 @@ from sr.degrade import canvas
 from sr.degrade.bands import Band, band, separable
 from sr.degrade.draws import Draw
 from sr.degrade.filters import filter2d
-from sr.degrade.stage import Chosen, NotNegative
+from sr.degrade.stage import NotNegative, RandomStage
 
 TAPS = 51
 SIGMA = 8.0
 
 
-class Sharpen(Chosen):
-    """Unsharp masking where an image differs from its blur by more than `threshold` 8-bit levels, as in Real-ESRGAN.
+class Sharpen(RandomStage):
+    """Sharpen where an image differs from its blur by more than `threshold` 8-bit levels, as in Real-ESRGAN.
 
-    target: the reconstruction losses compare with the ground truth sharpened the same way; the discriminator sees it
-    plain.
+    Args:
+        weight: factor of the added detail.
+        threshold: in 8-bit levels.
+        target: use the sharpened ground truth as the target of reconstruction losses; the discriminator still gets
+            the original.
     """
 
     def __init__(self, *, weight: NotNegative = 0.5, threshold: NotNegative = 10.0, target: bool = True) -> None:
@@ -30,7 +33,7 @@ class Sharpen(Chosen):
         return self.sharpen(images)
 
     def sharpen(self, images: list[Tensor]) -> list[Tensor]:
-        """[3, h, w] in 0..1, same out."""
+        """Sharpen images [3, h, w] in 0..1."""
         return canvas.by_size(self._sharpened, images)
 
     def _sharpened(self, images: Tensor) -> Tensor:
@@ -41,9 +44,9 @@ class Sharpen(Chosen):
 
 
 def _blurred(images: Tensor) -> Tensor:
-    """[n, c, h, w] through the Gaussian, mirrored at the borders."""
+    """Blur [n, c, h, w] with the Gaussian and reflected borders."""
     height, width = images.shape[-2:]
-    if not canvas.together(images.device) and min(height, width) > TAPS // 2:
+    if not canvas.is_accelerator(images.device) and min(height, width) > TAPS // 2:
         return separable(images, _gaussian(height), _gaussian(width))
     return torch.stack(filter2d(list(images), _kernel(images.device).expand(len(images), -1, -1)))
 

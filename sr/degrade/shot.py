@@ -1,7 +1,7 @@
-"""Poisson counts on a CPU, where torch.poisson takes 30 ms for a 400 x 400 image and this a few.
+"""Poisson sampling on a CPU: a few ms for a 400 x 400 image, where torch.poisson takes 30 ms.
 
-An image of 8-bit levels has no more than 256 rates. For each, Walker's alias method (Vose, IEEE TSE 17, 1991) keeps a
-table that turns 32 random bits into a count; probabilities are exact to 2^-32.
+An image of 8-bit levels has at most 256 rates. For each rate, a table of Walker's alias method (Vose, IEEE TSE 17,
+1991) turns 32 random bits into a count; probabilities are exact to 2^-32.
 """
 
 from functools import lru_cache
@@ -14,7 +14,12 @@ LEVELS = 256
 
 
 def counts(levels: Tensor, photons: int, seed: int) -> Tensor:
-    """Poisson counts of the rates levels / 255 * photons. levels: float32, whole numbers in 0..255; photons: 2^n."""
+    """Draw Poisson counts with the rates levels / 255 * photons.
+
+    Args:
+        levels: float32, whole numbers in 0..255.
+        photons: a power of two, at most 256.
+    """
     bits, table = _table(photons)
     raw = np.random.SFC64(seed).random_raw((levels.numel() + 1) // 2)
     words = torch.from_numpy(raw.view(np.int32)[: levels.numel()]).view(levels.shape)
@@ -23,20 +28,23 @@ def counts(levels: Tensor, photons: int, seed: int) -> Tensor:
     entry = table.index_select(0, place.flatten()).view_as(words)
     keeps = (words.bitwise_right_shift_(bits) - (entry >> bits)).bitwise_right_shift_(31)  # all ones where below
     alias = entry.bitwise_and_((1 << bits) - 1)
-    return keeps.bitwise_and_(column.bitwise_xor_(alias)).bitwise_xor_(alias).to(torch.float32)  # where() takes 2 ms
+    return (
+        keeps.bitwise_and_(column.bitwise_xor_(alias)).bitwise_xor_(alias).to(torch.float32)
+    )  # where() takes 2 ms more
 
 
 @lru_cache(maxsize=9)
 def _table(photons: int) -> tuple[int, Tensor]:
-    """(bits, int32 [256 * 2^bits]): of each count its threshold, less half the range, above the bits of its alias.
+    """Build the alias tables: (bits, int32 [256 * 2^bits]).
 
-    Costs about a tenth of a second, once for each of the 9 numbers of photons.
+    An entry holds the threshold of a count, minus half the range, above the bits of its alias. Takes about 0.1 s, once
+    for each of the 9 numbers of photons.
     """
-    bits = int(np.ceil(np.log2(photons + 9 * np.sqrt(photons) + 16)))  # what is cut off has a chance below 2^-40
-    share = _chances(photons, 1 << bits) * (1 << bits)  # 1 on average
+    bits = int(np.ceil(np.log2(photons + 9 * np.sqrt(photons) + 16)))  # the tail beyond has a probability below 2^-40
+    share = _probabilities(photons, 1 << bits) * (1 << bits)  # 1 on average
     every = np.arange(LEVELS)
     threshold, alias = np.ones_like(share), np.tile(np.arange(1 << bits), (LEVELS, 1))
-    open_ = share.copy()  # what is not yet given away; finished counts stand at 1
+    open_ = share.copy()  # not yet assigned; finished counts are at 1
     for _ in range(1 << bits):
         low, high = open_.argmin(1), open_.argmax(1)
         given = open_[every, low]
@@ -52,8 +60,8 @@ def _table(photons: int) -> tuple[int, Tensor]:
     return bits, torch.from_numpy((signed << bits | alias).astype(np.int32).reshape(-1))
 
 
-def _chances(photons: int, counts: int) -> np.ndarray:
-    """float64 [256, counts]: of every count at the rate of every level."""
+def _probabilities(photons: int, counts: int) -> np.ndarray:
+    """Probability of every count for every level, float64 [256, counts]."""
     rates = torch.arange(LEVELS, dtype=torch.float64)[:, None] / (LEVELS - 1) * photons
     number = torch.arange(counts, dtype=torch.float64)
     chances = torch.exp(torch.xlogy(number, rates) - rates - torch.lgamma(number + 1)).numpy()

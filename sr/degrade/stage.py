@@ -1,4 +1,4 @@
-"""What every stage of a degradation has in common."""
+"""Interface and base class of degradation stages."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated, Protocol
@@ -32,15 +32,15 @@ AroundOne = Annotated[tuple[Positive, Positive], AfterValidator(_around_one)]
 class Stage(Protocol):
     """A step of the degradation.
 
-    images: float RGB [3, h, w] in 0..1, a list because random resizing leaves every sample its own size.
-    draws: as many, the only source of randomness. A sample's result must not depend on its neighbours.
+    Takes float RGB images [3, h, w] in 0..1, as a list because random resizing gives samples different sizes, and one
+    `Draw` per image, the only source of randomness. The result of a sample must not depend on the others in the batch.
     """
 
     def __call__(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]: ...
 
 
-class Chosen(ABC):
-    """A stage that each sample goes through with probability `prob`."""
+class RandomStage(ABC):
+    """A stage that is applied to each sample with probability `prob`."""
 
     def __init__(self, prob: float = 1.0) -> None:
         self.prob = prob
@@ -53,4 +53,4 @@ class Chosen(ABC):
 
     @abstractmethod
     def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
-        """At least one image. Every sample makes its own draws, whatever the others draw."""
+        """Process at least one image. Each sample uses only its own `Draw`."""

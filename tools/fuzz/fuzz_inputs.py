@@ -124,7 +124,8 @@ class Images:
         demand(len(left_out) + len({key.rpartition("_s")[0] for key in cut}) == 2, f"an image was lost: {cut}")
         code, output = run("upscale", given, "-o", made, "-m", "bicubic", "--scale", 2)
         images = sorted(path for path in made.rglob("*") if path.is_file() and path.suffix in (".png", file.suffix))
-        demand(len(images) == 2 if code == 0 else "1 image(s) failed" in output, f"not reported: {output}")
+        reported = "1 image(s) failed" in output or "1 image(s) damaged" in output
+        demand(len(images) == 2 if code == 0 else reported, f"not reported: {output}")
         for image in images:
             read_image(image)
         demand(not list(self.folder.rglob("*.tmp")), "half-written output")
