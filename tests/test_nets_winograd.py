@@ -207,7 +207,10 @@ def test_a_net_stays_the_same_net() -> None:
 def test_spectral_convolutions_are_replaced_too(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(winograd, "conv", lambda x, *_, **__: seen.append(x.shape) or x)
-    SpectralConv2d(16, 16, 3, padding=1)(drawn(1, 16, 24, 24))
+    net = SpectralConv2d(16, 16, 3, padding=1)
+    net(drawn(1, 16, 24, 24))
+    assert not seen
+    winograd.use_fast_conv(net, CPU)(drawn(1, 16, 24, 24))
     assert seen == [(1, 16, 24, 24)]
 
 

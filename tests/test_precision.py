@@ -11,6 +11,7 @@ from sr.inference.precision import WITHIN, Choice, choose, exact, halved, mixed
 from sr.inference.predictor import Predictor
 from sr.inference.receptive_field import probe
 from sr.nets.cpu import winograd
+from sr.nets.device import fast_half_types
 from sr.nets.edsr import EDSR
 from sr.nets.io.load import Model
 from sr.nets.rcan import RCAN
@@ -25,7 +26,7 @@ LOOKS = [probe(48, 3)]
 @pytest.fixture
 def fast_bf16(monkeypatch):
     """A processor with instructions for bf16, or one that thinks so."""
-    monkeypatch.setattr(precision, "pays", lambda device, dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr(precision, "fast_half_types", lambda device: [torch.bfloat16])
 
 
 def rrdb() -> RRDBNet:
@@ -94,7 +95,7 @@ def test_auto_takes_what_is_fast_and_close(fast_bf16):
 
 
 def test_auto_is_fp32_where_half_precision_is_no_faster(monkeypatch):
-    monkeypatch.setattr(precision, "pays", lambda device, dtype: False)
+    monkeypatch.setattr(precision, "fast_half_types", lambda device: [])
     net = rrdb()
     choice = picked(net, "auto")
     assert (choice.way.name, choice.refused) == ("fp32", [])
@@ -166,9 +167,45 @@ def test_fp32_is_fp32():
     assert picked(net, "fp32").way.name == "fp32"
 
 
-def test_this_machine_is_asked():
-    assert precision.pays(CPU, torch.bfloat16) in (True, False)
-    assert not precision.pays(CPU, torch.float64)
+@pytest.mark.parametrize(
+    ("capability", "types", "training"),
+    [
+        ((6, 1), [], "fp32"),
+        ((7, 5), [torch.float16], "fp16"),
+        ((8, 0), [torch.float16, torch.bfloat16], "bf16"),
+        ((12, 0), [torch.float16, torch.bfloat16], "bf16"),
+    ],
+)
+def test_half_precision_on_a_gpu_is_decided_by_its_capability(capability, types, training, monkeypatch):
+    """And not by timing one layer, whose launch costs more than the layer."""
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert fast_half_types(cuda) == types
+    assert choose_precision("auto", cuda) == training
+    ways = [make() for make in precision._makers(rrdb(), "auto", cuda)]
+    assert len(ways) == {0: 1, 1: 3, 2: 4}[len(types)]
+
+
+def test_other_devices():
+    assert fast_half_types(torch.device("mps")) == [torch.float16]
+    assert fast_half_types(torch.device("meta")) == []
+    assert set(fast_half_types(CPU)) <= {torch.bfloat16}
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9")
+def test_tf32_is_switched_where_the_new_settings_were_used(monkeypatch):
+    """There `torch.backends.cudnn.allow_tf32` raises RuntimeError when it is read."""
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+    try:
+        conv.fp32_precision = "ieee"
+        with pytest.raises(RuntimeError):
+            print(torch.backends.cudnn.allow_tf32)
+        with precision._multiplications(torch.device("cuda"), tf32=True):
+            assert (conv.fp32_precision, matmul.fp32_precision) == ("tf32", "tf32")
+        assert (conv.fp32_precision, matmul.fp32_precision) == ("ieee", before[1])
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,9 @@
 
 import contextlib
 import copy
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,30 +12,33 @@ from torch import Tensor, nn
 
 from sr.core.errors import first_line
 from sr.nets import edsr, rcan, srresnet
-from sr.nets.cpu.winograd import conv2d, use_fast_conv
+from sr.nets.device import fast_half_types, place
 from sr.nets.rrdbnet import ResidualDenseBlock
 
 Precision = Literal["auto", "fp32", "tf32", "mixed", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WITHIN = 0.5 / 255  # of fp32, on what is looked at, for a precision that nobody asked for: half of what is promised
 BROKEN = 32 / 255  # one that was asked for is given up beyond this, or at numbers that are not finite
-GAIN = 1.3  # how many times faster than fp32 a convolution has to be for half precision to be worth a try
 
 # ---- ways to run a net -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Way:
-    """A net as it is run. run: [B, c, h, w] of any float type -> float32. name: for people."""
+    """How a network is run.
+
+    name: for messages. run: [B, c, h, w] of any float type -> float32. element: bytes of most activations.
+    """
 
     name: str
     run: Callable[[Tensor], Tensor]
+    element: int = 4
 
 
 def exact(net: nn.Module, device: torch.device) -> Way:
     """fp32 throughout, without the shortened multiplications (TF32) that torch otherwise allows itself on CUDA."""
     if device.type == "cpu":
-        use_fast_conv(net, device).to(memory_format=torch.channels_last)  # faster, and the same up to rounding
+        place(net, device)  # faster, and the same up to rounding
     return Way("fp32", lambda x: _called(net, x.float(), tf32=False, last=device.type == "cpu"))
 
 
@@ -51,7 +53,7 @@ def halved(net: nn.Module, kind: str) -> Way:
     whose numbers near 1 are 1/256 apart."""
     dtype = DTYPES[kind]
     half = copy.deepcopy(net).to(dtype).to(memory_format=torch.channels_last)
-    return Way(kind, lambda x: _called(half, x.to(dtype), tf32=True, last=True))
+    return Way(kind, lambda x: _called(half, x.to(dtype), tf32=True, last=True), element=2)
 
 
 def mixed(net: nn.Module, kind: str) -> Way | None:
@@ -114,13 +116,20 @@ def _multiplications(device: torch.device, *, tf32: bool) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    backends: Any = torch.backends
-    before = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
-    backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = tf32
+    conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    value: str | bool = tf32
+    if hasattr(conv, "conv"):  # torch 2.9 and later, where reading `allow_tf32` can raise once this was set
+        switches, name, value = (conv.conv, matmul), "fp32_precision", "tf32" if tf32 else "ieee"
+    else:
+        switches, name = (conv, matmul), "allow_tf32"
+    before = [getattr(switch, name) for switch in switches]
+    for switch in switches:
+        setattr(switch, name, value)
     try:
         yield
     finally:
-        backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32 = before
+        for switch, was in zip(switches, before, strict=True):
+            setattr(switch, name, was)
 
 
 # ---- which one -------------------------------------------------------------------------------------------------------
@@ -170,35 +179,13 @@ def _makers(net: nn.Module, precision: Precision, device: torch.device) -> list[
         return [lambda: mixed(net, "bf16")]
     if precision == "fp32":
         return []
-    if device.type == "cpu":
-        return [lambda: mixed(net, "bf16")] if pays(device, torch.bfloat16) else []
+    types = fast_half_types(device)
     makers: list[Callable[[], Way | None]] = []
-    if pays(device, torch.float16):
+    if torch.float16 in types:
         makers += [lambda: halved(net, "fp16"), lambda: mixed(net, "fp16")]
-    if pays(device, torch.bfloat16):
+    if torch.bfloat16 in types:
         makers.append(lambda: mixed(net, "bf16"))
     return [*makers, lambda: shortened(net, device)] if device.type == "cuda" else makers
-
-
-def pays(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this machine convolves faster in dtype than in fp32: by GAIN at least, tried on one layer (some ms).
-
-    What a processor can do says little: one without instructions for bf16 runs it too, several times slower.
-    """
-    took = {}
-    for kind in (torch.float32, dtype):
-        x, weight = torch.ones(1, 128, 64, 64, device=device, dtype=kind), torch.ones(64, 128, 3, 3, device=device)
-        x, weight = (t.to(kind, memory_format=torch.channels_last) for t in (x, weight))
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            try:
-                conv2d(x, weight, stride=1, padding=1).sum().item()  # .item() waits for the device
-            except (RuntimeError, NotImplementedError):
-                return False
-            times.append(time.perf_counter() - start)
-        took[kind] = min(times)
-    return took[torch.float32] >= GAIN * took[dtype]
 
 
 def _deviation(way: Way, looks: list[Tensor], wanted: list[Tensor], device: torch.device) -> float:

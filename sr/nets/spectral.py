@@ -1,10 +1,10 @@
 """Spectral normalisation (Miyato et al. 2018) that keeps its numbers under autocast and DDP."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from sr.nets.cpu.winograd import conv2d
 
 
 class SpectralConv2d(nn.Module):
@@ -17,6 +17,7 @@ class SpectralConv2d(nn.Module):
     so published discriminators load.
     """
 
+    convolve: Callable[..., Tensor] = staticmethod(F.conv2d)
     weight_u: Tensor
     weight_v: Tensor
 
@@ -40,7 +41,7 @@ class SpectralConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             weight = self._normalised()
-        return conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
+        return self.convolve(x, weight, self.bias, stride=self.stride, padding=self.padding)
 
     def _normalised(self) -> Tensor:
         weight = self.weight_orig.float()

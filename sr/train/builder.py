@@ -37,7 +37,7 @@ from sr.losses import ADVERSARIAL, GAN_TERMS, LOGITS_ALONE, RECONSTRUCTION
 from sr.losses.weight_schedules import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS
 from sr.nets.compiled import compile_net
-from sr.nets.cpu.winograd import use_fast_conv
+from sr.nets.device import place
 from sr.tasks import TASKS
 from sr.tasks.task import GANLoss, ReconstructionLosses, Weight
 from sr.train.build_nets import Nets
@@ -91,12 +91,9 @@ class Builder:
         return Warmup(schedule, part.get("warmup_steps", 0))
 
     def reconstruction(self, device: torch.device, average: EMA | None = None) -> ReconstructionLosses:
-        layout = torch.channels_last if self.options.train.channels_last else torch.preserve_format
+        last = self.options.train.channels_last
         terms = {
-            name: (
-                self.weight(part),
-                use_fast_conv(self._make(part, "losses"), device).to(device, memory_format=layout),
-            )
+            name: (self.weight(part), place(self._make(part, "losses"), device, channels_last=last))
             for name, part in self.options.losses.reconstruction.items()
         }
         return ReconstructionLosses(terms, average)
@@ -181,9 +178,7 @@ class Builder:
         for name, optimizer in options.optimizer.items():
             net = comm.agree(partial(self._net, name)).to(device)
             self.nets.check_shapes(name, net)
-            if train.channels_last:
-                net = net.to(memory_format=torch.channels_last)
-            self._compile(name, use_fast_conv(net, device), launch)
+            self._compile(name, place(net, device, channels_last=train.channels_last), launch)
             players[name] = ModelOptimizer(
                 name=name,
                 net=net,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sr.core.errors import UserError
 from sr.distributed import comm
 from sr.distributed.backends import Launch, wrap
-from sr.nets.cpu import winograd
+from sr.nets.device import fast_half_types
 from sr.train.schedules import Schedule
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,12 +32,8 @@ def choose_precision(asked: str, device: torch.device) -> str:
 
 
 def _fastest(device: torch.device) -> str:
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    # Where fp32 saves three quarters of its multiplications, only AMX is faster.
-    return "bf16" if amx() or (bf16() and not winograd.available()) else "fp32"
+    types = fast_half_types(device)
+    return "bf16" if torch.bfloat16 in types else "fp16" if torch.float16 in types else "fp32"
 
 
 class ModelOptimizer:

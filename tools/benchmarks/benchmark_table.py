@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sr.inference.precision import pays
+from sr.nets.device import fast_half_types
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
@@ -132,7 +132,7 @@ def commands(device: str, photos: Path | None) -> dict[str, list[str]]:
     """Return the arguments of each subject: small sizes on a CPU, those of training on a GPU."""
     cuda = device == "cuda"
     images, pairs, compiled = ("12", "10", ["--compile"]) if cuda else ("2", "4", [])
-    faster = pays(torch.device(device), torch.bfloat16)
+    faster = torch.bfloat16 in fast_half_types(torch.device(device))
     return {
         "step": ["step", "--batch", images, "--pairs", pairs, "--no-memory", *compiled],
         "generator": ["step", "--part", "generator", "--precision", "auto", "bf16", "--pairs", "3", *compiled]
