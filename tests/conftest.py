@@ -1,7 +1,10 @@
 """Fixtures of all tests: small images and a small options file."""
 
+import atexit
 import copy
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,13 @@ import yaml
 from tests.helpers.program import ROOT, TINY, sr, write_photos  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The program's caches go to a temporary folder. What other libraries downloaded to the user's cache is still found.
+_caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("TORCH_HOME", str(_caches / "torch"))
+os.environ.setdefault("HF_HOME", str(_caches / "huggingface"))
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sr-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture

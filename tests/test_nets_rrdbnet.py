@@ -1,6 +1,7 @@
 """RRDBNet against basicsr's and spandrel's, with the same weights."""
 
 import copy
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -11,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from sr.nets import rrdbnet
 from sr.nets.io.basicsr import basicsr
 from sr.nets.rrdbnet import RRDBNet
+from sr.nets.strips import in_strips
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 
@@ -124,3 +126,20 @@ def test_a_weight_changed_before_its_backward_pass_is_an_error():
         net.body[0].rdb1.conv5.weight.mul_(2)
     with pytest.raises(RuntimeError, match="changed between its forward and its backward"):
         loss.backward()
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@torch.no_grad()
+def test_upsampling_in_strips_changes_nothing(scale, monkeypatch):
+    """As it does for large images, to save memory."""
+    net = RRDBNet(scale=scale, num_feat=8, num_block=1, num_grow_ch=4).eval()
+    image, heights = torch.rand(2, 3, 160, 24), []
+    whole = net(image)
+    monkeypatch.setattr(rrdbnet, "in_strips", partial(in_strips, pixels=1))
+    net.conv_hr.register_forward_hook(lambda conv, given, made: heights.append(made.shape[-2]))
+    torch.testing.assert_close(net(image), whole, atol=1e-6, rtol=0)
+    assert len(heights) > 1
+    assert max(heights) < 160 * scale
+    with torch.enable_grad():
+        net(image)
+    assert heights[-1] == 160 * scale

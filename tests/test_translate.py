@@ -180,3 +180,6 @@ def test_models_that_translate_no_images(tmp_path):
     save_safetensors(tmp_path / "sr.safetensors", state, architecture("rrdbnet", kwargs))
     with pytest.raises(UserError, match="upscales by 2; use sr upscale"):
         pick_translator(str(tmp_path / "sr.safetensors"))
+    save(tmp_path / "bands.safetensors", "resnet", num_block=1, num_in_ch=7)
+    with pytest.raises(UserError, match="makes 3 channels of 7"):
+        pick_translator(str(tmp_path / "bands.safetensors"))

@@ -20,9 +20,10 @@ from sr.core.errors import UserError
 from sr.images import ImageData, read_rgb
 from sr.inference.folders import pipeline
 from sr.inference.folders.convert import ConversionReport, convert
-from sr.inference.folders.manifest import FOLDER, fingerprint
+from sr.inference.folders.manifest import FOLDER
 from sr.inference.folders.memory_budget import Closed, MemoryBudget
 from sr.inference.folders.plan import plan
+from sr.nets.io.fingerprint import fingerprint
 from sr.nets.rrdbnet import RRDBNet
 
 

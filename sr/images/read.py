@@ -19,7 +19,7 @@ from sr.images.formats import READ_FORMATS
 from sr.images.image import ImageData, ImageError
 from sr.images.limits import MAX_PIXELS, check_size
 from sr.images.meta import Meta, read_meta, read_tiff_meta
-from sr.images.tiff import is_tiff, read_bands, read_tiff, tiff_bands, tiff_size
+from sr.images.tiff import is_tiff, read_bands, read_tiff, tiff_size
 
 # Pillow has a limit of 89 million pixels, low for scans; ours is checked before decoding, in `_open`.
 Image.MAX_IMAGE_PIXELS = None
@@ -234,16 +234,6 @@ def _read_bands(source: Source, channels: int, name: str | None, max_pixels: int
         return read_bands(_file(source), channels, max_pixels)
     except Exception as error:
         raise _unreadable(source, name, error) from None
-
-
-def count_bands(path: Path) -> int:
-    """The number of channels of a TIFF that has more than 4; 0 for all other files."""
-    if not _is_tiff(path):
-        return 0
-    try:
-        return tiff_bands(path)
-    except Exception as error:
-        raise _unreadable(path, None, error) from None
 
 
 def _file(source: Source) -> str | Path | io.BytesIO:

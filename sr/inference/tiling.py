@@ -1,4 +1,4 @@
-"""Large images through a network in tiles that overlap, so that only a tile is ever on the device."""
+"""Run a network over large images in overlapping tiles, so that the device holds only one batch of tiles."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,13 +11,71 @@ from torch import Tensor
 
 from sr.core.errors import UserError
 
-TILE, OVERLAP = 256, 32  # input pixels, where nobody says or measures otherwise
+TILE, OVERLAP = 256, 32  # input pixels: defaults where the receptive field is not measured
+FADE = 16  # input pixels: the longest cross-fade between neighbouring tiles
+SMALLEST = 32  # input pixels: the shortest side of a tile that is chosen automatically
+
+
+class Tiles(NamedTuple):
+    """How an image is cut, in input pixels: the largest tile and the least overlap of neighbours.
+
+    A height or width of 0 takes the whole side of the image.
+    """
+
+    height: int
+    width: int
+    overlap: int
+
+
+WHOLE = Tiles(0, 0, 0)
+
+# ---- choose tiles ----------------------------------------------------------------------------------------------------
 
 
 def check_overlap(tile: int, overlap: int) -> None:
-    """Raises UserError for an overlap below 0 or above half a tile (tile 0: no tiles, any overlap)."""
+    """Raise UserError for an overlap below 0 or above half a tile. With tile 0 (no tiles), any overlap is valid."""
     if tile and not 0 <= 2 * overlap <= tile:
         raise UserError(f"overlap is {overlap} with tiles of {tile}; give 0 to {tile // 2}, or larger tiles")
+
+
+def overlap_for(reach: int, multiple: int = 1) -> int:
+    """The least overlap whose cross-fade keeps `reach` input pixels away from the borders of both tiles.
+
+    The cross-fade takes the middle quarter of the overlap, FADE pixels at most.
+    """
+    return _up(min(math.ceil(reach * 8 / 3), 2 * reach + FADE), multiple)
+
+
+def choose_tiles(height: int, width: int, *, overlap: int, multiple: int, limit: int) -> Tiles:
+    """The tiles that compute the fewest pixels, of at most `limit` pixels each.
+
+    Tiles are at least twice as long as the overlap. Where `limit` is too small for that, tiles are square and the
+    overlap is half a tile at most.
+    """
+    if height * width <= limit:
+        return WHOLE
+    shortest, chosen = max(2 * overlap, SMALLEST), []
+    for rows in range(1, max((height - overlap) // (shortest - overlap), 1) + 1):
+        down = _up(-(-(height + (rows - 1) * overlap) // rows), multiple)
+        tiles = Tiles(down, limit // down // multiple * multiple, overlap)
+        if tiles.width >= min(width, shortest):
+            chosen.append((computed_pixels(height, width, tiles, multiple), tiles))
+    if chosen:
+        return min(chosen)[1]
+    side = max(math.isqrt(limit) // multiple * multiple, multiple)
+    return Tiles(side, side, min(overlap, side // 2))
+
+
+def computed_pixels(height: int, width: int, tiles: Tiles, multiple: int = 1) -> int:
+    """Input pixels of all tiles of an image together."""
+    pixels = 1
+    for side, tile in ((height, tiles.height), (width, tiles.width)):
+        length, starts = _cut(_up(side, multiple), tile, tiles.overlap, multiple)
+        pixels *= length * len(starts)
+    return pixels
+
+
+# ---- run in tiles ----------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -33,18 +91,24 @@ def tiled(
     device: torch.device | str | None = None,
     on_tiles: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """`net(lq)` in tiles of one size: float32 [1, c, h*scale, w*scale] on lq's own device.
+    """Compute `net(lq)` in square tiles: float32 [1, c, h*scale, w*scale] on lq's device.
 
-    lq: [1, 3, h, w]. tile, overlap: input pixels, the largest and the smallest; tile 0 takes the image whole. Tiles
-    are as wide as a multiple of `multiple` and start at one, so that a network that folds pixels into channels sees
-    all in the image's own phase. Neighbours are cross-faded over the middle quarter of their overlap: every pixel that
-    counts lies at least 3/8 of `overlap` inside its tile (see `overlap_for`), and tiled equals whole for a network that
-    reaches no further than that.
-    together: input pixels of tiles that share a batch (0: one tile alone). device: where net runs (default: where lq
-    is); only a batch is ever there. on_tiles: called with (done, all) after every batch.
+    Args:
+        lq: [1, 3, h, w].
+        tile, overlap: the largest side of a tile and the least overlap, in input pixels. tile 0: the whole image.
+        multiple: tile sides and positions are multiples of this, so that a network that unshuffles pixels sees the
+            same phase as in the whole image.
+        together: input pixels of tiles that share a batch (0: one tile per batch).
+        device: where net runs (default: lq's device). Only one batch is there at a time.
+        on_tiles: called with (done, total) after every batch.
+
+    Neighbours are cross-faded over the middle quarter of their overlap, FADE pixels at most. The result equals that of
+    the whole image for a network whose receptive field fits the overlap (see `overlap_for`).
     """
-    settings = {"scale": scale, "tile": tile, "overlap": overlap, "multiple": multiple, "together": together}
-    return tiled_together(net, [lq], device=device, on_tiles=on_tiles, **settings)[0]
+    tiles = [Tiles(tile, tile, overlap)]
+    how = {"scale": scale, "multiple": multiple, "together": together, "device": device, "on_tiles": on_tiles}
+    check_overlap(tile, overlap)
+    return tiled_together(net, [lq], tiles=tiles, **how)[0][0]  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -53,92 +117,130 @@ def tiled_together(
     lqs: Sequence[Tensor],
     *,
     scale: int,
-    tile: int,
-    overlap: int,
+    tiles: Sequence[Tiles],
     multiple: int = 1,
     together: int = 0,
     device: torch.device | str | None = None,
     on_tiles: Callable[[int, int], None] | None = None,
-) -> list[Tensor]:
-    """`tiled` of several images at once: tiles of equal size share a batch, whichever image they are of."""
-    check_overlap(tile, overlap)
+) -> tuple[list[Tensor], list[float]]:
+    """`tiled` for several images at once, each with its own tiles. Tiles of equal size share a batch.
+
+    Returns the images, and for each the largest difference of two tiles where they are cross-faded, with outputs
+    clipped to 0..1 (0.0 without tiles): a lower bound on what tiles changed.
+    """
     sizes = [lq.shape[-2:] for lq in lqs]
     padded = [_padded(lq, multiple) for lq in lqs]
-    places = [place for n, lq in enumerate(padded) for place in _places(n, lq, tile, overlap, multiple, scale)]
-    places.sort(key=lambda place: place.shape)  # stable: the images stay in order
+    places = [
+        place
+        for n, (lq, cut) in enumerate(zip(padded, tiles, strict=True))
+        for place in _places(n, lq, cut, multiple, scale)
+    ]
+    places.sort(key=lambda place: place.shape)  # stable: the tiles of an image stay in order
     outputs: dict[int, Tensor] = {}
+    seams = [0.0] * len(lqs)
     done = 0
     for (rows, columns), alike in groupby(places, key=lambda place: place.shape):
         while chosen := list(islice(alike, max(together // (rows * columns), 1))):
-            tiles = torch.cat([padded[at.image][..., at.row, at.column] for at in chosen])
-            results = net(tiles.to(device or tiles.device)).to(tiles.device, torch.float32)
+            batch = torch.cat([padded[at.image][..., at.row.inputs, at.column.inputs] for at in chosen])
+            results = net(batch.to(device or batch.device)).to(batch.device, torch.float32)
             for at, result in zip(chosen, results, strict=True):
                 if at.image not in outputs:
                     height, width = (side * scale for side in padded[at.image].shape[-2:])
                     outputs[at.image] = result.new_zeros(1, result.shape[0], height, width)
-                share = (at.down[:, None] * at.across).to(result)
-                outputs[at.image][0, :, _enlarged(at.row, scale), _enlarged(at.column, scale)] += result * share
+                seams[at.image] = max(seams[at.image], _add(outputs[at.image][0], at, result))
             done += len(chosen)
             if on_tiles is not None:
                 on_tiles(done, len(places))
-    return [outputs[n][..., : height * scale, : width * scale] for n, (height, width) in enumerate(sizes)]
+    made = [outputs[n][..., : height * scale, : width * scale] for n, (height, width) in enumerate(sizes)]
+    return made, seams
 
 
-def overlap_for(reach: int, multiple: int = 1) -> int:
-    """The least overlap whose seams a network that looks `reach` input pixels far cannot see."""
-    return -(-math.ceil(reach * 8 / 3) // multiple) * multiple
+class _Span(NamedTuple):
+    """One axis of a tile: its input and output pixels, its weight in each output pixel, and the weight of all tiles
+    before it on this axis. `shared`: output pixels at its start that have weight from tiles before it."""
+
+    inputs: slice
+    outputs: slice
+    weight: Tensor
+    before: Tensor
+    shared: int
 
 
 class _Place(NamedTuple):
-    """Of a tile: its image's number, its input pixels, and its share in the output pixels there along each axis."""
+    """A tile: the number of its image and its axes."""
 
     image: int
-    row: slice
-    column: slice
-    down: Tensor
-    across: Tensor
+    row: _Span
+    column: _Span
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.row.stop - self.row.start, self.column.stop - self.column.start
+        return self.row.inputs.stop - self.row.inputs.start, self.column.inputs.stop - self.column.inputs.start
 
 
-def _places(number: int, lq: Tensor, tile: int, overlap: int, multiple: int, scale: int) -> list[_Place]:
-    rows, columns = (_axis(side, tile, overlap, multiple, scale) for side in lq.shape[-2:])
-    return [_Place(number, row, column, down, across) for (row, down), (column, across) in product(rows, columns)]
+def _places(number: int, lq: Tensor, tiles: Tiles, multiple: int, scale: int) -> list[_Place]:
+    height, width = lq.shape[-2:]
+    rows = _axis(height, tiles.height, tiles.overlap, multiple, scale)
+    columns = _axis(width, tiles.width, tiles.overlap, multiple, scale)
+    return [_Place(number, row, column) for row, column in product(rows, columns)]
+
+
+def _add(output: Tensor, at: _Place, result: Tensor) -> float:
+    """Add a tile's weighted result to the output; tiles come row by row. Returns its largest difference, clipped to
+    0..1, from what earlier tiles made of the same pixels, where both have weight."""
+    target = output[:, at.row.outputs, at.column.outputs]
+    weight = at.row.weight[:, None] * at.column.weight
+    seam = 0.0
+    for rows, columns in ((slice(at.row.shared), slice(None)), (slice(None), slice(at.column.shared))):
+        earlier = at.row.before[rows, None] + at.row.weight[rows, None] * at.column.before[columns]
+        both = (earlier > 0.05) & (weight[rows, columns] > 0)
+        if both.any():
+            known = target[:, rows, columns] / earlier.clamp_min(0.05)
+            change = (known.clamp(0, 1) - result[:, rows, columns].clamp(0, 1)).abs().amax(0)
+            seam = max(seam, change[both].max().item())
+    target += result * weight
+    return seam
 
 
 def _padded(lq: Tensor, multiple: int) -> Tensor:
-    """Extended to the right and down to a multiple, mirrored where there is enough to mirror."""
+    """Padded to the right and at the bottom to a multiple, by reflection where the image is large enough."""
     bottom, right = ((-side) % multiple for side in lq.shape[-2:])
     mirrors = bottom < lq.shape[-2] and right < lq.shape[-1]
     return F.pad(lq, (0, right, 0, bottom), mode="reflect" if mirrors else "replicate") if bottom or right else lq
 
 
-def _axis(side: int, tile: int, overlap: int, multiple: int, scale: int) -> list[tuple[slice, Tensor]]:
-    """Each tile's input pixels along an axis, and its share in the output pixels there.
+def _cut(side: int, tile: int, overlap: int, multiple: int) -> tuple[int, list[int]]:
+    """The length of the tiles along an axis, and where each starts: as few and as short as possible, evenly spread.
 
-    As few tiles as will do, as short as will do, evenly spread. The shares at each output pixel add up to 1, and the
-    first and last tile have the whole edge to themselves.
+    side: a multiple of `multiple`.
     """
-    length = min(-(-tile // multiple) * multiple or side, side)  # side is a multiple already
+    length = min(_up(tile, multiple) or side, side)
     gaps = -(-(side - length) // _step(length, overlap, multiple))
     if gaps:
-        shorter = -(-(side + gaps * overlap) // (gaps + 1) // multiple) * multiple
+        shorter = _up(-(-(side + gaps * overlap) // (gaps + 1)), multiple)
         while gaps * _step(shorter, overlap, multiple) + shorter < side:
             shorter += multiple
         length = min(length, shorter)
     last = side - length
-    starts = [last * n // gaps // multiple * multiple for n in range(gaps)] + [last]
+    return length, [last * n // gaps // multiple * multiple for n in range(gaps)] + [last]
+
+
+def _axis(side: int, tile: int, overlap: int, multiple: int, scale: int) -> list[_Span]:
+    """Tiles along an axis. The weights at each output pixel add up to 1; outer edges are not faded."""
+    length, starts = _cut(side, tile, overlap, multiple)
     pixels = (torch.arange(side * scale) + 0.5) / scale
-    rises = [torch.ones_like(pixels)]  # how far each tile has taken over from the one before
+    rises = [torch.ones_like(pixels)]  # how far each tile has replaced the one before it
     for before, start in pairwise(starts):
         common = before + length - start
-        rises.append(((pixels - start - common / 2) / (common / 4) + 0.5).clamp(0, 1))
+        rises.append(((pixels - start - common / 2) / min(common / 4, FADE) + 0.5).clamp(0, 1))
     rises.append(torch.zeros_like(pixels))
-    spans = [slice(start, start + length) for start in starts]
-    shares = [rise - fall for rise, fall in pairwise(rises)]
-    return [(span, share[_enlarged(span, scale)]) for span, share in zip(spans, shares, strict=True)]
+    spans = []
+    for start, (rise, fall) in zip(starts, pairwise(rises), strict=True):
+        inputs = slice(start, start + length)
+        outputs = slice(start * scale, (start + length) * scale)
+        earlier = 1 - rise[outputs]
+        spans.append(_Span(inputs, outputs, (rise - fall)[outputs], earlier, int((earlier > 0).sum())))
+    return spans
 
 
 def _step(length: int, overlap: int, multiple: int) -> int:
@@ -146,5 +248,5 @@ def _step(length: int, overlap: int, multiple: int) -> int:
     return max((length - overlap) // multiple * multiple, multiple)
 
 
-def _enlarged(span: slice, scale: int) -> slice:
-    return slice(span.start * scale, span.stop * scale)
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

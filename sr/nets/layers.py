@@ -1,6 +1,7 @@
 """What several generators are made of."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import torch
@@ -27,6 +28,11 @@ def small_conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
 def enlargements(factor: int) -> tuple[int, ...]:
     """The steps that lead to `factor`: (2, 2) for 4, (3,) for 3, none for 1."""
     return (3,) if factor == 3 else (2,) * (factor.bit_length() - 1)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Compute in the dtype of the arguments. Meta tensors, which only have shapes, have no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def conv_on(conv: nn.Conv2d, make: Callable[..., Tensor], *sources: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.nets.cpu import dense
-from sr.nets.layers import Count, conv3, conv_on, enlargements, small_conv3
+from sr.nets.layers import Count, conv3, conv_on, enlargements, small_conv3, without_autocast
+from sr.nets.strips import in_strips
 
 
 def _lrelu(x: Tensor) -> Tensor:
@@ -95,12 +96,14 @@ class RRDBNet(nn.Module):
             x = F.pixel_unshuffle(x, self.multiple)
         shallow = self.conv_first(x)
         features = shallow + self.conv_body(self.body(shallow))
+        return in_strips(self._upsample, features, margin=4)[..., : height * self.scale, : width * self.scale]
+
+    def _upsample(self, features: Tensor) -> Tensor:
         for n, factor in enumerate(self.enlargements):
             enlarge = partial(F.interpolate, scale_factor=factor, mode="nearest")
             conv = cast(nn.Conv2d, self.get_submodule(f"conv_up{n + 1}"))
             features = _lrelu(conv_on(conv, enlarge, features))
         features = _lrelu(self.conv_hr(features))
         # The image itself never in half precision: the gradient of a small loss term beside L1's would be rounded away.
-        with torch.autocast(x.device.type, enabled=False):
-            out = self.conv_last(features.to(self.conv_last.weight.dtype))
-        return out[..., : height * self.scale, : width * self.scale]
+        with without_autocast(features.device):
+            return self.conv_last(features.to(self.conv_last.weight.dtype))

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sr.images import read_rgb
 from sr.inference.predictor import Predictor
 from sr.inference.receptive_field import probe
 from sr.inference.tiling import tiled
@@ -63,30 +64,38 @@ def model_of(name: str) -> Model:
     return Model(net, kwargs["scale"], net.multiple, name)
 
 
-def row(model: Model, *, side: int, tile: int) -> list[str]:
-    """Return a row of the table for an image of height `side` and half that width."""
-    image = probe(side, model.channels)[0, :, :, : side // 2]
+def row(model: Model, image: Tensor, *, tile: int | None) -> list[str]:
+    """Return a row of the table for an image [c, h, w]."""
     with torch.no_grad():
         whole = model.net(image[None])[0].clamp(0, 1)
-    run = Predictor(model, tile=tile, say=lambda sentence: None)
-    cut = tiled(model.net, image[None], scale=model.scale, tile=tile, overlap=0, multiple=model.multiple)[0].clamp(0, 1)
-    changes = [((made - whole).abs().max() * 255).item() for made in (run([image])[0], cut)]
-    reach = run.reach.pixels
-    seen = [str(reach), str(run.overlap(tile))] if reach is not None else ["all", "whole image"]
-    if reach is None:
-        changes[0] = ((Predictor(model)([image])[0] - whole).abs().max() * 255).item()
+    policy = Predictor(model, tile=tile, say=lambda sentence: None).policy
+    field = policy.field.pixels
+    if field is None:
+        policy = Predictor(model, tile=0, say=lambda sentence: None).policy
+    side = tile or max(2 * policy.overlap, -(-(max(image.shape[-2:]) + policy.overlap) // 2))
+    made = Predictor(model, tile=side if field is not None else 0, say=lambda sentence: None)([image])[0]
+    kind = {"scale": model.scale, "tile": side, "multiple": model.multiple}
+    cut = tiled(model.net, image[None], overlap=0, **kind)[0].clamp(0, 1)
+    changes = [((each - whole).abs().max() * 255).item() for each in (made, cut)]
+    seen = [str(field), str(min(policy.overlap, side // 2))] if field is not None else ["all", "whole image"]
     return [model.name, *seen, *(f"{change:.4f}" if change < 1 else f"{change:.0f}" for change in changes)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="model files (default: the built-in networks)")
-    parser.add_argument("--side", type=int, default=288, help="height of the image (%(default)s)")
-    parser.add_argument("--tile", type=int, default=96)
+    parser.add_argument("--image", help="to compare with (default: a test image of --side x --side / 2)")
+    parser.add_argument("--side", type=int, default=288, help="height of the test image (%(default)s)")
+    parser.add_argument("--tile", type=int, help="side (default: 96; for files two tiles along the longest side)")
     args = parser.parse_args(argv)
     lines = [["net", "receptive field (pixels)", "overlap", "tiled", "cut"], ["---"] * 5]
     models = map(open_model, args.files) if args.files else map(model_of, NETS)
-    lines += [row(model, side=args.side, tile=args.tile) for model in models]
+    tile = args.tile or (None if args.files else 96)
+    for model in models:
+        image = probe(args.side, model.channels)[0, :, :, : args.side // 2]
+        if args.image:
+            image = torch.from_numpy(read_rgb(args.image)).permute(2, 0, 1)[: model.channels] / 255
+        lines.append(row(model, image, tile=tile))
     print("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return 0
 

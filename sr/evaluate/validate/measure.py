@@ -22,7 +22,6 @@ from sr.evaluate.validate.sheet import Cells, captions, cells, sheet
 from sr.images import color
 
 Scores = dict[str, float]
-RGB = 3  # channels
 T = TypeVar("T")
 
 
@@ -103,29 +102,21 @@ def evaluate(
     jobs = [(val.name, item, number < images) for val in sets for number, item in enumerate(val.items)]
     measured = _shared(measure, jobs)
     drawn: dict[str, dict[str, Cells]] = {}
-    for row, shown, _ in measured:
+    for row, shown in measured:
         if shown is not None:
             drawn.setdefault(row.set, {})[row.name] = shown
     heads = captions(scale)
     return Results(
-        rows=[row for row, *_ in measured],
+        rows=[row for row, _ in measured],
         images={f"{val}/{name}": sheet([c], heads) for val, rows in drawn.items() for name, c in rows.items()},
         sheets={val: sheet(list(rows.values()), heads) for val, rows in drawn.items()},
-        left_out=left_out | _not_measured([(row, channels) for row, _, channels in measured if channels], counted),
+        left_out=left_out | _too_small([row for row, _ in measured], counted),
     )
 
 
-def _not_measured(rows: Sequence[tuple[Row, int]], metrics: Sequence[str]) -> dict[str, str]:
-    """Why metrics are missing on some of the images, given with their numbers of channels."""
-    reasons: dict[str, str] = {}
-    for metric in metrics:
-        lacking = [channels for row, channels in rows if metric not in row.scores]
-        others = sorted({channels for channels in lacking if channels != RGB}) if METRICS[metric].rgb_only else []
-        if others:
-            reasons[metric] = f"it is for grey and RGB images, not for {' or '.join(map(str, others))} channels"
-        elif lacking:
-            reasons[metric] = f"{len(lacking)} of {len(rows)} images are too small for it"
-    return reasons
+def _too_small(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, str]:
+    lacking = {metric: sum(metric not in row.scores for row in rows) for metric in metrics}
+    return {name: f"{count} of {len(rows)} images are too small for it" for name, count in lacking.items() if count}
 
 
 def check_images(sets: Sequence[ValSet]) -> None:
@@ -137,11 +128,8 @@ MeasureJob = tuple[str, Item, bool]
 
 
 class _Measured(NamedTuple):
-    """channels: of the image that was measured; 0 where nothing was."""
-
     row: Row
     cells: Cells | None
-    channels: int = 0
 
 
 J = TypeVar("J")
@@ -195,13 +183,12 @@ def _measure(
     given, made, wanted = _images(example.lq, output, example.gt, example.colours)
 
     def scores(image: Tensor) -> Scores:
-        fitting = [metric for metric in metrics if wanted.shape[0] == RGB or not METRICS[metric].rgb_only]
-        values = {metric: METRICS[metric].measure(image, wanted, border=border) for metric in fitting}
+        values = {metric: METRICS[metric].measure(image, wanted, border=border) for metric in metrics}
         finite = bool(image.isfinite().all())  # a broken output keeps its nan, which the mean is to show
         return {metric: value for metric, value in values.items() if not (finite and math.isnan(value))}
 
     row = Row(name, item.name, scores(made), scores(given) if inputs and given.shape == wanted.shape else {})
-    return _Measured(row, cells(given, made, wanted) if draw else None, wanted.shape[0])
+    return _Measured(row, cells(given, made, wanted) if draw else None)
 
 
 def _images(lq: Tensor, output: Tensor, gt: Tensor, colours: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,12 +18,13 @@ from sr.core.errors import UserError
 from sr.core.lock import Lock
 from sr.distributed.rng import fork_rng
 from sr.images import ImageData
-from sr.inference.folders.manifest import FOLDER, Manifest, Setting, digest, fingerprint, sweep
+from sr.inference.folders.manifest import FOLDER, Manifest, Setting, digest, sweep
 from sr.inference.folders.pipeline import BATCH_PIXELS, Outcome, Pipeline, Reading
 from sr.inference.folders.plan import ConversionJob, ConversionPlan, plan
 from sr.inference.folders.work_queue import WorkQueue
 from sr.inference.predictor import OnTiles
 from sr.inference.video import VideoSettings, check_video, make_video
+from sr.nets.io.fingerprint import fingerprint
 
 __all__ = ["BATCH_PIXELS", "ConversionReport", "OnTiles", "convert", "fingerprint"]
 

@@ -16,9 +16,6 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
-
 from sr.core.atomic import replacing, short_name
 from sr.core.errors import UserError
 from sr.images.listing import kind_of
@@ -163,16 +160,6 @@ class Manifest:
 
 def digest(settings: Mapping[str, Setting]) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12).hexdigest()
-
-
-def fingerprint(net: nn.Module) -> str:
-    """A digest of a module's parameters and buffers. Costs one pass over them."""
-    made = hashlib.blake2b(type(net).__name__.encode(), digest_size=12)
-    for name, value in sorted(net.state_dict().items()):
-        made.update(f"{name} {list(value.shape)} {value.dtype}".encode())
-        if isinstance(value, Tensor):
-            made.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return made.hexdigest()
 
 
 def sweep(jobs: Sequence[ConversionJob], *, older: float = 600.0) -> None:

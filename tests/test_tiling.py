@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.core.errors import UserError
-from sr.inference.tiling import _axis, tiled
+from sr.inference.tiling import WHOLE, Tiles, _axis, choose_tiles, computed_pixels, overlap_for, tiled, tiled_together
 
 
 def nearest(x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def test_tiles_cover_overlap_and_share_for_any_numbers():
         tile = draws.randint(1, 200)
         overlap = draws.randint(0, tile // 2)
         axis = _axis(side, tile, overlap, multiple, scale)
-        spans = [span for span, _ in axis]
+        spans = [span.inputs for span in axis]
         lengths = {span.stop - span.start for span in spans}
         whole = -(-tile // multiple) * multiple
         assert len(lengths) == 1
@@ -89,6 +89,57 @@ def test_tiles_cover_overlap_and_share_for_any_numbers():
         if overlap <= whole - multiple:  # else there is no step forward that keeps it
             assert all(before.stop - after.start >= overlap for before, after in pairwise(spans))
         total = torch.zeros(side * scale)
-        for span, share in axis:
-            total[span.start * scale : span.stop * scale] += share
+        for span in axis:
+            torch.testing.assert_close(span.before, total[span.outputs], atol=1e-6, rtol=0)
+            total[span.outputs] += span.weight
         torch.testing.assert_close(total, torch.ones_like(total), atol=1e-6, rtol=0)
+
+
+# ---- tiles that are chosen -------------------------------------------------------------------------------------------
+
+
+def test_chosen_tiles_fit_the_limit_and_keep_the_overlap():
+    draws = random.Random(0)
+    for _ in range(500):
+        height, width = draws.randint(1, 3000), draws.randint(1, 3000)
+        multiple, overlap = draws.choice([1, 4, 64]), draws.choice([0, 20, 250])
+        limit = draws.randint(10, 10**6)
+        tiles = choose_tiles(height, width, overlap=overlap, multiple=multiple, limit=limit)
+        if height * width <= limit:
+            assert tiles == WHOLE
+            continue
+        assert tiles.height * tiles.width <= max(limit, multiple**2)
+        if limit >= 16 * max(overlap, multiple) ** 2:
+            assert tiles.overlap == overlap
+
+
+@pytest.mark.parametrize(("height", "width"), [(1080, 1920), (2160, 3840), (3000, 4000), (768, 5000)])
+@pytest.mark.parametrize("reach", [15, 61, 117])  # animevideov3, x4plus_anime_6B and x4plus of Real-ESRGAN
+def test_chosen_tiles_compute_less_than_a_third_too_many_pixels(height, width, reach):
+    """With 5.4 GiB for an RRDBNet 64/23, which takes 2 KiB per input pixel."""
+    overlap, limit = overlap_for(reach), int(5.4 * 2**30) // 2048
+    tiles = choose_tiles(height, width, overlap=overlap, multiple=1, limit=limit)
+    assert computed_pixels(height, width, tiles) < 1.3 * height * width
+
+
+def test_the_least_overlap_keeps_the_receptive_field():
+    """At the ends of every cross-fade, a pixel has `reach` pixels of its tile on both sides."""
+    for reach in (3, 30, 117):
+        overlap = overlap_for(reach)
+        for before, after in pairwise(_axis(1000, 3 * overlap + 40, overlap, 1, 1)):
+            faded = torch.nonzero((before.weight > 0)[-overlap:] & (after.weight > 0)[:overlap]).flatten()
+            assert faded.min() >= reach
+            assert overlap - 1 - faded.max() >= reach
+
+
+def test_tiles_that_differ_are_measured():
+    """By the largest difference where both have weight, of an image that every tile makes differently."""
+    calls: list[int] = []
+
+    def net(x: Tensor) -> Tensor:
+        calls.append(0)
+        return torch.full_like(x, 0.1 * len(calls))
+
+    images = [torch.zeros(1, 1, 40, 40), torch.zeros(1, 1, 10, 10)]
+    _, seams = tiled_together(net, images, scale=1, tiles=[Tiles(24, 24, 8), WHOLE])
+    assert seams == [pytest.approx(0.25, abs=0.06), 0.0]
