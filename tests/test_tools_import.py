@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-
 from sr.cli.convert.import_options import main
+
 from sr.train.builder import Builder, load
 from sr.train.summary import summary
 from tests.helpers.importing import ADAM, PAIRS

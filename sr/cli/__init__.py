@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from sr.cli import images, measuring, recipes, training
+from sr.cli import convert, images, measuring, recipes, training
 from sr.core import signals
 from sr.core.errors import UserError
 from sr.core.version import __version__
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         parser.set_defaults(run=function)
         return parser
 
-    for group in (training, recipes, measuring, images):
+    for group in (training, recipes, measuring, images, convert):
         group.add(verb)
     return root
 

@@ -73,7 +73,12 @@ def _scale(name: str, scale: int, kwargs: dict[str, Any], own: dict[str, Paramet
 def _build(name: str, kind: type[nn.Module], kwargs: dict[str, Any]) -> nn.Module:
     try:
         with _NumbersOnHost():
-            return kind(**kwargs)
+            try:
+                return kind(**kwargs)
+            except TypeError:  # `torch.FloatTensor(size)`, as in ECBSR, knows no other device
+                device = torch.get_default_device()
+                with torch.device("cpu"):
+                    return kind(**kwargs).to(device)
     except Exception as error:  # basicsr checks little by itself; a wrong value may fail anywhere
         raise UserError(f"{name} cannot be built from these parameters ({first_line(error)}); correct them") from None
 
