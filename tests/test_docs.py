@@ -186,6 +186,7 @@ def test_parts_are_swapped_as_documented(place: Path, capsys: pytest.CaptureFixt
             del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_migration_from_other_trainers(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (place / "train_realesrgan_x4plus.yml").write_text(yaml.safe_dump(PAIRS))
     tuned = place / "runs" / "tuned" / "models"

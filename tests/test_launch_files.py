@@ -127,6 +127,7 @@ def test_a_sharded_file_trains_on_two_processes_of_a_cpu(config: str, recipe: Re
     assert checkpoint.load(tmp_path / FIRST).state["world"] == 2
 
 
+@pytest.mark.slow
 def test_one_process_trains_through_its_file(recipe: Recipe, tmp_path: Path) -> None:
     line = ("accelerate", "launch", "--config_file", str(LAUNCH / "one_gpu.yaml"))
     done = sr("train", recipe(train__total_steps=1), launcher=line, **VENV)
