@@ -383,3 +383,14 @@ def test_containers_that_libav_reads(tmp_path, suffix):
     report = upscale([source.parent], tmp_path / "out", pick_model("bicubic", scale=2), video=FILM)
     assert [path.name for path in report.written] == ["a.mkv"], report
     assert len(told_frames(tmp_path / "out" / "a.mkv")) == 6
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".ts"])
+def test_a_video_that_is_cut_is_reported(tmp_path, suffix):
+    whole = clip(tmp_path / f"whole{suffix}", times=range(0, 300, 20))
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    *_, nothing = make_video(whole, tmp_path / "a.mkv", lambda image: image, settings=FILM, key="")
+    *_, lost = make_video(cut, tmp_path / "b.mkv", lambda image: image, settings=FILM, key="")
+    assert nothing == ""
+    assert suffix == ".ts" or "of 10 seconds are missing" in lost

@@ -30,7 +30,8 @@ class VideoInfo(NamedTuple):
     """What is known of a video before its first frame is converted.
 
     bits: per channel. sampling: of chroma, "420", "422" or "444". matrix: AVColorSpace. turn: quarters
-    counterclockwise. alpha: the frames have an alpha channel. dynamic: name of its dynamic HDR metadata.
+    counterclockwise. seconds: length by the header, or 0. alpha: the frames have an alpha channel. dynamic: name of its
+    dynamic HDR metadata.
     """
 
     time_base: Fraction
@@ -44,6 +45,7 @@ class VideoInfo(NamedTuple):
     transfer: int
     aspect: Fraction
     turn: int
+    seconds: float
     interlaced: bool
     alpha: bool
     hdr: Hdr
@@ -81,11 +83,23 @@ def read_info(av: Any, source: Path) -> VideoInfo:
             transfer=int(first.color_trc),
             aspect=stream.sample_aspect_ratio or Fraction(1),
             turn=round(first.rotation / 90) % 4,
+            seconds=_declared_seconds(stream),
             interlaced=any(frame.interlaced_frame for frame in firsts),
             alpha=any(part.is_alpha for part in first.format.components),
             hdr=read_hdr(first),
             dynamic=dynamic_hdr(first),
         )
+
+
+def _declared_seconds(stream: Any) -> float:
+    """The length of a video stream in its header; 0 where there is none (Matroska keeps it as a tag)."""
+    if stream.duration is not None and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return 0.0
 
 
 def _sampling(av: Any, format: Any) -> str:
@@ -107,7 +121,7 @@ def frames_of(
     with av.open(str(source)) as file, ThreadPoolExecutor(1) as pool:
         stream = file.streams.video[0]
         stream.thread_type = "AUTO"
-        frames = _timed(decoded(av, file, stream, damage), info, step)
+        frames = _until_end(_timed(decoded(av, file, stream, damage), info, step), info, damage)
         frames = deinterlaced(av, stream, frames) if deinterlace else frames
         chosen = islice(frames, skip, None)
 
@@ -130,6 +144,18 @@ def _timed(frames: Iterator[Any], info: VideoInfo, step: int) -> Iterator[Any]:
         last = time if last is None else max(time, last + 1)
         frame.pts, frame.time_base = last, info.time_base
         yield frame
+
+
+def _until_end(frames: Iterator[Any], info: VideoInfo, damage: Damage) -> Iterator[Any]:
+    """The same frames. Sets damage.cut where they end more than a second before the header says."""
+    first = last = 0.0
+    for number, frame in enumerate(frames):
+        last = float(frame.pts * frame.time_base)
+        first = last if number == 0 else first
+        yield frame
+    missing = info.seconds - (last - first)
+    if not damage.cut and missing > 1:
+        damage.cut = f"the last {missing:.0f} of {info.seconds:.0f} seconds are missing"
 
 
 def _image(frame: Any, info: VideoInfo) -> ImageData:
