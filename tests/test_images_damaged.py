@@ -1,4 +1,4 @@
-"""Files that viewers show although they are cut short, padded or followed by something else."""
+"""Files that viewers show although they are truncated, padded or followed by something else."""
 
 import struct
 import zlib
@@ -39,9 +39,9 @@ def test_jpegs_that_are_cut_short(kind, padding):
     expected = read_rgb(data)
     for left, least, most in ((len(data) - 40, 0.01, 0.3), (len(data) - 300, 0.1, 0.6), (len(data) // 2, 0.4, 1)):
         cut = data[:left] + padding
-        with pytest.raises(ImageError, match=r"is cut short: \d+% of its rows are missing or incomplete"):
+        with pytest.raises(ImageError, match=r"is truncated: \d+% of its rows are missing or incomplete"):
             read_rgb(cut)
-        with pytest.raises(ImageError, match="cut short"):
+        with pytest.raises(ImageError, match="is truncated"):
             decode(cut, channels=3, name="x")
         made = read_image(cut, partial=True)
         assert least < made.missing_rows <= most
@@ -57,7 +57,7 @@ def test_pngs_that_are_cut_short(mode):
         assert np.array_equal(read_rgb(data[:left]), expected), "all but the end is there"
     half = data[: len(data) // 2]
     for cut in (half, half + bytes(500), half + bytes(50_000), data[:-200]):
-        with pytest.raises(ImageError, match=r"is cut short: \d+% of its rows are missing or incomplete"):
+        with pytest.raises(ImageError, match=r"is truncated: \d+% of its rows are missing or incomplete"):
             read_rgb(cut)
         made = read_image(cut, partial=True)
         rows = round(96 * (1 - made.missing_rows))

@@ -193,7 +193,7 @@ def test_suffixes_that_are_read_are_found_in_folders(tmp_path):
 
 
 def test_sides_that_a_format_cannot_hold(tmp_path):
-    with pytest.raises(UserError, match=r"16384 pixels are more than the 16383 that webp holds .* --format png"):
+    with pytest.raises(UserError, match=r"16384 pixels are more than the 16383 that webp can hold .* --format png"):
         write_image(tmp_path / "a.webp", ImageData(torch.zeros(3, 1, 16_384)))
     assert not list(tmp_path.iterdir())
 

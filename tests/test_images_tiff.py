@@ -190,14 +190,14 @@ def test_bigtiff_and_its_profile(tmp_path):
 def test_samples_without_a_known_white_are_refused(dtype, reason):
     for channels in (1, 3):
         data = written(ramps(channels, np.uint8).squeeze().astype(dtype))
-        with pytest.raises(ImageError, match=f"{reason} have no known white; convert it to 16 bits$"):
+        with pytest.raises(ImageError, match=f"{reason} have no known white level; convert it to 16 bits$"):
             read_rgb(data)
 
 
 @pytest.mark.parametrize("photometric", ["cielab", "icclab", "cfa", "mask"])
 def test_other_colours_are_refused(photometric):
     channels = 3 if photometric.endswith("lab") else 1
-    with pytest.raises(ImageError, match=r"pixels are not read; convert it to RGB or grey$"):
+    with pytest.raises(ImageError, match=r"pixels are not supported; convert it to RGB or gray$"):
         read_rgb(written(ramps(channels, np.uint8).squeeze(), photometric=photometric))
 
 
@@ -207,8 +207,8 @@ def test_bands_without_a_meaning():
     assert np.array_equal(read_pixels(data, channels=4), np.round(pixels / 257)), "asked for as they are"
     made = read_image(data)
     assert made.alpha is None
-    assert made.notes == ("1 extra channels without a meaning are left out",)
-    with pytest.raises(ImageError, match="holds 2 bands without a meaning; convert it to RGB or grey"):
+    assert made.notes == ("1 extra channel(s) of unknown meaning were dropped",)
+    with pytest.raises(ImageError, match="holds 2 bands of unknown meaning; convert it to RGB or gray"):
         read_image(written(pixels[..., :2], photometric="minisblack", planarconfig="contig"))
 
 
@@ -261,5 +261,19 @@ def test_no_pixels_are_no_image():
         at = tiff.pages[0].tags[256].valueoffset
     data[at : at + 2] = bytes(2)
     for way in (read_rgb, size_of):
-        with pytest.raises(ImageError, match="pixels are none"):
+        with pytest.raises(ImageError, match="pixels are no image"):
             way(bytes(data))
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_bands_are_oriented(planar):
+    pixels = np.random.default_rng(0).integers(0, 256, (H, W, 5), dtype=np.uint8)
+    data = written(
+        stored(pixels, planar),
+        photometric="minisblack",
+        planarconfig=planar,
+        extrasamples=["unspecified"] * 4,
+        extratags=[(274, "H", 1, 6, True)],
+    )
+    assert np.array_equal(read_pixels(data, channels=5), np.rot90(pixels, -1))
+    assert size_of(data) == (W, H)

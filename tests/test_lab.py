@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.color import lab2rgb, rgb2lab
 
-from sr.images.color import coloured, lab_codes, lab_to_rgb, lightness, rgb_to_lab
+from sr.images.color import colorized, lab_codes, lab_to_rgb, lightness, rgb_to_lab
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
 CUBE = np.stack(np.meshgrid(*[np.arange(0, 256, 5, dtype=np.uint8)] * 3), -1).reshape(52, -1, 3)
@@ -52,17 +52,17 @@ def test_what_a_model_of_colouring_takes_and_makes_becomes_the_image_again():
     lab = rgb_to_lab(rgb)
     assert torch.equal(lightness(rgb), lab[:1] / 100)
     assert lightness(torch.stack([rgb, rgb])).shape == (2, 1, 33, 47)
-    assert (coloured(lightness(rgb), (lab[1:] / 110 + 1) / 2) - rgb).abs().max() < 1e-4
+    assert (colorized(lightness(rgb), (lab[1:] / 110 + 1) / 2) - rgb).abs().max() < 1e-4
     codes = planes(lab_codes(PIXELS))
-    assert (coloured(codes[:1], codes[1:]) - rgb).abs().mean() * 255 < 1
-    grey = coloured(lightness(rgb), torch.full((2, 33, 47), 0.5))
+    assert (colorized(codes[:1], codes[1:]) - rgb).abs().mean() * 255 < 1
+    grey = colorized(lightness(rgb), torch.full((2, 33, 47), 0.5))
     assert (grey - grey.mean(0)).abs().max() < 1e-3
 
 
 def test_the_way_back_has_finite_gradients_at_black_and_white():
     for value in (0.0, 1.0):
         codes = torch.tensor([value, 0.5, 0.5]).reshape(3, 1, 1).requires_grad_()
-        coloured(codes[:1], codes[1:]).sum().backward()
+        colorized(codes[:1], codes[1:]).sum().backward()
         assert codes.grad.isfinite().all()
         rgb = torch.full((3, 1, 1), value, requires_grad=True)
         rgb_to_lab(rgb).sum().backward()

@@ -342,6 +342,6 @@ def test_animations_and_bombs_are_listed_and_the_rest_is_made(tmp_path, run):
     report = run(max_pixels=1000)
     assert report.written == [tmp_path / "out" / "a.png"]
     reasons = [reason for _, reason in report.failed]
-    assert "holds 2 frames; take the first by --first-frame" in reasons[0]
+    assert "holds 2 frames; read the first with --first-frame" in reasons[0]
     assert "40x30 pixels are more than the 1000 allowed" in reasons[1]
     assert [path.name for path in run(first_frame=True).written] == ["b.webp", "c.png"]

@@ -336,4 +336,4 @@ def test_damaged_images_are_converted_and_listed_every_time(tmp_path: Path, capf
         assert "of its rows are missing" in printed.err.partition("half.jpg: ")[2]
         assert "whole.jpg" not in printed.err
     assert call("--strict", "--again") == 1
-    assert "is cut short" in capfd.readouterr().err
+    assert "is truncated" in capfd.readouterr().err

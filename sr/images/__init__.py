@@ -1,4 +1,4 @@
-"""Image files: found, read without surprises, and written whole or not at all."""
+"""Find, read and write image files."""
 
 from sr.images.formats import READ_SUFFIXES, WRITE_SUFFIXES
 from sr.images.image import ImageData, ImageError, list_images

@@ -1,4 +1,4 @@
-"""Colours of transparent pixels."""
+"""Colors of transparent pixels."""
 
 import torch
 from torch import Tensor
@@ -7,17 +7,16 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 @torch.no_grad()
 def bleed_colors(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """Give fully transparent pixels the colours of the visible pixels around them.
+    """Fill fully transparent pixels with the colors of the nearest visible pixels.
 
-    Most programs save transparent pixels as black. A network or a filter that looks at them mixes that black into the
-    edges of what is visible.
+    Most programs save transparent pixels as black, and a network or filter mixes this black into visible edges.
 
     Args:
         rgb: float [3, h, w].
         alpha: float [1, h, w], where 0 is transparent.
 
     Returns:
-        [3, h, w]; unchanged where alpha is above 0, and everywhere if all pixels are visible or none is.
+        [3, h, w]; unchanged where alpha is above 0, and everywhere if all or no pixels are visible.
     """
     visible = alpha > 0
     if bool(visible.all()) or not bool(visible.any()):
@@ -27,11 +26,13 @@ def bleed_colors(rgb: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _filled(sums: Tensor, weight: Tensor) -> Tensor:
-    """Weighted colours [1, 3, h, w] and weights [1, 1, h, w] -> colours, where there is no weight from half the size
-    (the pull-push algorithm of Gortler et al., The Lumigraph, SIGGRAPH 1996)."""
-    colours = sums / weight.clamp_min(1e-6)
+    """Divide weighted colors [1, 3, h, w] by their weights [1, 1, h, w]; fill holes from half the resolution.
+
+    This is the pull-push algorithm (Gortler et al., The Lumigraph, SIGGRAPH 1996).
+    """
+    colors = sums / weight.clamp_min(1e-6)
     if bool((weight > 0).all()):
-        return colours
+        return colors
     halves = [avg_pool2d(x, 2, ceil_mode=True) for x in (sums, weight)]
     coarse = interpolate(_filled(*halves), scale_factor=2, mode="bilinear", align_corners=False)
-    return torch.where(weight > 0, colours, coarse[..., : sums.shape[-2], : sums.shape[-1]])
+    return torch.where(weight > 0, colors, coarse[..., : sums.shape[-2], : sums.shape[-1]])

@@ -1,4 +1,4 @@
-"""Bicubic resizing as MATLAB's `imresize` does it, which is what the papers of the field mean by "bicubic"."""
+"""Bicubic resizing like MATLAB's `imresize`, which super-resolution papers call "bicubic"."""
 
 import math
 from functools import lru_cache
@@ -13,10 +13,15 @@ SUPPORT = 4.0  # width of the cubic kernel, in input pixels
 def resize(
     x: Tensor, *, size: tuple[int, int] | None = None, scale: float | None = None, antialias: bool = True
 ) -> Tensor:
-    """Resize the last two axes of float `x` [..., h, w]; give either `size` (h, w) or `scale`.
+    """Resize the last two axes of float `x` [..., h, w].
 
-    Keys' cubic kernel with a = -0.5 (IEEE ASSP 29, 1981), stretched when shrinking (antialias), borders mirrored with
-    the edge pixel repeated, output size ceil(side * scale). Values may overshoot the input's range: nothing is clamped.
+    Uses Keys' cubic kernel with a = -0.5 (IEEE ASSP 29, 1981) and symmetric borders (the edge pixel is repeated).
+    Values are not clamped and may exceed the range of the input.
+
+    Args:
+        size: (h, w) of the output. Give either this or `scale`.
+        scale: factor; the output has ceil(side * scale) pixels.
+        antialias: stretch the kernel when downscaling.
     """
     height, width = x.shape[-2:]
     if scale is not None and size is None:
@@ -32,7 +37,7 @@ def _along(x: Tensor, axis: int, n_out: int, scale: float, antialias: bool) -> T
     indices, weights = _taps(x.shape[axis], n_out, scale, antialias, x.device, x.dtype)
     if axis == -2:
         weights = weights[..., None]
-    # One tap at a time: a single gather of all taps would hold the image that many times.
+    # One tap at a time: gathering all taps at once would hold that many copies of the image.
     total = x.index_select(axis, indices[0]) * weights[0]
     for index, weight in zip(indices[1:], weights[1:], strict=True):
         total.addcmul_(x.index_select(axis, index), weight)
@@ -43,7 +48,7 @@ def _along(x: Tensor, axis: int, n_out: int, scale: float, antialias: bool) -> T
 def _taps(
     n_in: int, n_out: int, scale: float, antialias: bool, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Input indices and weights [taps, n_out] of every output pixel."""
+    """Input indices and weights of every output pixel, both [taps, n_out]."""
     shrink = min(scale, 1.0) if antialias else 1.0
     width = SUPPORT / shrink
     centre = (torch.arange(n_out, dtype=torch.float64) + 0.5) / scale - 0.5

@@ -1,8 +1,8 @@
-"""RGB and CIE L*a*b*, the colour space in which colouring tells what is given (L) from what is to be found (a and b).
+"""Conversion between RGB and CIE L*a*b* for colorization, which predicts a and b from L.
 
-sRGB under white D65 as in scikit-image, whose `rgb2lab` the colouring model of pytorch-CycleGAN-and-pix2pix uses.
-Codes are Lab in 0..1: L / 100 and (ab / 110 + 1) / 2, so that 2 * code - 1 is what that model is trained on.
-All functions but `lab_codes` take tensors or arrays, [..., channels, h, w], and return the like.
+sRGB with white point D65 as in scikit-image, whose `rgb2lab` the colorization model of pytorch-CycleGAN-and-pix2pix
+uses. Codes are Lab in 0..1: L / 100 and (ab / 110 + 1) / 2, so that model is trained on 2 * code - 1.
+All functions except `lab_codes` take tensors or arrays [..., channels, h, w] and return the same type.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _WHITE = 0.95047, 1.0, 1.08883
 
 
 def rgb_to_lab(rgb: Any) -> Any:
-    """RGB in 0..1 -> L in 0..100, a and b in -110..110."""
+    """Convert RGB in 0..1 to L in 0..100 and a, b in -110..110."""
     lib = _library(rgb)
     linear = lib.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     x, y, z = (_cube_root(lib, plane / white) for plane, white in zip(_times(_TO_XYZ, linear), _WHITE, strict=True))
@@ -26,7 +26,7 @@ def rgb_to_lab(rgb: Any) -> Any:
 
 
 def lab_to_rgb(lab: Any) -> Any:
-    """L in 0..100, a and b -> RGB in 0..1; colours that sRGB does not have are clipped."""
+    """Convert L in 0..100 and a, b to RGB in 0..1; colors outside of sRGB are clipped."""
     lib = _library(lab)
     y = (lab[..., 0, :, :] + 16) / 116
     roots = y + lab[..., 1, :, :] / 500, y, (y - lab[..., 2, :, :] / 200).clip(0)
@@ -39,20 +39,20 @@ def lab_to_rgb(lab: Any) -> Any:
 
 
 def lightness(rgb: Tensor) -> Tensor:
-    """RGB in 0..1 [..., 3, h, w] -> the code of L in 0..1 [..., 1, h, w]: what a model of colouring is given."""
+    """Convert RGB in 0..1 [..., 3, h, w] to codes of L in 0..1 [..., 1, h, w], the input of a colorization model."""
     return rgb_to_lab(rgb)[..., :1, :, :] / 100
 
 
-def coloured(lightness: Tensor, ab: Tensor) -> Tensor:
-    """Codes of L [..., 1, h, w] and of a and b [..., 2, h, w], all in 0..1 -> RGB in 0..1 [..., 3, h, w]."""
+def colorized(lightness: Tensor, ab: Tensor) -> Tensor:
+    """Convert codes of L [..., 1, h, w] and of a, b [..., 2, h, w], all in 0..1, to RGB in 0..1 [..., 3, h, w]."""
     lab: Tensor = lab_to_rgb(torch.cat([lightness * 100, (ab * 2 - 1) * AB], -3))
     return lab
 
 
 def lab_codes(pixels: np.ndarray) -> np.ndarray:
-    """RGB uint8 [h, w, 3] -> codes uint8 [h, w, 3]: L * 255 / 100 and (ab / 110 + 1) / 2 * 255, rounded.
+    """Convert RGB uint8 [h, w, 3] to codes uint8 [h, w, 3]: L * 255 / 100 and (ab / 110 + 1) / 2 * 255, rounded.
 
-    (In numpy, which uses one thread: how torch splits the work would show in the last bit.)
+    Computed with numpy in one thread: in torch, the number of threads affects the last bit.
     """
     lab = rgb_to_lab(pixels.transpose(2, 0, 1).astype(np.float32, order="C") / 255)
     codes = np.concatenate([lab[:1] / 100, (lab[1:] / AB + 1) / 2])
@@ -64,7 +64,7 @@ def _library(x: Any) -> Any:
 
 
 def _times(matrix: Any, planes: Any) -> list[Any]:
-    """Plane by plane: a product of matrices may round otherwise on another machine."""
+    """Multiply plane by plane: a matrix product may round differently on another machine."""
     first, second, third = (planes[..., channel, :, :] for channel in range(3))
     return [row[0] * first + row[1] * second + row[2] * third for row in matrix]
 

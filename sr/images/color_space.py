@@ -1,4 +1,4 @@
-"""What a file states about the meaning of its colours: ICC profiles, and PNG's chunks and their relatives."""
+"""Color space of a file: its ICC profile, PNG color chunks, and their equivalents in AVIF, JPEG 2000 and EXIF."""
 
 import contextlib
 import struct
@@ -9,13 +9,13 @@ from PIL import Image
 from sr.images import png
 from sr.images.icc import adobe_rgb
 
-INTEROPERABILITY, ADOBE = 0xA005, "R03"  # table of EXIF, and its index for Adobe RGB
-EIGHT_BITS = ("more than 8 bits per channel are rounded to 8",)  # which is what Pillow gives
-HEAD = 1 << 16  # bytes in which boxes of AVIF and JPEG 2000 are looked for
+INTEROPERABILITY, ADOBE = 0xA005, "R03"  # EXIF table, and its value for Adobe RGB (DCF 2.0)
+EIGHT_BITS = ("channels of more than 8 bits were reduced to 8",)  # by Pillow
+HEAD = 1 << 16  # bytes that are searched for boxes of AVIF and JPEG 2000
 
 
 class Color(NamedTuple):
-    """icc: the profile. chunks: colour chunks of a PNG, or those that say the same as another file."""
+    """icc: ICC profile. chunks: PNG color chunks, of the file or equivalent to its statement. notes: of ImageData."""
 
     icc: bytes | None = None
     chunks: tuple[png.Chunk, ...] = ()
@@ -23,8 +23,8 @@ class Color(NamedTuple):
 
 
 def read_color(image: Image.Image, data: bytes) -> Color:
-    """Of an image that Pillow has opened."""
-    icc = None if image.mode == "CMYK" else image.info.get("icc_profile") or None  # what describes inks is used up
+    """Read the color space of an image that Pillow has opened from `data`."""
+    icc = None if image.mode == "CMYK" else image.info.get("icc_profile") or None  # the pixels are converted to sRGB
     kind = image.format
     if kind == "PNG":
         given = png.head_chunks(data)
@@ -38,7 +38,7 @@ def read_color(image: Image.Image, data: bytes) -> Color:
 
 
 def _nclx(data: bytes) -> tuple[png.Chunk, ...]:
-    """The colour box of AVIF (ISO 14496-12, 12.1.5) as PNG's cICP; none where it says sRGB or nothing."""
+    """The color box of an AVIF (ISO 14496-12, 12.1.5) as a cICP chunk; none for sRGB and unspecified colors."""
     place = data[:HEAD].find(b"colrnclx")
     if place < 0 or place + 14 > len(data):
         return ()
@@ -48,19 +48,19 @@ def _nclx(data: bytes) -> tuple[png.Chunk, ...]:
 
 
 def _is_deep_avif(data: bytes) -> bool:
-    """By its configuration box (AV1 in ISOBMFF, 2.3)."""
+    """Whether an AVIF has more than 8 bits, by its configuration box (AV1 in ISOBMFF, 2.3)."""
     place = data[:HEAD].find(b"av1C")
     return place >= 0 and place + 7 <= len(data) and bool(data[place + 6] & 0x40)
 
 
 def _j2k_bits(data: bytes) -> int:
-    """By the marker SIZ (ISO 15444-1, A.5.1)."""
+    """Bits of the first channel of a JPEG 2000, by the marker SIZ (ISO 15444-1, A.5.1)."""
     place = data.find(b"\xff\x4f\xff\x51")
     return (data[place + 42] & 127) + 1 if place >= 0 and place + 42 < len(data) else 8
 
 
 def _restricted_icc(data: bytes) -> bytes | None:
-    """The profile in a colour box of JPEG 2000 (ISO 15444-1, I.5.3.3)."""
+    """The ICC profile in the color box of a JPEG 2000 (ISO 15444-1, I.5.3.3)."""
     place = data[:HEAD].find(b"colr")
     if place < 4 or data[place + 4 : place + 5] != b"\2":
         return None
@@ -70,7 +70,7 @@ def _restricted_icc(data: bytes) -> bytes | None:
 
 
 def _exif_icc(image: Image.Image) -> bytes | None:
-    with contextlib.suppress(Exception):  # other people's tables break in all ways
+    with contextlib.suppress(Exception):  # third-party EXIF may be damaged in any way
         if image.getexif().get_ifd(INTEROPERABILITY).get(1) == ADOBE:
             return adobe_rgb()
     return None

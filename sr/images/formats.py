@@ -1,4 +1,4 @@
-"""Which files are images: the one table of suffixes that scanners of folders, readers and writers share."""
+"""Suffixes and formats of image files, shared by folder listings, readers and writers."""
 
 READ_FORMATS = {
     ".png": "PNG",
@@ -27,8 +27,8 @@ READ_FORMATS = {
     ".jpf": "JPEG2000",
     ".jpx": "JPEG2000",
 }
-"""Suffix -> the name of its format in Pillow. The content decides: a file is decoded by any of these, whatever its
-suffix. Pillow knows more formats, and runs other programs for some of them (EPS)."""
+"""Suffix -> name of its format in Pillow. The suffix decides which files are listed; the content decides how a file is
+decoded. Other formats of Pillow are disabled, because some of them run external programs (EPS)."""
 
 READ_SUFFIXES = tuple(READ_FORMATS)
 
@@ -43,6 +43,6 @@ WRITE_FORMATS = {
     ".tif": "tif",
     ".tiff": "tif",
 }
-"""Suffix -> format that is written."""
+"""Suffix -> format that is written for it."""
 
 WRITE_SUFFIXES = tuple(WRITE_FORMATS)

@@ -1,4 +1,4 @@
-"""ICC profiles that mean the same as the shorter statements of colour in PNG, AVIF, TIFF and EXIF."""
+"""ICC profiles equivalent to the color statements of PNG, AVIF, TIFF and EXIF."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -30,15 +30,18 @@ BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.03
 
 Chunks = Sequence[tuple[bytes, bytes]]
 Curve = Sequence[float] | np.ndarray
-"""A gamma, or the five parameters g, a, b, c, d of the parametric curve of type 3 in ICC.1:2010, 10.16, or uint16 [n]
-of linear light."""
+"""A gamma, the parameters g, a, b, c, d of a parametric curve of type 3 (ICC.1:2010, 10.16), or a uint16 table [n] of
+linear light."""
 
 
 def icc_of_chunks(chunks: Chunks, *, gray: bool) -> bytes | None:
-    """The profile that PNG's chunks cICP, sRGB, gAMA and cHRM stand for, in this order (PNG, third edition, 4.3).
+    """Make the profile for the PNG chunks cICP, sRGB, gAMA and cHRM, in this precedence (PNG, third edition, 4.3).
 
-    None for sRGB, which is what readers assume where a file states nothing. Raises ValueError for HDR and for codes
-    that are not known.
+    Returns:
+        None for sRGB, which readers assume for files without a statement.
+
+    Raises:
+        ValueError: the colors are HDR or have an unknown code.
     """
     given = dict(chunks)
     if b"cICP" in given:
@@ -46,7 +49,9 @@ def icc_of_chunks(chunks: Chunks, *, gray: bool) -> bytes | None:
         name = HDR.get(transfer)
         if name or matrix or not full_range or primaries not in PRIMARIES or transfer not in CURVES:
             code = "-".join(map(str, given[b"cICP"][:4]))
-            raise ValueError(f"the colours are {f'HDR ({name})' if name else 'of a rare kind'}, code {code} of H.273")
+            raise ValueError(
+                f"the colors are {f'HDR ({name})' if name else 'of an unknown kind'}, code {code} of H.273"
+            )
         if primaries in (1, 2) and transfer in (2, 13):
             return None
         return make_icc(PRIMARIES[primaries][:3], PRIMARIES[primaries][3], CURVES[transfer], gray=gray)
@@ -60,7 +65,7 @@ def icc_of_chunks(chunks: Chunks, *, gray: bool) -> bytes | None:
 
 
 def icc_of_tiff(tags: Mapping[int, object], *, gray: bool) -> bytes | None:
-    """By WhitePoint, PrimaryChromaticities (numbers) and TransferFunction (uint16) of TIFF 6.0, section 20."""
+    """Make the profile for the tags WhitePoint, PrimaryChromaticities and TransferFunction (TIFF 6.0, section 20)."""
     white, primaries, curve = (tags.get(code) for code in (318, 319, 301))
     if white is None and primaries is None and curve is None:
         return None
@@ -71,15 +76,22 @@ def icc_of_tiff(tags: Mapping[int, object], *, gray: bool) -> bytes | None:
 
 
 def adobe_rgb() -> bytes:
-    """What EXIF calls by the interoperability index R03 (DCF 2.0)."""
+    """The profile for the EXIF interoperability index R03 (DCF 2.0)."""
     return make_icc(ADOBE_RGB, D65, (563 / 256,), gray=False)
 
 
 def make_icc(primaries: Sequence[tuple[float, float]], white: Sequence[float], curve: Curve, *, gray: bool) -> bytes:
-    """A display profile of version 4.3 for grey, or for RGB by three primaries (x, y) and one or three curves."""
+    """Make a display profile of version 4.3.
+
+    Args:
+        primaries: x and y of red, green and blue; unused for gray.
+        white: x and y.
+        curve: for all channels; a table may hold three curves one after another.
+        gray: make a profile of one channel.
+    """
     space, tags = (
         b"GRAY" if gray else b"RGB ",
-        {b"desc": _text("Colours as stated by the image"), b"cprt": _text("CC0")},
+        {b"desc": _text("Colors as stated by the image"), b"cprt": _text("CC0")},
     )
     adapt = _adaptation(_xyz(white))
     tags |= {b"wtpt": _xyz_tag(D50), b"chad": b"sf32\0\0\0\0" + _fixed(adapt.ravel())}
@@ -100,7 +112,7 @@ def _xyz(point: Sequence[float]) -> np.ndarray:
 
 
 def _adaptation(white: np.ndarray) -> np.ndarray:
-    """XYZ under a white -> XYZ under D50 (Bradford)."""
+    """Matrix that adapts XYZ from a white point to D50 (Bradford)."""
     return np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / (BRADFORD @ white)) @ BRADFORD
 
 
@@ -125,7 +137,7 @@ def _text(text: str) -> bytes:
 
 
 def _packed(space: bytes, tags: Mapping[bytes, bytes]) -> bytes:
-    """ICC.1:2010, clause 7."""
+    """Assemble a profile (ICC.1:2010, clause 7)."""
     place, table, body = 128 + 4 + 12 * len(tags), b"", b""
     for name, data in tags.items():
         table += struct.pack(">4sII", name, place + len(body), len(data))

@@ -1,4 +1,4 @@
-"""What an image is between its two files, and which files are images."""
+"""The image between reading and writing, and the error for images that cannot be read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,25 +14,36 @@ from sr.images.meta import Meta
 
 
 class ImageError(UserError):
-    """An image that cannot be read: `name` says which, `reason` why. The two arguments let it cross processes."""
+    """An image cannot be read.
+
+    Args:
+        name: the file, or the shard and the sample.
+        reason: what is wrong. It may end in "; " and a fix.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
         self.name, self.reason = name, reason
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}" + ("" if ";" in self.reason else "; replace the file or take it out")
+        return f"{self.name}: {self.reason}" + ("" if ";" in self.reason else "; replace or remove the file")
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """An image with all that its file had to say.
+    """An image with the metadata of its file.
 
-    rgb: float32 [3, h, w] in 0..1 (a grey file has three equal channels). alpha: float32 [1, h, w] or None.
-    bits: per channel in the file. icc: the colour profile that the values refer to. meta: what it says about itself.
-    lossless: of a WebP, whether it was. missing_rows: the share that the file, cut short, does not hold or not in full.
-    notes: what was left out on reading, each in a few words. bands: float32 [n, h, w], all channels of a multispectral
-    TIFF that has more than 4; rgb is then the first three of them.
+    Attributes:
+        rgb: float32 [3, h, w] in 0..1. A gray image has three equal channels.
+        alpha: float32 [1, h, w] in 0..1, or None.
+        gray: whether the file is gray.
+        bits: bits per channel in the file.
+        icc: ICC profile of the values.
+        meta: EXIF, resolution, text, XMP and color chunks.
+        lossless: whether the file is a lossless WebP.
+        missing_rows: share of the rows, in 0..1, that a truncated file lacks or holds incompletely.
+        notes: what was dropped while reading, each as a short phrase.
+        bands: float32 [n, h, w], all channels of a TIFF that has more than 4; rgb then holds the first three.
     """
 
     rgb: Tensor

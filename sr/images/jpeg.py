@@ -1,4 +1,4 @@
-"""JPEG files (ITU-T T.81) that end before their pixels do."""
+"""Truncated JPEG files (ITU-T T.81)."""
 
 import io
 import re
@@ -10,17 +10,23 @@ from PIL import Image
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 SCAN, PROGRESSIVE = 0xDA, (0xC2, 0xC6, 0xCA, 0xCE)
 ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in the data of a scan: neither a stuffed byte nor a restart
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # ends a scan: not a stuffed byte, a fill byte or a restart marker
 
 
 def complete(data: bytes) -> tuple[bytes, float]:
-    """The file with an end, if it has none, and the share of its rows that is missing or incomplete.
+    """Add the end marker that a truncated file lacks.
 
-    A file that is whole is returned unchanged; this takes no decoding. Raises what Pillow raises.
+    Complete files are returned unchanged, without decoding.
+
+    Returns:
+        The file, and the share of its rows that are missing or incomplete.
+
+    Raises:
+        ValueError: no row can be decoded. Also the exceptions of Pillow.
     """
     if data.endswith(EOI) or any(kind == EOI[1] for kind, _, _ in _segments(data)):
         return data, 0.0
-    cut = data.rstrip(b"\0")  # space that was set aside for a file is filled with zeros
+    cut = data.rstrip(b"\0")  # preallocated files end in zeros
     cut = cut[:-1] if cut.endswith(b"\xff") else cut
     ends = {kind: end for kind, _, end in _segments(cut)}
     if SCAN not in ends:
@@ -28,12 +34,12 @@ def complete(data: bytes) -> tuple[bytes, float]:
     cut = cut[: max(ends.values())]
     missing = _missing_rows(cut)
     if missing == 1 and not any(kind in PROGRESSIVE for kind in ends):
-        raise ValueError("is cut short: it holds no row of pixels")
+        raise ValueError("is truncated before the first row of pixels")
     return cut + EOI, missing
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """(marker, content, where it ends) of every segment that is whole, to the end of the first image."""
+    """Yield (marker, content, end position) of every complete segment of the first image."""
     place = 2
     while place + 2 <= len(data) and data[place] == 0xFF:
         kind = data[place + 1]
@@ -55,10 +61,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _missing_rows(cut: bytes) -> float:
-    """The decoder fills up what is missing. Rows that depend on what follows the cut are missing, with all below."""
+    """Compare two decodings with different data after the cut: rows from the first difference on are missing."""
     if not _all_scans_begun(cut):
         return 1.0
-    rest = np.random.default_rng(0).integers(0, 255, 1 << 16, dtype=np.uint8).tobytes()  # without 0xff
+    rest = np.random.default_rng(0).integers(0, 255, 1 << 16, dtype=np.uint8).tobytes()  # no 0xff
     one, other = (np.asarray(_decoded(cut + more + EOI)) for more in (b"", rest))
     differs = np.flatnonzero((one != other).reshape(len(one), -1).any(axis=1))
     return 1 - float(differs[0]) / len(one) if len(differs) else 0.0
@@ -71,7 +77,7 @@ def _decoded(data: bytes) -> Image.Image:
 
 
 def _all_scans_begun(data: bytes) -> bool:
-    """Whether each coefficient of each component is in some scan to its last bit (T.81, annex G)."""
+    """Whether the scans cover all coefficients of all components to their last bit (T.81, annex G)."""
     components: tuple[int, ...] = ()
     lowest: dict[int, dict[int, int]] = {}
     for kind, content, _ in _segments(data):

@@ -1,4 +1,4 @@
-"""Files of a folder tree by suffix, with a count of everything that was not taken."""
+"""List the files of a folder tree by suffix, and count the files that are skipped."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ Identity = tuple[int, int]  # device and inode
 
 @dataclass
 class Skipped:
-    """Files that were not taken: for each reason how many, and the first of them."""
+    """Skipped files: for each reason the count and the first file."""
 
     reasons: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -60,7 +60,7 @@ def list_folder(folder: str | Path, suffixes: Sequence[str]) -> Listing:
 
 
 def walk(folder: str | Path, suffixes: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """(path, reason) for every entry of the tree that `list_folder` takes (reason "") or skips."""
+    """Yield (path, reason) for every entry of the tree; the reason is "" for files that `list_folder` lists."""
     outside = tuple((status.st_dev, status.st_ino) for status in map(os.stat, Path(folder).resolve().parents))
     for path, reason in _walk(os.fspath(folder), tuple(suffixes), outside):
         yield Path(path), reason

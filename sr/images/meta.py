@@ -1,7 +1,7 @@
-"""What an image file says about itself beside its pixels: EXIF, resolution, text, XMP.
+"""Metadata of image files: EXIF, resolution, text, XMP and color chunks.
 
-Kept as far as the format that is written can hold it; what the new pixels make wrong is left out: the orientation,
-which was applied, the size and the thumbnail. A damaged part is left out too: no image is refused for it.
+Metadata are copied as far as the output format allows. Properties that do not hold for the new pixels are dropped: the
+orientation, which is applied to the pixels, the size, and the thumbnail. Damaged metadata are dropped too.
 """
 
 import contextlib
@@ -17,22 +17,29 @@ from PIL.PngImagePlugin import PngInfo
 from sr.images.png import Chunk
 from sr.images.xmp import clean
 
-_MAIN = {  # of the first EXIF table, which in a TIFF is that of the image itself: those that describe, in words
+_MAIN = {  # descriptive tags of the first EXIF table, which in a TIFF is that of the image
     *(0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298),
     *(0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, 0x4746, 0x4749),
 }
 _CAMERA, _PLACE = 0x8769, 0x8825
-_STALE = {0xA002, 0xA003, 0xA005}  # width and height in pixels; the place of another table
+_STALE = {0xA002, 0xA003, 0xA005}  # width and height in pixels; offset of the interoperability table
 _X, _Y, _UNIT, _XMP = 0x011A, 0x011B, 0x0128, 0x02BC
 _XMP_KEY = "XML:com.adobe.xmp"
-MOST_TEXT = 1 << 20  # bytes that are kept of any one part
-JPEG_SEGMENT = 65_500  # bytes that a JPEG holds in one
+MAX_BYTES = 1 << 20  # of one EXIF block, text or XMP packet; larger ones are dropped
+JPEG_SEGMENT = 65_500  # bytes of one segment of a JPEG
 
 
 @dataclass(frozen=True)
 class Meta:
-    """exif: tables as in a JPEG, behind "Exif\\0\\0". dpi: across and down. text: (keyword, value) as in a PNG.
-    color: chunks of a PNG that state the meaning of the colours, beside any profile."""
+    """Metadata of an image.
+
+    Attributes:
+        exif: tables as in a JPEG, after "Exif\\0\\0".
+        dpi: horizontal and vertical resolution.
+        text: (keyword, value) as in a PNG.
+        xmp: the packet.
+        color: PNG color chunks, in addition to any ICC profile.
+    """
 
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
@@ -42,13 +49,13 @@ class Meta:
 
 
 def read_meta(image: Image.Image) -> Meta:
-    """Of an image that is decoded and turned upright."""
+    """Read the metadata of an image that is decoded and oriented."""
     dpi = _dpi(image.getexif, image.info.get("dpi"))
     return Meta(_exif(image.getexif, dpi), dpi, _text(image), _xmp(image.info.get("xmp") or image.info.get(_XMP_KEY)))
 
 
 def read_tiff_meta(data: bytes) -> Meta:
-    """Of a TIFF file, whose first table is one of EXIF."""
+    """Read the metadata of a TIFF, whose first table is an EXIF table."""
 
     def table() -> Image.Exif:
         exif = Image.Exif()
@@ -62,7 +69,7 @@ def read_tiff_meta(data: bytes) -> Meta:
 
 
 def _exif(table: Callable[[], Image.Exif], dpi: tuple[float, float] | None) -> bytes | None:
-    with contextlib.suppress(Exception):  # other people's tables break in all ways
+    with contextlib.suppress(Exception):  # third-party EXIF may be damaged in any way
         given, kept = table(), Image.Exif()
         for tag in _MAIN & given.keys():
             kept[tag] = given[tag]
@@ -75,7 +82,7 @@ def _exif(table: Callable[[], Image.Exif], dpi: tuple[float, float] | None) -> b
             kept[_X], kept[_Y], kept[_UNIT] = *dpi, 2
         data = kept.tobytes()
         data = data if data.startswith(b"Exif\0\0") else b"Exif\0\0" + data
-        return data if len(kept) and len(data) <= MOST_TEXT else None
+        return data if len(kept) and len(data) <= MAX_BYTES else None
     return None
 
 
@@ -97,19 +104,19 @@ def _text(image: Image.Image) -> tuple[tuple[str, str], ...]:
     if isinstance(comment, bytes) and comment:
         found["Comment"] = comment.decode("utf-8", "replace")
     kept = {key: str(value) for key, value in found.items() if not key.startswith((_XMP_KEY, "Raw profile"))}
-    return tuple((key, value) for key, value in kept.items() if len(value) <= MOST_TEXT)
+    return tuple((key, value) for key, value in kept.items() if len(value) <= MAX_BYTES)
 
 
 def _xmp(found: Any) -> bytes | None:
     data = found.encode() if isinstance(found, str) else found
-    return clean(data) if isinstance(data, bytes) and 0 < len(data) <= MOST_TEXT else None
+    return clean(data) if isinstance(data, bytes) and 0 < len(data) <= MAX_BYTES else None
 
 
-# ---- into files ------------------------------------------------------------------------------------------------------
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def options(meta: Meta, format: str) -> dict[str, Any]:
-    """What Pillow's `save` takes for it. format: PNG, JPEG, WEBP, BMP, TIFF."""
+    """Keyword arguments for Pillow's `save`. format: PNG, JPEG, WEBP, BMP, TIFF."""
     made: dict[str, Any] = {}
     if meta.dpi and format != "WEBP":
         made["dpi"] = tuple(round(value) for value in meta.dpi) if format == "JPEG" else meta.dpi
@@ -117,7 +124,7 @@ def options(meta: Meta, format: str) -> dict[str, Any]:
         made |= {"exif": meta.exif} if meta.exif else {}
         made["pnginfo"] = _png_info(meta)
     elif format in ("JPEG", "WEBP"):
-        most = JPEG_SEGMENT if format == "JPEG" else MOST_TEXT
+        most = JPEG_SEGMENT if format == "JPEG" else MAX_BYTES
         parts = {"exif": meta.exif, "xmp": meta.xmp}
         made |= {name: part for name, part in parts.items() if part and len(part) <= most}
         comment = dict(meta.text).get("Comment", "").encode()
@@ -129,7 +136,7 @@ def options(meta: Meta, format: str) -> dict[str, Any]:
 
 
 def main_tags(meta: Meta) -> dict[int, str]:
-    """Those in words out of the first table: a TIFF keeps these."""
+    """The textual tags of the first EXIF table, which a TIFF can hold."""
     exif = Image.Exif()
     with contextlib.suppress(Exception):
         exif.load(meta.exif or b"")
@@ -137,13 +144,13 @@ def main_tags(meta: Meta) -> dict[int, str]:
 
 
 def tiff_extra(meta: Meta) -> list[tuple[int, str, int, Any, bool]]:
-    """The same for tifffile's `extratags`."""
+    """The same tags, and XMP, for `extratags` of tifffile."""
     tags: list[tuple[int, str, int, Any, bool]] = [(tag, "s", 0, text, True) for tag, text in main_tags(meta).items()]
     return tags + ([(_XMP, "B", len(meta.xmp), meta.xmp, True)] if meta.xmp else [])
 
 
 def png_chunks(meta: Meta) -> list[tuple[bytes, bytes]]:
-    """(kind, data) to stand before the pixels of a PNG."""
+    """Chunks to write before the pixels of a PNG."""
     chunks = []
     if meta.dpi:
         chunks.append((b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in meta.dpi), 1)))
@@ -153,7 +160,7 @@ def png_chunks(meta: Meta) -> list[tuple[bytes, bytes]]:
 
 
 class _Text(PngInfo):
-    """Pillow's list of chunks, which it keeps to itself."""
+    """Pillow's list of text chunks, with access to them."""
 
     def chunks_of_text(self) -> list[tuple[bytes, bytes]]:
         return [(chunk[0], chunk[1]) for chunk in self.chunks]
@@ -162,7 +169,7 @@ class _Text(PngInfo):
 def _png_info(meta: Meta) -> _Text:
     made = _Text()
     for key, value in meta.text:
-        with contextlib.suppress(Exception):  # a keyword that no PNG can have
+        with contextlib.suppress(Exception):  # an invalid keyword
             latin = value.isascii()
             name = key.encode("latin-1")[:79].decode("latin-1") or "Comment"
             made.add_text(name, value) if latin else made.add_itxt(name, value)

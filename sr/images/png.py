@@ -1,4 +1,4 @@
-"""Chunks of PNG (third edition): what Pillow does not give, and files that are cut short."""
+"""Chunks of PNG files (third edition), and truncated files."""
 
 import struct
 import zlib
@@ -10,12 +10,12 @@ import numpy as np
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_END = 33  # bytes of the signature and of IHDR
 COLOR_CHUNKS = b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI"
-SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
 ADAM7 = (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)
-"""Of each pass: first row, first column, distance of rows, distance of columns."""
+"""Of each pass of interlacing: first row, first column, row step, column step."""
 
 Chunk = tuple[bytes, bytes]
-"""Kind and data."""
+"""Type and data."""
 
 
 class Header(NamedTuple):
@@ -33,7 +33,7 @@ def header_of(data: bytes) -> Header:
 
 
 def read_chunks(data: bytes) -> Iterator[Chunk]:
-    """All chunks, as far as the file goes. The last may be cut."""
+    """Yield all chunks; the last one may be truncated."""
     place = len(SIGNATURE)
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
@@ -44,7 +44,7 @@ def read_chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def head_chunks(data: bytes) -> dict[bytes, bytes]:
-    """The chunks before the pixels, one of each kind."""
+    """The chunks before the pixels, the last of each type."""
     found = {}
     for kind, content in read_chunks(data):
         if kind == b"IDAT":
@@ -54,12 +54,12 @@ def head_chunks(data: bytes) -> dict[bytes, bytes]:
 
 
 def pack(chunks: Sequence[Chunk]) -> bytes:
-    """Chunks with their lengths and checksums."""
+    """Serialize chunks with their lengths and checksums."""
     return b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
 
 
 def transparent_color(data: bytes) -> np.ndarray | None:
-    """Samples of the one colour that is transparent (tRNS), as stored: 1 for grey, 3 for RGB, None if there is none."""
+    """The transparent color of a gray or RGB image (tRNS), as 1 or 3 stored samples, or None."""
     count = {0: 1, 2: 3}.get(header_of(data).kind, 0)
     content = head_chunks(data).get(b"tRNS", b"")
     return np.frombuffer(content, ">u2", count).astype(np.uint16) if count and len(content) >= 2 * count else None
@@ -70,9 +70,13 @@ def is_whole(data: bytes) -> bool:
 
 
 def complete(data: bytes) -> tuple[bytes, float]:
-    """A file that was cut short, filled up with zeros, and the share of its rows that is missing or incomplete."""
+    """Fill the missing data of a truncated file with zeros.
+
+    Returns:
+        The file, and the share of its rows that are missing or incomplete.
+    """
     header, before, pixels = header_of(data), [], []
-    for kind, content in read_chunks(data.rstrip(b"\0")):  # space that was set aside for a file is filled with zeros
+    for kind, content in read_chunks(data.rstrip(b"\0")):  # preallocated files end in zeros
         if kind == b"IDAT":
             pixels.append(content)
         elif not pixels:
@@ -91,7 +95,7 @@ def complete(data: bytes) -> tuple[bytes, float]:
 
 
 def _passes(header: Header) -> list[tuple[int, int, int, int]]:
-    """Of each pass: rows, bytes of a row with its filter, first row and distance of rows in the image."""
+    """Of each pass: rows, bytes per row with the filter byte, first row and row step in the image."""
     bits = header.depth * SAMPLES[header.kind]
     made = []
     for first, left, down, across in ADAM7 if header.interlaced else ((0, 0, 1, 1),):
@@ -102,7 +106,7 @@ def _passes(header: Header) -> list[tuple[int, int, int, int]]:
 
 
 def _inflate(data: bytes, most: int) -> bytes:
-    """As many bytes as there are before the data end or are damaged."""
+    """Decompress up to `most` bytes, to the end of the data or the first error."""
     unpack, made, total = zlib.decompressobj(), [], 0
     try:
         for first in range(0, len(data), 256):

@@ -1,4 +1,4 @@
-"""Read images of any depth, orientation, palette and channel order; the bound on pixels holds before decoding."""
+"""Read images of any bit depth, orientation, palette and channel layout. Sizes are checked before decoding."""
 
 import contextlib
 import io
@@ -21,16 +21,16 @@ from sr.images.limits import MAX_PIXELS, check_size
 from sr.images.meta import Meta, read_meta, read_tiff_meta
 from sr.images.tiff import is_tiff, read_bands, read_tiff, tiff_size
 
-# Pillow has a limit of 89 million pixels, low for scans; ours is checked before decoding, in `_open`.
+# Replaces Pillow's limit of 89 million pixels, which is low for scans; `_open` checks the size before decoding.
 Image.MAX_IMAGE_PIXELS = None
 
 Source = str | Path | bytes
-FORMATS = tuple(sorted({*READ_FORMATS.values()} - {"TIFF"}))  # of Pillow; TIFF has a reader of its own
+FORMATS = tuple(sorted({*READ_FORMATS.values()} - {"TIFF"}))  # of Pillow; for TIFF see sr.images.tiff
 
 
 @dataclass(frozen=True)
 class _Read:
-    """pixels: uint8 or uint16 [h, w, 1 to 4 channels: grey or RGB, then alpha if any]. See ImageData for the others."""
+    """pixels: uint8 or uint16 [h, w, channels], gray or RGB, then alpha if any. For the others see ImageData."""
 
     pixels: np.ndarray
     icc: bytes | None = None
@@ -41,17 +41,30 @@ class _Read:
 
 
 def read_rgb(source: Source, *, name: str | None = None) -> np.ndarray:
-    """Read an image as uint8 [h, w, 3], in the orientation that EXIF asks for; `name` stands for it in errors.
+    """Read an image as uint8 [h, w, 3] with the EXIF orientation applied.
 
-    Grey is repeated, palettes and CMYK are converted, alpha is dropped, 16 bits are rounded to 8, and of an
-    animation the first frame is taken. Raises ImageError, also where rows are missing.
+    Gray is repeated, palettes and CMYK are converted, alpha is dropped, 16 bits are rounded to 8, and of an animation
+    the first frame is read.
+
+    Args:
+        source: path, or the bytes of a file.
+        name: used in errors instead of the path.
+
+    Raises:
+        ImageError: the image cannot be read, or lacks rows.
     """
     return read_pixels(source, channels=3, name=name)
 
 
 def read_pixels(source: Source, *, channels: int, name: str | None = None) -> np.ndarray:
-    """Like `read_rgb`, as uint8 [h, w, channels]: grey, grey and alpha, RGB, RGB and alpha (see `with_channels`), or
-    from 5 on the bands of a TIFF of 8 or 16 bits, as they are stored. Raises ImageError.
+    """Read an image like `read_rgb` as uint8 [h, w, channels].
+
+    Args:
+        channels: 1 to 4 for gray, gray and alpha, RGB, RGB and alpha (see `with_channels`). From 5 on, the stored bands
+            of a TIFF of 8 or 16 bits.
+
+    Raises:
+        ImageError: the image cannot be read, lacks rows, or has another number of bands.
     """
     pixels = _read(source, name, bands=channels).pixels if channels <= 4 else _read_bands(source, channels, name)
     if pixels.dtype == np.uint16:
@@ -60,8 +73,12 @@ def read_pixels(source: Source, *, channels: int, name: str | None = None) -> np
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 [h, w, 1 to 4] -> [h, w, channels]. Grey out of RGB is Pillow's L (ITU-R 601 luma); alpha is 255 where
-    there was none. Raises ValueError for more than 4, unless it is so many already.
+    """Convert uint8 [h, w, 1 to 4] to [h, w, channels].
+
+    RGB becomes gray by Pillow's mode L (ITU-R 601 luma). Missing alpha becomes 255.
+
+    Raises:
+        ValueError: a number of channels is above 4 and they differ.
     """
     given = pixels.shape[2]
     if given != channels:
@@ -88,13 +105,19 @@ def read_image(
     partial: bool = False,
     bands: int = 0,
 ) -> ImageData:
-    """Like `read_rgb`, with nothing dropped. Raises ImageError.
+    """Read an image with alpha, 16 bits, profile and metadata.
 
     Args:
-        bands: number of channels that the caller needs. Above 4 the file has to be a TIFF of so many bands; of 2 to 4,
-            samples of a TIFF that have no meaning are kept.
-        first_frame: False refuses what holds several frames or pages.
-        partial: True reads as many rows as there are of a JPEG or PNG that is cut short; see `missing_rows`.
+        source: path, or the bytes of a file.
+        name: used in errors instead of the path.
+        max_pixels: larger images are refused before decoding.
+        first_frame: read the first frame or page of several; False refuses such files.
+        partial: read the rows that a truncated JPEG or PNG holds (see `ImageData.missing_rows`) instead of refusing it.
+        bands: number of channels that the caller needs. Above 4, the file must be a TIFF of this many bands; from 2 to
+            4, extra samples of a TIFF are kept even if they are not declared as alpha.
+
+    Raises:
+        ImageError: the image cannot be read.
     """
     if bands > 4:
         read = _Read(_read_bands(source, bands, name, max_pixels), None, Meta())
@@ -119,7 +142,7 @@ def read_image(
 
 
 def size_of(source: Source, *, name: str | None = None) -> tuple[int, int]:
-    """(height, width) as `read_rgb` would return it, from the header alone. Raises ImageError."""
+    """Read (height, width) of the oriented image from its header. Raises ImageError."""
     try:
         if _is_tiff(source):
             return tiff_size(_file(source))
@@ -150,23 +173,23 @@ def _read(
             if not first_frame:
                 _check_still(image)
             kind = image.format
-        read = _repaired(data, kind)
+        read = _decode_partially(data, kind)
         if read.missing_rows and not partial:
-            raise ValueError(f"is cut short: {read.missing_rows:.0%} of its rows are missing or incomplete")
+            raise ValueError(f"is truncated: {read.missing_rows:.0%} of its rows are missing or incomplete")
         return read
-    except Exception as error:  # decoders raise all sorts on damaged input, and none of it may end a run
+    except Exception as error:  # on damaged files, decoders raise exceptions of any type
         raise _unreadable(source, name, error) from None
 
 
-def _repaired(data: bytes, kind: str | None) -> _Read:
-    """Decode; of a JPEG or PNG that is cut short, what there is."""
+def _decode_partially(data: bytes, kind: str | None) -> _Read:
+    """Decode an image, or the rows that a truncated JPEG or PNG holds."""
     missing = 0.0
     if kind in ("JPEG", "MPO"):
         data, missing = jpeg.complete(data)
     elif kind == "PNG" and not png.is_whole(data):
         data, missing = png.complete(data)
         if missing == 1:
-            raise ValueError("is cut short: it holds no row of pixels")
+            raise ValueError("is truncated before the first row of pixels")
     return replace(_decoded(data), missing_rows=missing)
 
 
@@ -174,36 +197,36 @@ def _decoded(data: bytes) -> _Read:
     with _open(data) as image:
         key = png.transparent_color(data) if image.format == "PNG" else None
         if key is not None:
-            image.info.pop("transparency", None)  # Pillow compares it to samples that are scaled already
+            image.info.pop("transparency", None)  # Pillow compares it with scaled samples
         pixels = _pixels(image, data)
         if key is not None:
             depth = png.header_of(data).depth
-            pixels = _with_clear(pixels, key * (255 // (2**depth - 1)) if depth < 8 else key)
+            pixels = _with_transparent(pixels, key * (255 // (2**depth - 1)) if depth < 8 else key)
         color = read_color(image, data)
         meta = replace(read_meta(image), color=color.chunks)
         return _Read(pixels, color.icc, meta, lossless=_is_lossless_webp(data), notes=color.notes)
 
 
 def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
-    """uint8 or uint16 [h, w, channels], upright."""
+    """Pixels as uint8 or uint16 [h, w, channels], oriented."""
     if image.format == "PPM" and image.mode == "RGB" and (deep_ppm := _deep_ppm(image, data)) is not None:
         return deep_ppm
     raw = _raw_mode(image)
     deep = image.mode in ("RGB", "RGBA") and ";16" in raw and not raw.startswith("LA")
     pixels = np.asarray(_upright(image))
     if deep:
-        # Pillow keeps the upper byte of 16-bit colours; read with the other byte order it gives the lower.
+        # Pillow keeps the upper byte of 16-bit RGB; with the byte order swapped it keeps the lower.
         with _open(data) as twin:
             twin.info.pop("transparency", None)
             _swap_bytes(twin)
             pixels = pixels.astype(np.uint16) << 8 | np.asarray(_upright(twin))
     elif image.format == "PNG" and raw.startswith("LA;16"):
-        pixels = _deep_grey_and_alpha(data)
+        pixels = _deep_gray_and_alpha(data)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _deep_ppm(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """uint16 [h, w, 3] of a binary PPM of two bytes a sample, of which Pillow gives 8 bits. None for another."""
+    """Pixels as uint16 [h, w, 3] of a binary PPM with 2 bytes per sample, which Pillow reduces to 8 bits; else None."""
     tile = image.tile[0]  # type: ignore[attr-defined]
     white = tile.args[1] if tile.codec_name == "ppm" else 255
     if white <= 255:
@@ -213,23 +236,23 @@ def _deep_ppm(image: Image.Image, data: bytes) -> np.ndarray | None:
     return pixels.reshape(image.height, image.width, 3)
 
 
-def _with_clear(pixels: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Add alpha: 0 where a pixel has the colour `key`."""
-    clear = (pixels == key).all(axis=2, keepdims=True)
-    return np.concatenate([pixels, np.where(clear, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)], axis=2)
+def _with_transparent(pixels: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Add an alpha channel that is 0 where a pixel has the color `key`."""
+    transparent = (pixels == key).all(axis=2, keepdims=True)
+    return np.concatenate([pixels, np.where(transparent, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)], axis=2)
 
 
 def _from_tiff(data: bytes, max_pixels: int, bands: int, first_page: bool) -> _Read:
     read = read_tiff(data, max_pixels=max_pixels, bands=bands, first_page=first_page)
-    notes = (f"{read.dropped} extra channels without a meaning are left out",) if read.dropped else ()
+    notes = (f"{read.dropped} extra channel(s) of unknown meaning were dropped",) if read.dropped else ()
     pixels, icc = read.pixels, read.icc
     if read.cmyk:
-        pixels, icc = np.asarray(_seen(Image.fromarray(np.ascontiguousarray(pixels), "CMYK"), icc)), None
+        pixels, icc = np.asarray(_cmyk_to_srgb(Image.fromarray(np.ascontiguousarray(pixels), "CMYK"), icc)), None
     return _Read(np.ascontiguousarray(pixels), icc, read_tiff_meta(data), notes=notes)
 
 
 def _read_bands(source: Source, channels: int, name: str | None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """uint8 or uint16 [h, w, channels] of a TIFF, whose bands may be samples, planes or pages."""
+    """Bands of a TIFF, stored as samples, planes or pages, as uint8 or uint16 [h, w, channels]."""
     try:
         return read_bands(_file(source), channels, max_pixels)
     except Exception as error:
@@ -248,7 +271,7 @@ def _is_tiff(source: Source) -> bool:
 
 
 def _is_lossless_webp(data: bytes) -> bool:
-    """By its chunks (RFC 9649)."""
+    """Whether the file is a lossless WebP, by its chunks (RFC 9649)."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return False
     place = 12
@@ -279,49 +302,49 @@ def _check_still(image: Image.Image) -> None:
     """Raise ValueError for an animation. An MPO of a camera counts as one image with a preview."""
     count = getattr(image, "n_frames", 1)
     if count > 1 and image.format != "MPO":
-        raise ValueError(f"holds {count} frames; take the first by --first-frame, or convert it to a video")
+        raise ValueError(f"holds {count} frames; read the first with --first-frame, or convert it to a video")
 
 
 def _upright(image: Image.Image) -> Image.Image | np.ndarray:
-    """Decoded, turned as EXIF asks, in a mode of grey or RGB with or without alpha; 16-bit grey as an array."""
+    """Decode, apply the EXIF orientation and convert to gray or RGB with or without alpha; 16-bit gray is an array."""
     image.load()
-    with contextlib.suppress(Exception):  # a table that is damaged tells of no turn
+    with contextlib.suppress(Exception):  # a damaged EXIF table has no orientation
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels have no known white; convert it to 16 bits")
+            raise ValueError("32-bit pixels have no known white level; convert it to 16 bits")
         return values.astype(np.uint16)
     if image.mode == "F":
-        raise ValueError("float pixels have no known white; convert it to 16 bits")
+        raise ValueError("float pixels have no known white level; convert it to 16 bits")
     if image.mode == "CMYK":
-        return _seen(image, image.info.get("icc_profile"))
-    clear = "transparency" in image.info or image.mode in ("La", "LA", "PA", "RGBa", "RGBA")
+        return _cmyk_to_srgb(image, image.info.get("icc_profile"))
+    has_alpha = "transparency" in image.info or image.mode in ("La", "LA", "PA", "RGBa", "RGBA")
     gray = image.mode in ("1", "L", "La", "LA")
-    mode = ("L" if gray else "RGB") + ("A" if clear else "")
+    mode = ("L" if gray else "RGB") + ("A" if has_alpha else "")
     return image if image.mode == mode else image.convert(mode)
 
 
-def _seen(inks: Image.Image, profile: bytes | None) -> Image.Image:
-    """CMYK as sRGB: by the file's profile, else (or where that is broken) by Pillow's plain formula."""
+def _cmyk_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert CMYK to sRGB by the profile of the file, or by Pillow's formula if there is no valid one."""
     with contextlib.suppress(ImageCms.PyCMSError, OSError, TypeError, ValueError):
         if profile:
             made = ImageCms.profileToProfile(
-                inks, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
             if made is not None:
                 return made
-    return inks.convert("RGB")
+    return image.convert("RGB")
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file lays out its samples, in Pillow's words; the last letter is the byte order (N for the machine's)."""
+    """Pillow's name of the sample layout in the file; the last letter is the byte order (N for native)."""
     args = image.tile[0].args if getattr(image, "tile", None) else ""  # type: ignore[attr-defined]
     return str(args[0] if isinstance(args, tuple) else args)
 
 
 def _swap_bytes(image: Image.Image) -> None:
-    """Have the file read as if it were of the other byte order."""
+    """Make Pillow read the file with the other byte order."""
     raw = _raw_mode(image)
     native = "L" if sys.byteorder == "little" else "B"
     swapped = raw[:-1] + {"L": "B", "B": "L"}[native if raw[-1] == "N" else raw[-1]]
@@ -331,10 +354,10 @@ def _swap_bytes(image: Image.Image) -> None:
     ]
 
 
-def _deep_grey_and_alpha(source: bytes) -> np.ndarray:
-    """uint16 [h, w, 2] of a PNG, of which Pillow gives the upper bytes alone.
+def _deep_gray_and_alpha(source: bytes) -> np.ndarray:
+    """Pixels as uint16 [h, w, 2] of a PNG, of which Pillow keeps the upper bytes only.
 
-    Read as RGBA of 8 bits, whose four bytes a pixel go through the same filters, it gives all of them.
+    Read as 8-bit RGBA, which has the same 4 bytes per pixel and therefore the same filters, all bytes are kept.
     """
     data = bytearray(source)
     data[24:26] = 8, 6

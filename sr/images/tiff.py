@@ -1,4 +1,4 @@
-"""TIFF (TIFF 6.0 and BigTIFF) as grey, RGB or bands: what is not understood is refused, never guessed.
+"""Read TIFF 6.0 and BigTIFF as gray, RGB or bands. Files that are not fully understood are refused.
 
 tifffile decodes. What it needs the package imagecodecs for (LZW, CCITT, Zstandard, WebP; 2, 4 and 12 bits) is decoded
 by Pillow's libtiff where that package is not installed, and so is JPEG.
@@ -18,12 +18,19 @@ from PIL import Image, UnidentifiedImageError
 from sr.images.icc import icc_of_tiff
 from sr.images.limits import check_size
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it warns of is checked here or ends in an error
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # its warnings are checked here or become errors
 
 PREFIXES = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
-COLOURS = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}  # samples, without extra ones
-ASSOCIATED, UNASSOCIATED = 1, 2  # alpha that the colours are multiplied by, or not; 0 is a sample without a meaning
+COLOR_SAMPLES = {
+    MINISWHITE: 1,
+    MINISBLACK: 1,
+    RGB: 3,
+    PALETTE: 1,
+    SEPARATED: 4,
+    YCBCR: 3,
+}  # number of samples without extra ones
+ASSOCIATED, UNASSOCIATED = 1, 2  # premultiplied alpha, or not; 0 is a sample of unknown meaning
 JPEG = 7
 TIFFFILE = 1, 8, 32773, 32946, 34925  # compressions that tifffile decodes alone: none, Deflate, PackBits, LZMA
 PILLOW = 1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50000  # and Pillow: CCITT, LZW, JPEG, Zstandard
@@ -33,9 +40,13 @@ BY_FORMULA = {529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}  # 
 
 
 class Tiff(NamedTuple):
-    """pixels: uint8 or uint16 [h, w, samples], upright: grey, grey and alpha, RGB, RGB and alpha, CMYK, or bands.
+    """A decoded page.
 
-    cmyk: whether pixels are uint8 [h, w, 4] inks, where 0 is none. dropped: extra samples that have no meaning.
+    Attributes:
+        pixels: uint8 or uint16 [h, w, samples], oriented: gray, gray and alpha, RGB, RGB and alpha, CMYK, or bands.
+        icc: ICC profile, of the file or equivalent to its color tags.
+        cmyk: whether pixels are CMYK as uint8 [h, w, 4], where 0 is no ink.
+        dropped: number of extra samples of unknown meaning that were dropped.
     """
 
     pixels: np.ndarray
@@ -49,7 +60,7 @@ def is_tiff(head: bytes) -> bool:
 
 
 def tiff_size(source: Any) -> tuple[int, int]:
-    """(height, width) of the upright image, from the header of a path or a binary file."""
+    """Read (height, width) of the oriented image from the header of a path or a binary file."""
     import tifffile
 
     with tifffile.TiffFile(source) as file:
@@ -60,29 +71,42 @@ def tiff_size(source: Any) -> tuple[int, int]:
 
 
 def read_tiff(data: bytes, *, max_pixels: int, bands: int = 0, first_page: bool = True) -> Tiff:
-    """Decode the first page. Raises ValueError, and what tifffile and Pillow raise on damaged files.
+    """Decode the first page.
 
     Args:
-        bands: where a pixel has exactly this many samples and some are without a meaning, return all as stored.
-        first_page: False refuses files with several pages. Reduced copies and masks do not count.
+        data: the file.
+        max_pixels: larger images are refused before decoding.
+        bands: if pixels have exactly this many samples and some are of unknown meaning, return all as stored.
+        first_page: False refuses files with several pages, not counting reduced copies and masks.
+
+    Raises:
+        ValueError: the file is damaged or not understood. Also the exceptions of tifffile and Pillow.
     """
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         pages = _pages(file)
         if len(pages) > 1 and not first_page:
-            raise ValueError(f"holds {len(pages)} pages; take the first by --first-frame, or convert it to a video")
+            raise ValueError(f"holds {len(pages)} pages; read the first with --first-frame, or convert it to a video")
         page = pages[0]
         check_size(page.imagewidth, page.imagelength, max_pixels)
         _check(page)
         samples = _decoded(data, page)
         read = _bands(page, samples) if page.samplesperpixel == bands > 1 else None
         read = read or _interpreted(page, samples)
-        return read._replace(pixels=_turned(read.pixels, _orientation(page)), icc=_profile(page, read.pixels.shape[2]))
+        return read._replace(
+            pixels=_oriented(read.pixels, _orientation(page)), icc=_profile(page, read.pixels.shape[2])
+        )
 
 
 def read_bands(source: Any, count: int, max_pixels: int) -> np.ndarray:
-    """uint8 or uint16 [h, w, count] of a path or a binary file, whose bands may be samples, planes or pages."""
+    """Decode bands, stored as samples, planes or pages, as uint8 or uint16 [h, w, count].
+
+    Args:
+        source: path or binary file.
+        count: number of bands that the file must hold.
+        max_pixels: larger images are refused before decoding.
+    """
     import tifffile
 
     with tifffile.TiffFile(source) as file:
@@ -91,16 +115,19 @@ def read_bands(source: Any, count: int, max_pixels: int) -> np.ndarray:
         if len(bands) != 1 or stored.ndim != 3 or stored.shape[bands[0]] != count:
             raise ValueError(f"holds {'x'.join(map(str, stored.shape))} values, not height x width x {count}")
         if page.photometric not in (MINISBLACK, RGB) or stored.dtype not in (np.uint8, np.uint16):
-            raise ValueError(f"{stored.dtype} pixels have no known white; convert it to 16 bits")
+            raise ValueError(f"{stored.dtype} pixels have no known white level; convert it to 16 bits")
         if stored.size > max_pixels * count:
             raise ValueError(f"{stored.size // count} pixels are more than the {max_pixels} allowed")
-        return _full_range(np.moveaxis(stored.asarray(), bands[0], 2), page.bitspersample)
+        for part in stored.pages:
+            _check_segments(part.aspage())
+        values = _full_range(np.moveaxis(stored.asarray(), bands[0], 2), page.bitspersample)
+        return _oriented(values, _orientation(page))
 
 
 def _pages(file: Any) -> list[Any]:
     pages = [page for page in file.pages if not getattr(page, "subfiletype", 0) & SUBFILE]
     if not pages:
-        raise ValueError("holds nothing but a reduced copy of an image; convert it with the program that made it")
+        raise ValueError("holds only a reduced copy of an image; export the full image with the program that wrote it")
     return [page.aspage() for page in pages[:1]] + pages[1:]
 
 
@@ -117,8 +144,8 @@ def _orientation(page: Any) -> int:
     return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """orientation: where the first row and column are to be seen, 1 to 8 as in EXIF."""
+def _oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply the orientation, 1 to 8 as in EXIF."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -128,36 +155,36 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-# ---- what is understood ----------------------------------------------------------------------------------------------
+# ---- interpretation --------------------------------------------------------------------------------------------------
 
 
 def _check(page: Any) -> None:
-    """Raises ValueError for pixels whose meaning is not known."""
-    if page.photometric not in COLOURS:
-        raise ValueError(f"{_name(page.photometric)} pixels are not read; convert it to RGB or grey")
+    """Raise ValueError for pixels that are not understood."""
+    if page.photometric not in COLOR_SAMPLES:
+        raise ValueError(f"{_name(page.photometric)} pixels are not supported; convert it to RGB or gray")
     kinds = {1: "", 2: "signed", 3: "float", 4: "", 5: "complex", 6: "complex"}
     kind, bits = kinds.get(int(page.sampleformat or 1), "unknown"), page.bitspersample
     if kind or not isinstance(bits, int) or bits > 16:
         kind = kind or (f"{bits}-bit" if isinstance(bits, int) else f"{'-'.join(map(str, bits))}-bit")
-        raise ValueError(f"{kind} pixels have no known white; convert it to 16 bits")
+        raise ValueError(f"{kind} pixels have no known white level; convert it to 16 bits")
     if page.imagedepth != 1:
         raise ValueError(f"holds a volume of {page.imagedepth} slices; save them as images")
-    if page.samplesperpixel < COLOURS[page.photometric]:
-        raise ValueError(f"{page.samplesperpixel} samples a pixel are too few for {_name(page.photometric)}")
+    if page.samplesperpixel < COLOR_SAMPLES[page.photometric]:
+        raise ValueError(f"{page.samplesperpixel} samples per pixel are too few for {_name(page.photometric)}")
     if page.photometric == PALETTE and page.colormap is None:
-        raise ValueError("has no colour map for its palette; convert it to RGB")
+        raise ValueError("lacks the color map of its palette; convert it to RGB")
     ink_set = page.tags.get(INK_SET)
     if page.photometric == SEPARATED and ink_set is not None and ink_set.value != 1:
-        raise ValueError("inks other than CMYK are not read; convert it to RGB")
+        raise ValueError("inks other than CMYK are not supported; convert it to RGB")
     if page.photometric == YCBCR and page.compression != JPEG:
         given = {code: _rationals(page.tags[code].value) for code in BY_FORMULA if code in page.tags}
         usual = all(np.allclose(value, BY_FORMULA[code], atol=1e-3) for code, value in given.items())
         if bits != 8 or page.is_subsampled or not usual or not _tifffile_can(page):
-            raise ValueError("YCbCr pixels of this kind are not read; convert it to RGB")
+            raise ValueError("YCbCr pixels of this kind are not supported; convert it to RGB")
 
 
 def _rationals(values: Any) -> list[float]:
-    """Numerators and denominators in turn -> numbers."""
+    """Convert alternating numerators and denominators to numbers."""
     return [a / b for a, b in zip(values[::2], values[1::2], strict=True)]
 
 
@@ -166,46 +193,46 @@ def _name(photometric: Any) -> str:
 
 
 def _interpreted(page: Any, samples: np.ndarray) -> Tiff:
-    """Stored samples [h, w, s] -> grey or RGB, and alpha if any extra sample is one."""
-    count, bits = COLOURS[page.photometric], page.bitspersample
+    """Convert stored samples [h, w, samples] to gray or RGB, with alpha if an extra sample is declared as alpha."""
+    count, bits = COLOR_SAMPLES[page.photometric], page.bitspersample
     extra = [*page.extrasamples, *[0] * samples.shape[2]][: samples.shape[2] - count]
     alpha = next((n for n, kind in enumerate(extra) if kind in (ASSOCIATED, UNASSOCIATED)), None)
     dropped = page.samplesperpixel - count - (alpha is not None)
     if dropped and count == 1:
-        raise ValueError(f"holds {page.samplesperpixel} bands without a meaning; convert it to RGB or grey")
-    colours = samples[..., :count]
+        raise ValueError(f"holds {page.samplesperpixel} bands of unknown meaning; convert it to RGB or gray")
+    colors = samples[..., :count]
     if page.photometric == PALETTE:
-        colours, colour_bits = _palette(page.colormap)[colours[..., 0]], 8
+        colors, color_bits = _palette(page.colormap)[colors[..., 0]], 8
     else:
-        colours, colour_bits = _full_range(colours, bits), 8 if bits <= 8 else 16
+        colors, color_bits = _full_range(colors, bits), 8 if bits <= 8 else 16
     if page.photometric == MINISWHITE:
-        colours = ~colours
+        colors = ~colors
     if page.photometric == YCBCR and page.compression != JPEG:
-        colours = np.asarray(Image.fromarray(np.ascontiguousarray(colours), "YCbCr").convert("RGB"))
+        colors = np.asarray(Image.fromarray(np.ascontiguousarray(colors), "YCbCr").convert("RGB"))
     if page.photometric == SEPARATED:
         if alpha is not None:
-            raise ValueError("CMYK with alpha is not read; convert it to RGB")
-        return Tiff(_eight_bits(colours), cmyk=True, dropped=dropped)
+            raise ValueError("CMYK with alpha is not supported; convert it to RGB")
+        return Tiff(_eight_bits(colors), cmyk=True, dropped=dropped)
     if alpha is None:
-        return Tiff(colours, dropped=dropped)
-    clear = _full_range(samples[..., count + alpha : count + alpha + 1], bits)
-    if colour_bits == 8:
-        clear = _eight_bits(clear)
+        return Tiff(colors, dropped=dropped)
+    alpha_values = _full_range(samples[..., count + alpha : count + alpha + 1], bits)
+    if color_bits == 8:
+        alpha_values = _eight_bits(alpha_values)
     if extra[alpha] == ASSOCIATED:
-        colours = _divided(colours, clear)
-    return Tiff(np.concatenate([colours, clear], axis=2), dropped=dropped)
+        colors = _unpremultiplied(colors, alpha_values)
+    return Tiff(np.concatenate([colors, alpha_values], axis=2), dropped=dropped)
 
 
 def _bands(page: Any, samples: np.ndarray) -> Tiff | None:
-    """All samples, if some have no meaning."""
-    extra = [*page.extrasamples, *[0] * samples.shape[2]][: samples.shape[2] - COLOURS[page.photometric]]
+    """All samples, if some are of unknown meaning; else None."""
+    extra = [*page.extrasamples, *[0] * samples.shape[2]][: samples.shape[2] - COLOR_SAMPLES[page.photometric]]
     if page.photometric not in (MINISBLACK, RGB) or any(extra) or not extra:
         return None
     return Tiff(_full_range(samples, page.bitspersample))
 
 
 def _full_range(values: np.ndarray, bits: int) -> np.ndarray:
-    """0 .. 2**bits - 1 -> uint8 of 0..255, or for more than 8 bits uint16 of 0..65535, rounded."""
+    """Scale 0 .. 2**bits - 1 to uint8 0..255, or to uint16 0..65535 for more than 8 bits, rounded."""
     most, top = 2**bits - 1, 255 if bits <= 8 else 65535
     if most != top:
         values = (values.astype(np.uint32) * top + most // 2) // most
@@ -217,30 +244,32 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def _palette(colormap: np.ndarray) -> np.ndarray:
-    """uint16 [3, n] -> uint8 [n, 3]. Old programs write 8 bits (libtiff takes them so too), or only the upper byte."""
-    colours = np.asarray(colormap, np.uint16).T
-    if colours.max() < 256:
-        return colours.astype(np.uint8)
-    return (colours >> 8).astype(np.uint8) if not (colours & 255).any() else _eight_bits(colours)
+    """Convert uint16 [3, n] to uint8 [n, 3]. Some programs write values of 8 bits, or only the upper byte."""
+    colors = np.asarray(colormap, np.uint16).T
+    if colors.max() < 256:
+        return colors.astype(np.uint8)
+    return (colors >> 8).astype(np.uint8) if not (colors & 255).any() else _eight_bits(colors)
 
 
-def _divided(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colours that are multiplied by alpha -> colours; 0 where alpha is 0."""
-    top = np.iinfo(colours.dtype).max
+def _unpremultiplied(colors: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Divide premultiplied colors by alpha; 0 where alpha is 0."""
+    top = np.iinfo(colors.dtype).max
     divisor = np.maximum(alpha, 1).astype(np.uint64)
-    made = np.minimum((colours.astype(np.uint64) * top + divisor // 2) // divisor, top)
-    return np.where(alpha > 0, made, 0).astype(colours.dtype)
+    made = np.minimum((colors.astype(np.uint64) * top + divisor // 2) // divisor, top)
+    return np.where(alpha > 0, made, 0).astype(colors.dtype)
 
 
 # ---- decoding --------------------------------------------------------------------------------------------------------
 
 
 def _decoded(data: bytes, page: Any) -> np.ndarray:
-    """The samples as stored, [h, w, samples]; of JPEG those that it decodes to, YCbCr as RGB."""
+    """Samples as stored, [h, w, samples]; JPEG is decoded from YCbCr to RGB."""
     contiguous = page.planarconfig == 1 or page.samplesperpixel == 1
     _check_segments(page)
     if (page.compression == JPEG and contiguous) or not _tifffile_can(page):
-        planes = page.bitspersample == 8 and COLOURS[page.photometric] >= 3  # the separate ones that Pillow joins right
+        planes = (
+            page.bitspersample == 8 and COLOR_SAMPLES[page.photometric] >= 3
+        )  # separate planes that Pillow decodes correctly
         if page.compression not in PILLOW or not (contiguous or planes):
             raise ValueError(_needs_imagecodecs(page))
         return _by_pillow(data, page)
@@ -263,9 +292,7 @@ def _needs_imagecodecs(page: Any) -> str:
 
 
 def _check_segments(page: Any) -> None:
-    """Raises ValueError where strips or tiles are missing (tifffile gives black for them), or hold far more than their
-    pixels can take: they would fill the memory.
-    """
+    """Raise ValueError if strips or tiles are missing (tifffile returns black) or could exhaust memory."""
     count, there = math.prod(page.chunked), sum(offset > 0 for offset in page.dataoffsets)
     if there < count or len(page.databytecounts) < count or not all(page.databytecounts):
         raise ValueError(f"lacks {max(count - there, 1)} of its {count} strips or tiles")
@@ -275,7 +302,7 @@ def _check_segments(page: Any) -> None:
 
 
 def _by_pillow(data: bytes, page: Any) -> np.ndarray:
-    """As `_decoded`. Tags are changed so that Pillow gives what is stored: not inverted, divided by alpha or turned."""
+    """Like `_decoded`. Tags are changed so that Pillow does not invert, unpremultiply or rotate the samples."""
     bits, photometric = page.bitspersample, page.photometric
     changed = bytearray(data)
     _change(changed, page, ORIENTATION, 1)
@@ -286,11 +313,13 @@ def _by_pillow(data: bytes, page: Any) -> np.ndarray:
     with _opened(bytes(changed), page) as image:
         deep = bits == 16 and len(image.getbands()) > 1
         pixels = _stored(image)
-    if deep:  # Pillow keeps the upper bytes of colours; read in the other byte order it keeps the lower ones
+    if deep:  # Pillow keeps the upper byte; with the byte order swapped it keeps the lower
         with _opened(bytes(changed), page) as twin:
             _swap_bytes(twin)
             pixels = pixels.astype(np.uint16) << 8 | _stored(twin)
-    if pixels.shape[2] != page.samplesperpixel and (pixels.shape[2] < COLOURS[photometric] or any(page.extrasamples)):
+    if pixels.shape[2] != page.samplesperpixel and (
+        pixels.shape[2] < COLOR_SAMPLES[photometric] or any(page.extrasamples)
+    ):
         raise ValueError(_needs_imagecodecs(page))
     if bits in (2, 4) and photometric != PALETTE:
         pixels = pixels // (255 // (2**bits - 1))
@@ -298,7 +327,7 @@ def _by_pillow(data: bytes, page: Any) -> np.ndarray:
 
 
 def _change(data: bytearray, page: Any, code: int, value: int) -> None:
-    """Set the first value of a tag, if there is one."""
+    """Set the first value of a tag if the tag exists."""
     tag = page.tags.get(code)
     if tag is not None:
         form = {1: "B", 3: "H", 4: "I"}[int(tag.dtype)]
@@ -318,14 +347,14 @@ def _opened(data: bytes, page: Any) -> Image.Image:
 def _stored(image: Image.Image) -> np.ndarray:
     image.load()
     if image.mode not in ("1", "L", "P", "I;16", "I;16B", "LA", "RGB", "RGBA", "CMYK"):
-        raise ValueError(f"{image.mode} pixels are not read; convert it to RGB")
+        raise ValueError(f"{image.mode} pixels are not supported; convert it to RGB")
     pixels = np.asarray(image)
     pixels = pixels.astype(np.uint16 if pixels.dtype.itemsize > 1 else np.uint8, copy=False)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _swap_bytes(image: Image.Image) -> None:
-    """Read 16-bit samples as if the file were of the other byte order."""
+    """Make Pillow read 16-bit samples with the other byte order."""
     raw = str(image.tile[0].args[0])  # type: ignore[attr-defined]
     native = "L" if sys.byteorder == "little" else "B"
     swapped = raw[:-1] + {"L": "B", "B": "L"}[native if raw[-1] == "N" else raw[-1]]

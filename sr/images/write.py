@@ -1,4 +1,4 @@
-"""Writing: whole or not at all, and as much of an image as the format can hold."""
+"""Write images atomically, with as much of their data as the format can hold."""
 
 import io
 import struct
@@ -19,25 +19,25 @@ from sr.images.icc import icc_of_chunks
 from sr.images.image import ImageData
 from sr.images.meta import Meta
 
-MAX_SIDE = {"jpg": 65_500, "webp": 16_383}  # pixels; of the formats that have such a bound
-CLEAR = "png", "webp", "tif"  # hold alpha
-DEEP = "png", "tif"  # hold 16 bits
+MAX_SIDE = {"jpg": 65_500, "webp": 16_383}  # in pixels, for formats with a limit
+WITH_ALPHA = "png", "webp", "tif"  # formats with alpha
+DEEP = "png", "tif"  # formats with 16 bits
 BAND = 256  # rows
-QUICK = {"compress_type": zlib.Z_RLE}  # for PNG, which filters before: far less time for a few percent of size
+FAST = {"compress_type": zlib.Z_RLE}  # of PNG, after filtering: far less time, a few percent larger
 
 
 def encode_rgb(array: np.ndarray, format: str, *, quality: int = 95) -> bytes:
-    """uint8 [h, w, 3] -> the bytes of a file. format: png, jpg, webp, bmp, tif.
+    """Encode uint8 [h, w, 3] as a file. format: png, jpg, webp, bmp, tif.
 
-    jpg keeps full colour resolution (4:4:4); webp is lossless at quality 100; png is as small as zlib makes it by
-    default, for shards, which are read more often than written.
+    jpg has full chroma resolution (4:4:4); webp is lossless at quality 100; png uses the default compression of zlib,
+    for shards, which are read more often than written.
     """
     return _encode(Image.fromarray(array), format, quality, None, Meta(), {})
 
 
 def write_rgb(path: str | Path, array: np.ndarray, *, quality: int = 95) -> None:
     """Write uint8 [h, w, 3] in the format of the path's suffix."""
-    data = _encode(Image.fromarray(array), _format(path), quality, None, Meta(), QUICK)
+    data = _encode(Image.fromarray(array), _format(path), quality, None, Meta(), FAST)
     with replacing(path) as aside:
         aside.write_bytes(data)
 
@@ -45,14 +45,19 @@ def write_rgb(path: str | Path, array: np.ndarray, *, quality: int = 95) -> None
 def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int:
     """Write in the format of the path's suffix; returns the size of the file in bytes.
 
-    Grey, alpha, 16 bits, profile and metadata are kept as far as the format can hold them; where it holds no alpha, the
-    image is laid on white. quality: of jpg and webp, which is lossless at 100 and where the input was. Raises
-    UserError where the format holds no image so large, or not its colours.
+    Gray, alpha, 16 bits, profile and metadata are kept if the format can hold them. For a format without alpha, the
+    image is composited on white.
+
+    Args:
+        quality: of jpg and webp. A webp is lossless at 100, and if the input was a lossless webp.
+
+    Raises:
+        UserError: the format cannot hold the size or the color space of the image.
     """
     format = _format(path)
     longest, most = max(image.rgb.shape[-2:]), MAX_SIDE.get(format)
     if most is not None and longest > most:
-        raise UserError(f"{longest} pixels are more than the {most} that {format} holds in a row; give --format png")
+        raise UserError(f"{longest} pixels are more than the {most} that {format} can hold in a row; give --format png")
     icc = _profile(path, image, format)
     if image.lossless and format == "webp":
         quality = 100
@@ -62,13 +67,13 @@ def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int
             aside.write_bytes(data)
         return len(data)
     deep = image.bits == 16 and format in DEEP
-    pixels = _quantized(image, deep=deep, clear=format in CLEAR)
+    pixels = _quantized(image, deep=deep, clear=format in WITH_ALPHA)
     if not deep:
         encoded = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        data = _encode(encoded, format, quality, icc, image.meta, QUICK)
+        data = _encode(encoded, format, quality, icc, image.meta, FAST)
     else:
         data = (_png16 if format == "png" else _tiff16)(pixels, icc, image.meta)
-    if format == "png":  # Pillow does not know them all
+    if format == "png":  # Pillow does not write all of them
         data = data[: png.HEADER_END] + png.pack(image.meta.color) + data[png.HEADER_END :]
     with replacing(path) as aside:
         aside.write_bytes(data)
@@ -76,7 +81,7 @@ def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int
 
 
 def _profile(path: str | Path, image: ImageData, format: str) -> bytes | None:
-    """The profile to write. Only a PNG holds the colour chunks of a PNG; elsewhere a profile says the same."""
+    """The ICC profile to write. Formats other than PNG get a profile that is equivalent to the color chunks."""
     if image.icc or format == "png" or not image.meta.color:
         return image.icc
     try:
@@ -86,7 +91,7 @@ def _profile(path: str | Path, image: ImageData, format: str) -> bytes | None:
 
 
 def _quantized(image: ImageData, *, deep: bool, clear: bool) -> np.ndarray:
-    """uint8 or uint16 [h, w, 1 to 4], in bands, for a large image takes most of the memory already."""
+    """Quantize to uint8 or uint16 [h, w, 1 to 4], in bands of rows to limit the memory footprint."""
     height, width = image.rgb.shape[-2:]
     count = (1 if image.gray else 3) + (clear and image.alpha is not None)
     pixels = np.empty((height, width, count), np.uint16 if deep else np.uint8)
@@ -105,14 +110,14 @@ def _quantized(image: ImageData, *, deep: bool, clear: bool) -> np.ndarray:
 def _format(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in WRITE_FORMATS:
-        raise UserError(f"{path}: no format called '{suffix}'; choose one of {', '.join(WRITE_FORMATS)}")
+        raise UserError(f"{path}: cannot write the format '{suffix}'; choose one of {', '.join(WRITE_FORMATS)}")
     return WRITE_FORMATS[suffix]
 
 
 def _encode(
     image: Image.Image, format: str, quality: int, icc: bytes | None, about: Meta, png: Mapping[str, int]
 ) -> bytes:
-    """The bytes of a file. png: how zlib is to compress it."""
+    """Encode a file. png: compression options for Pillow."""
     kinds: dict[str, dict[str, Any]] = {
         "png": {"format": "PNG", **png},
         "jpg": {"format": "JPEG", "quality": quality, "subsampling": 0},
@@ -122,7 +127,7 @@ def _encode(
     options = kinds.get(format, {"format": format.upper()})
     try:
         return _saved(image, icc, options | meta.options(about, options["format"]))
-    except Exception:  # metadata that another program wrote may be more than ours can write; the image counts
+    except Exception:  # third-party metadata may be invalid; write the image without them
         if about == Meta():
             raise
         return _encode(image, format, quality, icc, Meta(), png)
@@ -135,20 +140,20 @@ def _saved(image: Image.Image, icc: bytes | None, options: dict[str, Any]) -> by
 
 
 def _png16(pixels: np.ndarray, icc: bytes | None, about: Meta) -> bytes:
-    """A 16-bit PNG, which Pillow writes for grey only. Every row is stored as its difference from the one above."""
+    """Encode a 16-bit PNG with the filter Up; Pillow writes 16 bits for gray only."""
     height, width, channels = pixels.shape
     rows = pixels.astype(">u2", order="C").view(np.uint8).reshape(height, -1)
     above = np.concatenate([np.zeros_like(rows[:1]), rows[:-1]])
     body = np.concatenate([np.full((height, 1), 2, np.uint8), rows - above], axis=1)
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
+    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))]
     chunks += [(b"iCCP", b"ICC\0\0" + zlib.compress(icc))] if icc else []
     chunks += [*meta.png_chunks(about), (b"IDAT", zlib.compress(body.tobytes(), 1)), (b"IEND", b"")]
     return png.SIGNATURE + png.pack(chunks)
 
 
 def _tiff16(pixels: np.ndarray, icc: bytes | None, about: Meta) -> bytes:
-    import tifffile  # Pillow has no 16-bit colour to write
+    import tifffile  # Pillow cannot write 16-bit RGB
 
     channels = pixels.shape[2]
     file = io.BytesIO()

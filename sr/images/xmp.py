@@ -1,11 +1,11 @@
-"""XMP without what points at parts of a file that are not copied."""
+"""Remove XMP properties that refer to parts of a file that are not copied."""
 
 import contextlib
 from xml.dom import minidom
 from xml.dom.minidom import Element
 
 GOOGLE = "http://ns.google.com/photos/1.0/"
-FILE_PARTS = (  # namespaces of what stands behind the image or in further segments of its file
+FILE_PARTS = (  # namespaces of data after the image or in further segments of its file
     GOOGLE + "camera/",  # motion photo
     GOOGLE + "container/",
     GOOGLE + "container/item/",
@@ -18,7 +18,7 @@ FILE_PARTS = (  # namespaces of what stands behind the image or in further segme
     "http://ns.apple.com/pixeldatainfo/1.0/",
     "http://ns.adobe.com/xmp/note/",  # extended XMP
 )
-STALE = {  # namespace: names of what the new pixels make wrong
+STALE = {  # namespace: properties that do not hold for the new pixels
     "http://ns.adobe.com/xap/1.0/": ("Thumbnails",),
     "http://ns.adobe.com/tiff/1.0/": ("ImageWidth", "ImageLength", "Orientation"),
     "http://ns.adobe.com/exif/1.0/": ("PixelXDimension", "PixelYDimension"),
@@ -26,11 +26,11 @@ STALE = {  # namespace: names of what the new pixels make wrong
 
 
 def clean(packet: bytes) -> bytes | None:
-    """Leave out the properties of FILE_PARTS and STALE. None where there are some and the packet cannot be parsed."""
+    """Remove the properties in FILE_PARTS and STALE. Returns None if there are some and the packet cannot be parsed."""
     if not any(name.encode() in packet for name in (*FILE_PARTS, *STALE)):
         return packet
-    with contextlib.suppress(Exception):  # other people's XML breaks in all ways
-        if b"<!" in packet.replace(b"<!--", b""):  # a document type may define entities that fill the memory
+    with contextlib.suppress(Exception):  # third-party XML may be damaged in any way
+        if b"<!" in packet.replace(b"<!--", b""):  # a document type may define entities that exhaust memory
             return None
         document = minidom.parseString(packet.strip(b"\0"))
         for root in document.getElementsByTagName("*")[:1]:

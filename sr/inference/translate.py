@@ -90,7 +90,7 @@ def redraw(
     given = color.lightness(image.rgb) if model.colours == "lab" else planes_of(image, model.channels)
     made = through(model, given, tile=tile, overlap=overlap, device=device, on_tiles=on_tiles)
     if model.colours == "lab":
-        made = color.coloured(given, made)
+        made = color.colorized(given, made)
     return with_planes(image, made)
 
 

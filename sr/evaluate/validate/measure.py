@@ -194,6 +194,6 @@ def _measure(
 def _images(lq: Tensor, output: Tensor, gt: Tensor, colours: str) -> tuple[Tensor, Tensor, Tensor]:
     """Input, output and target as they are looked at: Lab as RGB, the input without colour; grey as RGB."""
     if colours == "lab":
-        return color.coloured(lq, torch.full_like(gt, 0.5)), color.coloured(lq, output), color.coloured(lq, gt)
+        return color.colorized(lq, torch.full_like(gt, 0.5)), color.colorized(lq, output), color.colorized(lq, gt)
     given, made, wanted = (x.expand(3, -1, -1) if x.shape[0] == 1 else x for x in (lq, output, gt))
     return given, made, wanted
