@@ -1,4 +1,4 @@
-"""The memory of this process."""
+"""Settings of the memory allocator."""
 
 import ctypes
 import sys
@@ -7,8 +7,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def keep_memory() -> None:
-    """Let glibc keep what is freed, as torch does on a GPU: the next step, or image, needs it again, and to hand it
-    back and take it anew, page by page, costs time in every one. What it costs: the process stays as large as it was.
+    """Make glibc keep freed memory for reuse, like torch's caching allocator on a GPU.
+
+    Returning memory to the system and faulting it in again page by page costs time in every step or image. In return,
+    the process keeps its peak memory footprint.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writes."""
 
 import errno
 import hashlib
@@ -9,32 +9,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
-"""Errors after which a file system takes no more files."""
+"""Errors after which no more files can be written."""
 
 
 @contextmanager
 def replacing(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes the name of `path` when the block ends and is removed if it raises.
+    """Yield a temporary path in the folder of `path`; rename it to `path` at the end, or remove it on an exception.
 
-    The folder is made if need be. sync=True waits until the bytes are on the disk: for files that other files rely on.
+    Args:
+        path: its folder is created if it does not exist.
+        sync: fsync the file before the rename, for files that other files depend on.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{short_name(path.name)}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{short_name(path.name)}.{secrets.token_hex(4)}.tmp")
     try:
-        yield aside
+        yield temporary
         if sync:
-            with open(aside, "rb") as file:
+            with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def short_name(name: str) -> str:
-    """`name`, or a unique shorter one for a name of more than 100 bytes: a base for the names of temporary files.
+    """Return `name`, or a unique shorter one if it has more than 100 bytes, as a base for names of temporary files.
 
-    File systems take 255 bytes in a name, some 143, and a file may use all of them.
+    File systems limit names to 255 bytes, some to 143.
     """
     data = os.fsencode(name)
     if len(data) <= 100:

@@ -1,10 +1,10 @@
-"""The exception that is shown to users, and what error messages quote."""
+"""The exception that is shown to users, and helpers for error messages."""
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend.
+    """An error that the user can fix.
 
-    The message is one sentence that names the file, the key or the sample and ends in the fix.
+    The message is one sentence that names the file, key or sample, states what is wrong, and ends in the fix.
     `sr.cli` prints it without a traceback and exits with `exit_code`.
     """
 
@@ -15,14 +15,14 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """The text with control characters and undecodable bytes escaped: it may quote a file, and goes to a terminal."""
+    """Escape control characters and undecodable bytes: the text may quote a file and is printed to a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of another library's error, at most `most` characters, to be quoted in a message.
+    """The first line of an error of another library, cut to `most` characters, to be quoted in a message.
 
-    The type comes first where the text alone may not be understood (`KeyError: 'a'`).
+    It starts with the type where the text alone is not understandable (`KeyError: 'a'`).
     """
     text = (str(error).strip().splitlines() or [""])[0]
     plain = text and isinstance(error, UserError | ValueError | RuntimeError | ArithmeticError | OSError)

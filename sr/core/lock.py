@@ -28,7 +28,7 @@ class Lock:
 
     The kernel releases the lock when its process ends, however it ends; forked children do not inherit it. It is a
     POSIX record lock, which also works between machines on NFS. On a file system without locks the record in the file
-    stands for the lock: a crashed process on another machine then has to be cleared by removing the file.
+    is used instead: if a process on another machine has crashed, remove the file by hand.
 
     Args:
         path: the lock file. Its folder is created; the file is removed by `release`.
@@ -43,19 +43,19 @@ class Lock:
         self._owner = 0
 
     def acquire(self) -> None:
-        """Take the lock. Raises UserError naming the holder's process, host and start time."""
-        said = False
+        """Acquire the lock. Raises UserError naming the holder's process, host and start time."""
+        reported = False
         while not self._try():
             sentence = f"{self._used} by {self._holder()}"
             if not self._wait:
                 raise UserError(f"{sentence}; {self._fix}")
-            if not said:
+            if not reported:
                 print(f"sr: waiting: {sentence}", file=sys.stderr, flush=True)
-                said = True
+                reported = True
             time.sleep(POLL_SECONDS)
 
     def release(self) -> None:
-        """Give the lock back; does nothing where it is not held, as in a fork of the holder."""
+        """Release the lock; does nothing in a process that does not hold it, such as a fork of the holder."""
         if self._file is None or self._owner != os.getpid():
             return
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from sr.core.errors import UserError
 
 
 class Stopped(UserError):
-    """A signal ended the run after a finished, saved step; 128 + signal tells a scheduler to start it again."""
+    """A signal stopped the run after a checkpoint. The exit code 128 + signal lets a scheduler restart it."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ def exit_code(code: int) -> int:
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """The signals received so far. The first asks for a stop after the step; a second interrupt ends at once."""
+    """Yield the list of received signals. The first requests a stop after the step; a second SIGINT stops at once."""
     seen = _received
     seen.clear()
 

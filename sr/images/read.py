@@ -4,6 +4,7 @@ import contextlib
 import io
 import struct
 import sys
+import warnings
 import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from sr.images.tiff import is_tiff, read_bands, read_tiff, tiff_size
 
 # Replaces Pillow's limit of 89 million pixels, which is low for scans; `_open` checks the size before decoding.
 Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which are dropped
 
 Source = str | Path | bytes
 FORMATS = tuple(sorted({*READ_FORMATS.values()} - {"TIFF"}))  # of Pillow; for TIFF see sr.images.tiff
