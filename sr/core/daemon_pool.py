@@ -30,7 +30,7 @@ class DaemonPool:
         return future
 
     def shutdown(self, *, seconds: float | None = None) -> None:
-        """Cancel the tasks that have not begun, and wait for the others: for ever, or for at most `seconds`."""
+        """Cancel the tasks that have not begun, and wait for the others, for at most `seconds` if given."""
         with suppress(Empty):
             while True:
                 if task := self._tasks.get_nowait():

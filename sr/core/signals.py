@@ -25,7 +25,7 @@ def received() -> str:
 
 
 def exit_code(code: int) -> int:
-    """`code`; after a signal 128 + signal, whatever error followed, so that a scheduler starts the run again."""
+    """`code`; 128 + signal after a signal, even if another error followed, so that a scheduler restarts the run."""
     return 128 + _received[0] if _received and code else code
 
 
