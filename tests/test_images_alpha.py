@@ -54,7 +54,7 @@ def keyed(samples, depth, key):
 
 
 @pytest.mark.parametrize(("channels", "depth"), [(1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (3, 8), (3, 16)])
-def test_the_transparent_colour_of_a_png(tmp_path, channels, depth):
+def test_the_transparent_color_of_a_png(tmp_path, channels, depth):
     rng = np.random.default_rng(depth)
     samples = rng.integers(0, 2**depth, (9, 11) if channels == 1 else (9, 11, 3))
     samples[2:4, 3:7] = key = samples[0, 0]
