@@ -6,7 +6,6 @@ What is in it does not depend on how many processes wrote it, so any number may 
 `.step_*.tmp` is the rest of a crash and is cleared by the next save. Only rank 0 writes.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -27,7 +26,6 @@ from sr.train import host_snapshot
 from sr.train.host_snapshot import Snapshot
 
 FORMAT = 2
-DIGESTS = {1: "sha256", FORMAT: "crc32"}  # of the formats that are read
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,7 @@ def write(
         aside.mkdir()
         files = {f"{name}.safetensors": group.write(aside / f"{name}.safetensors") for name, group in tensors.items()}
         files["state.json"] = host_snapshot.write(aside / "state.json", json.dumps(dict(state)).encode())
-        facts = {
-            name: {"bytes": (aside / name).stat().st_size, DIGESTS[FORMAT]: digest} for name, digest in files.items()
-        }
+        facts = {name: {"bytes": (aside / name).stat().st_size, "crc32": digest} for name, digest in files.items()}
         manifest = {"format": FORMAT, "step": step, "files": facts}
         host_snapshot.write(aside / "manifest.json", json.dumps(manifest).encode())
         _sync(aside)
@@ -131,9 +127,8 @@ def damage(folder: Path, *, content: bool = True) -> str | None:
     """What is wrong with a checkpoint, as its manifest has it; None where nothing is. content=False: sizes alone."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        kind = DIGESTS.get(manifest["format"])
-        if kind is None:
-            return f"its manifest has format {manifest['format']}, this program reads {' and '.join(map(str, DIGESTS))}"
+        if manifest["format"] != FORMAT:
+            return f"its manifest has format {manifest['format']}, this version reads format {FORMAT}"
         if _folder(folder.parent, manifest["step"]) != folder:
             return f"its manifest is of step {manifest['step']}"
         if "state.json" not in manifest["files"]:
@@ -146,7 +141,7 @@ def damage(folder: Path, *, content: bool = True) -> str | None:
             size = (folder / name).stat().st_size
             if size != facts["bytes"]:
                 return f"{name} has {size} bytes where the manifest says {facts['bytes']}"
-            if content and _digest(folder / name, kind) != facts[kind]:
+            if content and _crc32(folder / name) != facts["crc32"]:
                 return f"{name} does not have the content that the manifest says"
     except OSError as error:
         return f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
@@ -177,15 +172,12 @@ def _retire(folder: Path) -> Path:
     return going
 
 
-def _digest(path: Path, kind: str) -> str:
-    sha256, crc = hashlib.sha256(), 0
+def _crc32(path: Path) -> str:
+    crc = 0
     with path.open("rb") as file:
         while chunk := file.read(host_snapshot.CHUNK):
-            if kind == "sha256":
-                sha256.update(chunk)
-            else:
-                crc = zlib.crc32(chunk, crc)
-    return sha256.hexdigest() if kind == "sha256" else f"{crc:08x}"
+            crc = zlib.crc32(chunk, crc)
+    return f"{crc:08x}"
 
 
 def _sync(path: Path) -> None:
