@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,9 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from sr.cli import main
+from sr.core import signals
 from sr.core.errors import UserError
 from sr.core.lock import Lock
 from sr.data.batch import RawBatch
+from sr.distributed import watchdog
 from sr.evaluate.validate import measure
 from sr.train import checkpoint, run, trainer
 from sr.train.builder import Builder, load
@@ -177,6 +182,46 @@ def test_steps_before_too_many_bad_samples_are_saved(validated: Recipe, photos: 
     with pytest.raises(UserError, match=r"more than data.max_bad_fraction"):
         built(validated(), "save.every=100", "train.total_steps=50").run()
     assert steps(tmp_path) == [logged(tmp_path)[-1]["step"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("compile worker died"), "ended after SIGTERM by RuntimeError: compile worker died; run the same"),
+        (UserError("a.png: is damaged; remove it"), "a.png: is damaged; remove it"),
+    ],
+)
+def test_any_error_after_a_signal_exits_with_the_code_of_the_signal(
+    validated: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        with signals.signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise error
+
+    monkeypatch.setattr(run, "train", failing)
+    try:
+        assert main(["train", str(validated())]) == 128 + signal.SIGTERM
+    finally:
+        signals._received.clear()
+    stderr = capsys.readouterr().err
+    assert said in stderr
+    assert "Traceback" not in stderr
+
+
+def test_the_first_step_may_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    made = watchdog.Watchdog(rank=0, world=2, timeout=60)
+    for first, limit, words in (
+        (True, 600, "compilation included"),
+        (False, 60, "no step was finished"),
+    ):
+        made.watch(first=first)
+        assert made._deadline - time.monotonic() == pytest.approx(limit, abs=5)
+        assert words in made._stuck()
+    made.unwatch()
+    assert made._deadline == float("inf")
 
 
 # ---- one run in a folder ---------------------------------------------------------------------------------------------
