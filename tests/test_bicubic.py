@@ -13,7 +13,7 @@ def image():
 
 @pytest.mark.parametrize("scale", [0.15, 0.25, 1 / 3, 0.7, 1.7, 2, 3, 4])
 def test_equals_the_reference(image, scale):
-    """As far as the reference goes: it counts coordinates in float32."""
+    """Limited by the reference, which computes coordinates in float32."""
     try:
         expected = basicsr("utils.matlab_functions").imresize(image, scale)
     except UserError as error:
@@ -28,16 +28,16 @@ def test_size_means_the_ratio_of_the_sides(image):
     torch.testing.assert_close(resize(image[..., :76], size=(15, 19)), resize(image[..., :76], scale=0.25))
 
 
-def test_a_batch_is_as_good_as_its_images(image):
+def test_batches_are_resized_image_by_image(image):
     batch = torch.stack([image, 1 - image])
     torch.testing.assert_close(resize(batch, scale=0.25)[1], resize(1 - image, scale=0.25), atol=0, rtol=0)
 
 
-def test_flat_stays_flat_up_to_the_border():
+def test_constant_images_stay_constant():
     torch.testing.assert_close(resize(torch.full((1, 9, 5), 0.3), scale=0.3), torch.full((1, 3, 2), 0.3))
 
 
-def test_without_antialias_pixels_are_only_picked():
+def test_without_antialias_pixels_are_sampled():
     image = torch.eye(9)[None]
     assert resize(image, scale=1 / 3, antialias=False).equal(torch.eye(3)[None])
 

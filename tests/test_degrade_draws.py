@@ -28,7 +28,7 @@ def near(count, prob):
 
 
 def second_order():
-    """A short list that has every stage in it."""
+    """A short list with every stage."""
     final = [[STAGES["downscale"](), Sinc()], [STAGES["jpeg"](), STAGES["downscale"](mode="bicubic"), Sinc()]]
     return [STAGES["sharpen"](), Blur(prob=0.8), Resize(), Noise(), STAGES["jpeg"](), OneOf(choices=final)]
 
@@ -38,7 +38,7 @@ def gt():
     return torch.rand(4, 3, 72, 80, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_sample_is_the_same_in_any_company(gt):
+def test_a_sample_does_not_depend_on_its_batch(gt):
     degradation = Degradation(second_order(), scale=4, gt_size=48, seed=5)
     positions = [7, 8, 10**12, 3]
     together = degradation(gt, positions)
@@ -50,8 +50,8 @@ def test_a_sample_is_the_same_in_any_company(gt):
             assert getattr(backwards, name)[3 - row].equal(getattr(together, name)[row])
 
 
-def test_all_at_once_is_each_by_itself(gt, monkeypatch):
-    """As on an accelerator, in canvases (here of up to 3). A level at a rounding border may fall on either side."""
+def test_padded_batches_match_single_images(gt, monkeypatch):
+    """Uses the padded batches of a GPU, here of up to 3. Values at a rounding boundary may round either way."""
     sizes = [(72, 80), (56, 80), (72, 80), (30, 41)]
     images = [image[:, :height, :width].contiguous() for image, (height, width) in zip(gt, sizes, strict=True)]
     for stages in ([stage] for stage in second_order()):
@@ -67,7 +67,7 @@ def test_all_at_once_is_each_by_itself(gt, monkeypatch):
                 assert (error > 1e-5).float().mean() < 0.02
 
 
-def test_a_pick_is_numpys_choice():
+def test_pick_matches_numpy_choice():
     [draw], rng = samples(1), np.random.default_rng([0, 0, 0])
     shares = list(KINDS.values())
     for _ in range(500):
@@ -76,7 +76,7 @@ def test_a_pick_is_numpys_choice():
         assert draw.uniform((0.2, 3.0)) == rng.uniform(0.2, 3.0)
 
 
-def test_another_position_or_seed_is_another_sample(gt):
+def test_samples_depend_on_position_and_seed(gt):
     first = Degradation(second_order(), scale=4, gt_size=48, seed=5)(gt[:1], [1])
     assert not first.lq.equal(Degradation(second_order(), scale=4, gt_size=48, seed=5)(gt[:1], [2]).lq)
     assert not first.lq.equal(Degradation(second_order(), scale=4, gt_size=48, seed=6)(gt[:1], [1]).lq)
@@ -136,7 +136,7 @@ def test_noise_follows_the_distribution_of_the_recipe():
     assert torch.stack(fields).std() == pytest.approx(10, rel=0.01)
 
 
-def test_one_of_gives_each_list_its_share():
+def test_one_of_chooses_uniformly():
     marks = [[lambda images, draws, value=value: [image + value for image in images]] for value in (1.0, 2.0, 3.0)]
     fork = OneOf(choices=marks)
     picked = Counter(int(out) for out in fork([torch.zeros(())] * COUNT, samples()))
@@ -144,7 +144,7 @@ def test_one_of_gives_each_list_its_share():
     assert all(near(count, 1 / 3) for count in picked.values())
 
 
-def test_prob_is_the_chance_of_the_stage():
+def test_prob_is_the_probability_of_the_stage():
     image = torch.rand(3, 24, 24)
     blurred = Sinc(prob=0.25)([image] * COUNT, samples())
     assert near(sum(out is not image for out in blurred), 0.25)

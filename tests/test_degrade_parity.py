@@ -27,7 +27,7 @@ def reference(module):
 
 @pytest.fixture(scope="module")
 def photo():
-    """An odd-sized piece of a photograph, [3, 150, 171]."""
+    """An odd-sized crop of a photo, [3, 150, 171]."""
     return torch.from_numpy(data.coffee()[100:250, 200:371].copy()).permute(2, 0, 1).contiguous() / 255
 
 
@@ -48,7 +48,7 @@ def test_sinc_kernel(size, cutoff):
     np.testing.assert_allclose(got.numpy(), expected, atol=2e-7)
 
 
-def test_a_batch_of_kernels_is_each_of_them_in_the_middle():
+def test_batched_kernels_are_centered_single_kernels():
     shapes = [
         SincKernel(7, 2.0),
         BellKernel(21, 1.0, 2.0, 0.3),
@@ -65,7 +65,7 @@ def test_a_batch_of_kernels_is_each_of_them_in_the_middle():
 
 @pytest.mark.parametrize("size", [7, 21])
 def test_filter(photo, size):
-    """With a lopsided kernel, so that a flipped or transposed one shows."""
+    """Uses an asymmetric kernel, so that flips and transpositions are detected."""
     kernel = torch.rand(size, size, generator=torch.Generator().manual_seed(size))
     kernel /= kernel.sum()
     expected = reference("utils.img_process_util").filter2D(photo[None], kernel[None])[0]
@@ -75,7 +75,7 @@ def test_filter(photo, size):
 
 @pytest.mark.parametrize("side", [150, 60, 26])
 def test_sharpen(photo, side):
-    """A pixel right at the mask's threshold may fall on either side, which moves its surroundings a little."""
+    """A pixel at the threshold of the mask may fall on either side, which slightly changes its surroundings."""
     photo = photo[:, :side].contiguous()
     expected = reference("utils.img_process_util").USMSharp()(photo[None])[0]
     error = (Sharpen().sharpen([photo])[0] - expected).abs()
@@ -85,14 +85,14 @@ def test_sharpen(photo, side):
 
 @pytest.mark.parametrize("quality", [5.0, 30.0, 49.9, 50.0, 63.7, 95.0])
 def test_jpeg(photo, quality):
-    """Coefficients right at a rounding border may fall on either side, and take their block along."""
+    """Coefficients at a rounding boundary may round either way, which changes their block."""
     codec = reference("utils.diffjpeg").DiffJPEG(differentiable=False)
     error = (jpeg([photo], [quality])[0] - codec(photo[None], torch.tensor([quality]))[0]).abs()
     assert (error > 1e-5).float().mean() < 0.005
 
 
 class Fixed:
-    """A draw whose fields come of one seed."""
+    """A draw whose fields have the same seed."""
 
     def field(self):
         return torch.Generator().manual_seed(3)
@@ -115,7 +115,7 @@ def test_noise(photo, gray, monkeypatch):
 
 
 @pytest.mark.parametrize(("levels", "photons"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128), (256, 256)])
-def test_photons_are_the_levels_rounded_up_to_a_power_of_two(levels, photons):
+def test_photons_are_levels_rounded_up_to_a_power_of_two(levels, photons):
     image = torch.arange(300).remainder(levels).float()[None, None]
     plain = torch.zeros(1, 90, 90)
     assert noise._photons([image, plain]).tolist() == [photons, 1]
@@ -123,7 +123,7 @@ def test_photons_are_the_levels_rounded_up_to_a_power_of_two(levels, photons):
 
 @pytest.mark.parametrize("photons", [1, 8, 256])
 def test_counts_are_poisson(photons):
-    """Every count's frequency, by chi-square over the counts that are expected at least 20 times."""
+    """Chi-square test of the frequencies of counts that are expected at least 20 times."""
     many = 200_000
     for level in (0, 1, 40, 137, 255):
         drawn = shot.counts(torch.full((many,), float(level)), photons, seed=level)
@@ -137,7 +137,7 @@ def test_counts_are_poisson(photons):
 
 
 def test_tables_of_counts_hold_the_probabilities():
-    """Walker's table, read back: the share of its 2^32 cells that gives each count."""
+    """Decodes Walker's table: the share of its 2^32 cells that gives each count."""
     bits, table = shot._table(64)
     half = 1 << 31 - bits
     rows = table.view(256, -1)[[0, 3, 128, 255]].long()
@@ -150,7 +150,7 @@ def test_tables_of_counts_hold_the_probabilities():
 
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
 @pytest.mark.parametrize("factor", [0.15, 0.4, 0.77, 1.0, 1.31])
-def test_interpolation_is_torchs(photo, mode, factor):
+def test_interpolation_matches_torch(photo, mode, factor):
     expected = torch.nn.functional.interpolate(photo[None], scale_factor=factor, mode=mode)[0]
     torch.testing.assert_close(interpolate(photo, mode, factor=factor), expected, atol=2e-5, rtol=0)
     expected = torch.nn.functional.interpolate(photo[None], size=(91, 40), mode=mode)[0]

@@ -37,7 +37,7 @@ def gt():
     return torch.rand(2, 3, 64, 72, generator=torch.Generator().manual_seed(1))
 
 
-def test_options_become_pairs(gt):
+def test_stages_from_options_make_pairs(gt):
     assert [problem for part in SECOND_ORDER for problem in check(part, "degrade", TABLES)] == []
     pair = built(SECOND_ORDER)(gt, [0, 1])
     assert pair.lq.shape == (2, 3, 8, 8)
@@ -56,7 +56,7 @@ def test_crops_of_gt_and_lq_are_aligned(mode):
     torch.testing.assert_close(pair.lq, torch.nn.functional.avg_pool2d(pair.gt, 4), atol=0.02, rtol=0)
 
 
-def test_sharpening_reaches_lq_and_target_but_not_gt(gt):
+def test_sharpening_changes_lq_and_target_but_not_gt(gt):
     plain = built([{"type": "downscale", "mode": "area"}])(gt, [0, 1])
     sharp = built([{"type": "sharpen"}, {"type": "downscale", "mode": "area"}])(gt, [0, 1])
     assert plain.target is plain.gt
@@ -69,7 +69,7 @@ def test_sharpening_reaches_lq_and_target_but_not_gt(gt):
 
 
 def test_cropping_first_changes_nothing_beyond_the_halo():
-    """The kernels reach 25 + 25 (sharpening) + 10 pixels: further inside, a window gives what the whole image does.
+    """The kernels extend 25 + 25 (sharpening) + 10 pixels: further inside, a crop gives the same as the whole image.
 
     (A level at a rounding border may fall on either side.)
     """
@@ -82,16 +82,16 @@ def test_cropping_first_changes_nothing_beyond_the_halo():
         inside = (whole[..., 25:55, 30:60] - window[..., 15:45, 15:45]).abs() * 255
         assert inside.max() < 1.01
         assert (inside > 0.5).float().mean() < 0.005
-        assert (whole[..., 10:70, 15:75] - window).abs().max() > 1 / 255  # the border is mirrored, which shows
+        assert (whole[..., 10:70, 15:75] - window).abs().max() > 1 / 255  # effect of the reflected border
 
 
-def test_a_whole_image_of_any_size_stays_whole():
+def test_without_gt_size_the_whole_image_is_kept():
     pair = built(SECOND_ORDER, gt_size=None)(torch.rand(1, 3, 45, 63), [0])
     assert pair.gt.shape == (1, 3, 44, 60)
     assert pair.lq.shape == (1, 3, 11, 15)
 
 
-def test_a_tiny_image_survives():
+def test_tiny_images():
     for position in range(8):
         assert built(SECOND_ORDER, gt_size=None)(torch.rand(1, 3, 9, 8), [position]).lq.shape == (1, 3, 2, 2)
 
@@ -102,14 +102,14 @@ def test_a_list_that_ends_at_a_random_size_is_refused(ending):
         Degradation([Sharpen(), *ending], scale=4, gt_size=32, seed=0)
 
 
-def test_a_fork_must_end_at_the_lq_size_on_every_way():
+def test_every_choice_of_one_of_must_end_at_the_lq_size():
     fork = {"type": "one_of", "choices": [[{"type": "downscale"}], [{"type": "jpeg"}]]}
     with pytest.raises(UserError, match="end with"):
         built([fork])
     assert built([{"type": "downscale"}, fork])
 
 
-def test_without_stages_the_data_has_to_bring_lq(gt):
+def test_without_stages_the_data_needs_lq(gt):
     with pytest.raises(UserError, match="has no lq images"):
         built([])(gt, [0, 1])
 
@@ -129,7 +129,7 @@ def test_without_stages_the_data_has_to_bring_lq(gt):
         ({"type": "one_of", "choices": [[{"type": "sincc"}]]}, "Did you mean 'sinc'"),
     ],
 )
-def test_mistakes_are_named(part, message):
+def test_wrong_values_are_named(part, message):
     problems = check(part, "degrade", TABLES)
     assert len(problems) == 1
     assert message in problems[0].message
@@ -140,7 +140,7 @@ def test_up_and_down_cannot_exceed_one():
         Resize(up_prob=0.6, down_prob=0.6)
 
 
-def test_autocast_and_fast_matmul_do_not_reach_it(gt):
+def test_autocast_and_matmul_precision_have_no_effect(gt):
     def no_autocast(images, draws):
         assert not torch.is_autocast_enabled("cpu")
         return images
@@ -160,16 +160,16 @@ def test_autocast_and_fast_matmul_do_not_reach_it(gt):
 
 
 class _NoQuestions(TorchDispatchMode):
-    """Fails at every operator whose answer the host would have to wait for."""
+    """Fails on every operator that synchronizes host and device."""
 
-    waiting = ("_local_scalar_dense", "nonzero", "unique", "bincount", "is_nonzero", "equal", "masked_select")
+    synchronizing = ("_local_scalar_dense", "nonzero", "unique", "bincount", "is_nonzero", "equal", "masked_select")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert not any(name in str(func).split(".")[1] for name in self.waiting), func
+        assert not any(name in str(func).split(".")[1] for name in self.synchronizing), func
         return func(*args, **(kwargs or {}))
 
 
-def test_no_stage_waits_for_the_device(gt, monkeypatch):
+def test_no_stage_synchronizes_with_the_device(gt, monkeypatch):
     monkeypatch.setattr(canvas, "is_accelerator", lambda device: True)  # use the accelerator path
     degradation = built(SECOND_ORDER)
     degradation(gt, [0, 1])  # tables are made once

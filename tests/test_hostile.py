@@ -49,7 +49,7 @@ def calls(path: Path) -> list[tuple[str, ast.Call]]:
 def test_no_code_can_execute_content_of_a_file() -> None:
     seen = []
     for path in SOURCES:
-        # (folders/work_queue.py speaks to the processes of its own launch, as torch.distributed does.)
+        # folders/work_queue.py communicates only with processes of the same launch, like torch.distributed.
         assert "import pickle" not in path.read_text() or path.name == "work_queue.py", path
         for name, call in calls(path):
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
@@ -171,7 +171,7 @@ def test_webp_cannot_be_larger_than_its_format_and_is_bounded_too(monkeypatch: p
 
 
 def test_an_image_is_never_given_to_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow hands EPS to Ghostscript, whatever the file's name."""
+    """Pillow passes EPS to Ghostscript, for any file name."""
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(harm) run\n%%EOF\n"
     for way in (read_rgb, read_image, size_of):

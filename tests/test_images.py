@@ -31,11 +31,11 @@ ROUNDED = np.round(DEEP / 257.0).astype(np.uint8)
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
-def test_plain_rgb_comes_back_as_it_was(format):
+def test_lossless_formats_round_trip_rgb(format):
     assert np.array_equal(read_rgb(saved(Image.fromarray(RGB), format=format)), RGB)
 
 
-def test_what_goes_into_shards_is_compressed_harder_than_what_is_written_once(tmp_path):
+def test_shards_use_stronger_compression_than_outputs(tmp_path):
     waves = np.sin(np.arange(256) / 9)
     smooth = (120 + 100 * waves[:, None, None] * waves[:, None] + np.arange(3)).astype(np.uint8)
     write_rgb(tmp_path / "a.png", smooth)
@@ -45,13 +45,13 @@ def test_what_goes_into_shards_is_compressed_harder_than_what_is_written_once(tm
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tif", "TIFF"])
-def test_lossless_formats_written_are_read_back(tmp_path, suffix):
+def test_written_lossless_files_round_trip(tmp_path, suffix):
     write_rgb(tmp_path / f"ä b.{suffix}", RGB, quality=100)
     assert np.array_equal(read_rgb(tmp_path / f"ä b.{suffix}"), RGB)
     assert [path.name for path in tmp_path.iterdir()] == [f"ä b.{suffix}"]
 
 
-def test_jpeg_is_near_and_quality_counts(tmp_path):
+def test_jpeg_error_depends_on_quality(tmp_path):
     smooth = np.tile(np.arange(0, 240, 15, dtype=np.uint8)[:, None, None], (1, 16, 3))
     write_rgb(tmp_path / "a.jpg", smooth, quality=95)
     write_rgb(tmp_path / "b.jpeg", RGB, quality=10)
@@ -76,7 +76,7 @@ FILES = {1: GRAY, 2: np.dstack([GRAY, RGB[..., 0]]), 3: RGB, 4: np.dstack([RGB, 
 
 @pytest.mark.parametrize("stored", FILES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_any_file_is_read_with_as_many_channels_as_asked_for(stored, channels):
+def test_any_file_is_converted_to_the_requested_channels(stored, channels):
     pixels = read_pixels(saved(Image.fromarray(FILES[stored]), format="PNG"), channels=channels)
     assert pixels.shape == (12, 17, channels)
     colours = GRAY[..., None] if channels <= 2 else RGB if stored >= 3 else GRAY[..., None].repeat(3, 2)
@@ -86,7 +86,7 @@ def test_any_file_is_read_with_as_many_channels_as_asked_for(stored, channels):
         assert np.array_equal(pixels[..., -1], alpha)
 
 
-def test_16_bits_are_rounded_before_they_become_grey(tmp_path):
+def test_16_bits_are_rounded_before_conversion_to_gray(tmp_path):
     write_image(tmp_path / "deep.png", ImageData(torch.from_numpy(DEEP.transpose(2, 0, 1) / 65535.0).float(), bits=16))
     expected = np.asarray(Image.fromarray(ROUNDED).convert("L"))
     assert np.array_equal(read_pixels(tmp_path / "deep.png", channels=1)[..., 0], expected)
@@ -109,7 +109,7 @@ def test_bands_of_a_tiff(dtype, layout):
         read_pixels(file.getvalue(), channels=6, name="x")
 
 
-def test_channels_that_are_not_there_are_an_error():
+def test_missing_channels_are_an_error():
     tifffile = pytest.importorskip("tifffile")
     with pytest.raises(ImageError, match="not a TIFF"):
         read_pixels(saved(Image.fromarray(RGB), format="PNG"), channels=5)
@@ -137,7 +137,7 @@ def test_exif_orientation_is_applied_once():
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bits_are_written_read_and_rounded_not_cut(tmp_path, suffix, channels):
+def test_16_bits_round_trip_and_are_rounded_not_truncated(tmp_path, suffix, channels):
     path = tmp_path / f"deep.{suffix}"
     rgb = torch.from_numpy(DEEP.transpose(2, 0, 1).astype(np.float32) / 65535)
     gray, alpha = channels <= 2, rgb[1:2] if channels in (2, 4) else None
@@ -155,14 +155,14 @@ def test_16_bits_are_written_read_and_rounded_not_cut(tmp_path, suffix, channels
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_16_bit_tiff_by_others(byteorder, compression):
+def test_16_bit_tiff_of_another_writer(byteorder, compression):
     tifffile = pytest.importorskip("tifffile")
     file = io.BytesIO()
     tifffile.imwrite(file, DEEP, photometric="rgb", byteorder=byteorder, compression=compression)
     assert np.array_equal(read_rgb(file.getvalue()), ROUNDED)
 
 
-def test_16_bit_png_by_others_and_ours_in_another_reader(tmp_path):
+def test_16_bit_png_matches_opencv(tmp_path):
     cv2 = pytest.importorskip("cv2")
     assert np.array_equal(read_rgb(cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes()), ROUNDED)
     write_image(tmp_path / "a.png", ImageData(torch.from_numpy(DEEP.transpose(2, 0, 1) / 65535.0).float(), bits=16))
@@ -181,7 +181,7 @@ def test_16_bit_ppm_and_pgm(white):
     assert np.abs((gray.rgb[0].double() * 65535).round().numpy() - expected[..., 0]).max() <= 1
 
 
-def test_depth_that_is_lost_is_noted():
+def test_reduced_bit_depth_is_noted():
     pillow = Image.fromarray(RGB)
     for options in ({"format": "AVIF"}, {"format": "JPEG2000"}, {"format": "PNG"}):
         assert read_image(saved(pillow, **options)).notes == ()
@@ -225,7 +225,7 @@ def test_unreadable_inputs_are_named_with_the_reason(tmp_path):
         read_rgb(saved(Image.fromarray(np.ones((4, 4), np.float32)), format="TIFF"))
 
 
-def test_every_cut_of_a_file_is_an_image_error_or_an_image():
+def test_truncated_files_raise_image_error_or_decode():
     for format in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):
         whole = saved(Image.fromarray(RGB), format=format)
         for length in range(0, len(whole), max(1, len(whole) // 40)):
@@ -241,14 +241,14 @@ def test_an_image_bomb_is_refused_before_decoding():
         read_rgb(bomb)
 
 
-def test_image_error_crosses_processes():
+def test_image_error_can_be_pickled():
     import pickle
 
     error = pickle.loads(pickle.dumps(ImageError("a.png", "torn")))
     assert (error.name, error.reason, str(error)) == ("a.png", "torn", str(ImageError("a.png", "torn")))
 
 
-def test_list_images_is_sorted_and_passes_over_hidden_and_other_files(tmp_path):
+def test_list_images_is_sorted_and_skips_hidden_and_other_files(tmp_path):
     for name in ("b/1.PNG", "a/2.jpeg", "a/.hidden.png", ".git/3.png", "a/notes.txt", "z.webp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

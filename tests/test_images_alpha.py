@@ -16,7 +16,7 @@ SPRITE = torch.tensor([250.0, 240, 180])[:, None, None] / 255
 
 
 @pytest.mark.parametrize("size", [(48, 48), (1, 37), (31, 1), (33, 70)])
-def test_transparent_pixels_take_the_colours_around_them(size):
+def test_transparent_pixels_are_filled_with_nearby_colors(size):
     y, x = np.mgrid[: size[0], : size[1]]
     inside = torch.from_numpy(np.hypot(y - size[0] // 2, x - size[1] // 2) < 9)[None]
     alpha = inside.float()
@@ -26,7 +26,7 @@ def test_transparent_pixels_take_the_colours_around_them(size):
     assert torch.allclose(filled, SPRITE.expand_as(filled), atol=1e-5)
 
 
-def test_visible_pixels_keep_their_colours():
+def test_visible_pixels_keep_their_colors():
     rgb = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0))
     alpha = torch.full((1, 20, 30), 1 / 255)
     alpha[:, 5:9, 5:20] = 0
@@ -44,7 +44,7 @@ def test_nothing_changes_where_all_or_no_pixels_are_visible(value):
 
 
 def keyed(samples, depth, key):
-    """A PNG of grey [h, w] or RGB [h, w, 3] with one transparent colour, by the letter of the specification."""
+    """A PNG of grey [h, w] or RGB [h, w, 3] with one transparent color, written as in the specification."""
     height, width = samples.shape[:2]
     bits = (samples.reshape(height, -1, 1) >> np.arange(depth)[::-1]) & 1
     rows = b"".join(b"\0" + np.packbits(row.reshape(-1)).tobytes() for row in bits)

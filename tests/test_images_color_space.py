@@ -1,4 +1,4 @@
-"""What a file states about its colours means the same in what is written."""
+"""The color space of a file is kept, or converted to an equivalent ICC profile."""
 
 import io
 import struct
@@ -36,7 +36,7 @@ def srgb_of_linear(linear):
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clip(1e-9) ** (1 / 2.4) - 0.055) * 255
 
 
-def test_profiles_mean_what_they_are_made_of():
+def test_profiles_match_their_parameters():
     assert np.array_equal(in_srgb(RGB, make_icc(SRGB, D65, SRGB_CURVE, gray=False)), RGB)
     linear = in_srgb(RGB, make_icc(SRGB, D65, (1.0,), gray=False))
     assert np.abs(linear - srgb_of_linear(RGB / 255)).max() < 0.6
@@ -53,7 +53,7 @@ def test_profiles_mean_what_they_are_made_of():
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("chunks", [[GAMMA], [GAMMA, PRIMARIES], [(b"sRGB", b"\0")], [P3], [PQ]])
-def test_colour_chunks_of_a_png_stay_in_a_png(tmp_path, chunks, bits):
+def test_png_color_chunks_are_kept_in_png(tmp_path, chunks, bits):
     given = read_image(stating(*chunks))
     write_image(tmp_path / "a.png", ImageData(given.rgb, bits=bits, icc=given.icc, meta=given.meta))
     kept = png.head_chunks((tmp_path / "a.png").read_bytes())
@@ -64,7 +64,7 @@ def test_colour_chunks_of_a_png_stay_in_a_png(tmp_path, chunks, bits):
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
 @pytest.mark.parametrize("chunks", [[GAMMA], [GAMMA, PRIMARIES], [PRIMARIES], [P3]])
-def test_colour_chunks_of_a_png_become_a_profile_elsewhere(tmp_path, chunks, suffix):
+def test_png_color_chunks_become_a_profile_in_other_formats(tmp_path, chunks, suffix):
     for image, gray in ((RGB, False), (RGB[..., 0], True)):
         given = read_image(stating(*chunks, image=image))
         write_image(tmp_path / f"a.{suffix}", given, quality=100)
@@ -78,7 +78,7 @@ def test_srgb_needs_no_profile(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp", "tif", "bmp"])
-def test_hdr_is_refused_where_it_cannot_be_stated(tmp_path, suffix):
+def test_hdr_is_refused_in_formats_without_color_codes(tmp_path, suffix):
     with pytest.raises(
         UserError, match=rf"HDR \(PQ\), code 9-16-0-1 .*, which {suffix} cannot hold; give --format png$"
     ):
@@ -86,13 +86,13 @@ def test_hdr_is_refused_where_it_cannot_be_stated(tmp_path, suffix):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_profile_comes_before_chunks(tmp_path):
+def test_a_profile_has_precedence_over_chunks(tmp_path):
     profile = make_icc(ADOBE_RGB, D65, (2.2,), gray=False)
     write_image(tmp_path / "a.jpg", ImageData(torch.zeros(3, 8, 8), icc=profile, meta=Meta(color=(GAMMA,))))
     assert read_image(tmp_path / "a.jpg").icc == profile
 
 
-def test_the_colour_box_of_avif_becomes_a_chunk(tmp_path):
+def test_the_color_box_of_avif_becomes_a_chunk(tmp_path):
     data = saved(Image.fromarray(RGB), format="AVIF", quality=100)
     assert read_image(data).meta.color == ()
     at = data.index(b"colrnclx") + 8
@@ -123,7 +123,7 @@ def test_adobe_rgb_by_exif(tmp_path):
     assert given.icc == make_icc(ADOBE_RGB, D65, (563 / 256,), gray=False)
 
 
-def test_colour_tags_of_a_tiff():
+def test_color_tags_of_a_tiff():
     tags = [(318, "2I", 2, (3127, 10000, 3290, 10000), True)]
     primaries = [value for point in ADOBE_RGB for x in point for value in (round(x * 100), 100)]
     tags += [(319, "2I", 6, primaries, True)]

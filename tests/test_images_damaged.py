@@ -1,4 +1,4 @@
-"""Files that viewers show although they are truncated, padded or followed by something else."""
+"""JPEG and PNG files that viewers show although they are truncated, padded or followed by other data."""
 
 import struct
 import zlib
@@ -23,7 +23,7 @@ JPEGS = {
 
 
 @pytest.mark.parametrize("kind", JPEGS)
-def test_jpegs_with_all_their_rows_are_whole(kind):
+def test_jpegs_with_all_rows_are_complete(kind):
     data = JPEGS[kind]
     expected = read_rgb(data)
     film = data + b"\0\0\0\x18ftypmp42" + bytes(3000)
@@ -34,7 +34,7 @@ def test_jpegs_with_all_their_rows_are_whole(kind):
 
 @pytest.mark.parametrize("kind", JPEGS)
 @pytest.mark.parametrize("padding", [b"", bytes(5000)])
-def test_jpegs_that_are_cut_short(kind, padding):
+def test_truncated_jpegs(kind, padding):
     data = JPEGS[kind]
     expected = read_rgb(data)
     for left, least, most in ((len(data) - 40, 0.01, 0.3), (len(data) - 300, 0.1, 0.6), (len(data) // 2, 0.4, 1)):
@@ -50,11 +50,11 @@ def test_jpegs_that_are_cut_short(kind, padding):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
-def test_pngs_that_are_cut_short(mode):
+def test_truncated_pngs(mode):
     data = saved(PHOTO.convert(mode), format="PNG")
     expected = read_rgb(data)
     for left in (len(data) - 12, len(data) - 13):
-        assert np.array_equal(read_rgb(data[:left]), expected), "all but the end is there"
+        assert np.array_equal(read_rgb(data[:left]), expected), "only the end is missing"
     half = data[: len(data) // 2]
     for cut in (half, half + bytes(500), half + bytes(50_000), data[:-200]):
         with pytest.raises(ImageError, match=r"is truncated: \d+% of its rows are missing or incomplete"):
@@ -66,7 +66,7 @@ def test_pngs_that_are_cut_short(mode):
 
 
 def interlaced(pixels, *, without=0):
-    """By the letter of the specification, without filters; its last bytes may be left out."""
+    """Written as in the specification, without filters and without the last bytes."""
     body = b""
     for first, left, down, across in ADAM7:
         part = pixels[first::down, left::across]
@@ -76,7 +76,7 @@ def interlaced(pixels, *, without=0):
     return png.SIGNATURE + png.pack([(b"IHDR", head), (b"IDAT", content)])
 
 
-def test_interlaced_pngs_that_are_cut_short():
+def test_truncated_interlaced_pngs():
     assert np.array_equal(read_rgb(interlaced(SMALL)), SMALL)
     made = read_image(interlaced(SMALL, without=6 * 49 - 1), partial=True)
     assert made.missing_rows == 0.5, "every second row is in the last pass"
@@ -90,7 +90,7 @@ def test_a_file_without_any_row_is_an_error():
             read_image(data, partial=True)
 
 
-def test_a_bomb_that_is_cut_short_is_refused_by_its_size():
+def test_a_truncated_bomb_is_refused_by_its_size():
     head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     data = png.SIGNATURE + png.pack([(b"IHDR", head), (b"IDAT", zlib.compress(bytes(200_000)))])
     with pytest.raises(ImageError, match="60000x60000 pixels are more than"):

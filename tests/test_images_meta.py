@@ -26,7 +26,7 @@ def tagged() -> Image.Exif:
     return exif
 
 
-def told(path) -> tuple[dict, dict, dict, Image.Image]:
+def read_exif(path) -> tuple[dict, dict, dict, Image.Image]:
     image = Image.open(path)
     image.load()
     exif = image.getexif()
@@ -35,28 +35,34 @@ def told(path) -> tuple[dict, dict, dict, Image.Image]:
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
-def test_metadata_goes_where_the_format_can_hold_it(tmp_path, suffix, bits):
+def test_metadata_are_kept_if_the_format_can_hold_them(tmp_path, suffix, bits):
     source = saved(
-        Image.fromarray(RGB), format="JPEG", exif=tagged(), dpi=(300, 300), xmp=XMP, icc_profile=b"icc", comment=b"said"
+        Image.fromarray(RGB),
+        format="JPEG",
+        exif=tagged(),
+        dpi=(300, 300),
+        xmp=XMP,
+        icc_profile=b"icc",
+        comment=b"a comment",
     )
     given = read_image(source)
-    assert given.rgb.shape == (3, 17, 12), "turned once"
+    assert given.rgb.shape == (3, 17, 12), "rotated once"
     write_image(tmp_path / f"a.{suffix}", ImageData(given.rgb, bits=bits, icc=given.icc, meta=given.meta))
-    main, camera, place, image = told(tmp_path / f"a.{suffix}")
+    main, camera, place, image = read_exif(tmp_path / f"a.{suffix}")
     assert image.size == (12, 17)
-    assert main.get(0x0112, 1) == 1, "the turn is in the pixels now"
+    assert main.get(0x0112, 1) == 1, "the orientation is applied to the pixels"
     assert b"tiff:Orientation" not in (given.meta.xmp or b"")
     assert (main[0x010F], main[0x010E]) == ("Maker", "A description")
     back = read_image(tmp_path / f"a.{suffix}")
-    assert back.rgb.shape == (3, 17, 12), "and is not made again"
+    assert back.rgb.shape == (3, 17, 12), "not rotated again"
     assert back.icc == b"icc"
     assert back.meta.dpi == pytest.approx((300, 300), abs=0.1)
     assert back.meta.xmp == given.meta.xmp is not None
-    if suffix != "tif":  # a TIFF keeps what is told in words alone
-        assert camera == {0x9003: "2020:01:02 03:04:05"}, "without the size, which has changed"
+    if suffix != "tif":  # a TIFF keeps textual tags only
+        assert camera == {0x9003: "2020:01:02 03:04:05"}, "without the size, which is different"
         assert place == {1: "N", 2: (1.0, 2.0, 3.0)}
     if suffix in ("png", "jpg"):
-        assert dict(back.meta.text)["Comment"] == "said"
+        assert dict(back.meta.text)["Comment"] == "a comment"
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -69,7 +75,7 @@ def test_text_of_a_png(tmp_path, bits):
     assert dict(read_image(tmp_path / "a.png").meta.text) == {"Title": "plain", "Author": "Zoë 東京"}
 
 
-def test_damaged_and_oversized_metadata_cost_no_image(tmp_path):
+def test_damaged_and_oversized_metadata_are_dropped(tmp_path):
     for tables in (b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40, b"\1" * 50):
         given = read_image(saved(Image.fromarray(RGB), format="PNG", exif=tables))
         assert torch.equal(given.rgb, read_image(saved(Image.fromarray(RGB), format="PNG")).rgb)
@@ -80,19 +86,19 @@ def test_damaged_and_oversized_metadata_cost_no_image(tmp_path):
             assert read_image(tmp_path / f"a.{suffix}").rgb.shape == given.rgb.shape
 
 
-def test_inks_become_colours_by_their_profile():
+def test_cmyk_is_converted_to_srgb():
     plain = Image.fromarray(RGB).convert("CMYK")
     naive = read_image(saved(plain, format="TIFF"))
     assert torch.equal((naive.rgb * 255).round(), torch.from_numpy(np.asarray(plain.convert("RGB"))).permute(2, 0, 1))
     broken = read_image(saved(plain, format="TIFF", icc_profile=b"no profile"))
     assert torch.equal(broken.rgb, naive.rgb)
-    assert broken.icc is None, "what told of inks says nothing of colours"
-    # No CMYK profile comes with Pillow: one of RGB does not fit and is passed over, which is the rule too.
+    assert broken.icc is None, "a CMYK profile does not describe sRGB"
+    # Pillow includes no CMYK profile. An RGB profile does not fit and is ignored.
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert torch.equal(read_image(saved(plain, format="TIFF", icc_profile=srgb)).rgb, naive.rgb)
 
 
-def test_a_profile_of_inks_is_used(monkeypatch):
+def test_the_cmyk_profile_is_used(monkeypatch):
     plain, seen = Image.fromarray(RGB).convert("CMYK"), []
 
     def converted(image, source, target, *, outputMode):
@@ -101,13 +107,13 @@ def test_a_profile_of_inks_is_used(monkeypatch):
 
     monkeypatch.setattr(ImageCms, "ImageCmsProfile", lambda file: file.read())
     monkeypatch.setattr(ImageCms, "profileToProfile", converted)
-    made = read_image(saved(plain, format="TIFF", icc_profile=b"of inks"))
-    assert seen == [("CMYK", b"of inks", "RGB")]
+    made = read_image(saved(plain, format="TIFF", icc_profile=b"cmyk"))
+    assert seen == [("CMYK", b"cmyk", "RGB")]
     assert (made.rgb[:, 0, 0] * 255).round().tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("format", ["WEBP", "PNG", "GIF", "TIFF"])
-def test_an_animation_is_refused_or_its_first_frame_is_taken(format):
+def test_an_animation_is_refused_or_its_first_frame_is_read(format):
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
     data = saved(frames[0], format=format, save_all=True, append_images=frames[1:])
     with pytest.raises(ImageError, match=r"holds 2 (frames|pages); .* --first-frame"):
@@ -118,7 +124,7 @@ def test_an_animation_is_refused_or_its_first_frame_is_taken(format):
     assert read_image(still, first_frame=False).rgb.shape == first.rgb.shape
 
 
-def test_a_photograph_with_a_preview_is_still():
+def test_a_photo_with_a_preview_is_one_image():
     data = saved(Image.fromarray(RGB), format="MPO", save_all=True, append_images=[Image.fromarray(RGB[:6, :8])])
     assert read_image(data, first_frame=False).rgb.shape == (3, 12, 17)
 
@@ -126,7 +132,7 @@ def test_a_photograph_with_a_preview_is_still():
 @pytest.mark.parametrize(
     ("suffix", "held"), [("png", True), ("webp", True), ("tif", True), ("jpg", False), ("bmp", False)]
 )
-def test_alpha_is_held_or_the_image_is_laid_on_white(tmp_path, suffix, held):
+def test_alpha_is_kept_or_composited_on_white(tmp_path, suffix, held):
     clear = torch.zeros(1, 16, 16)
     clear[..., 8:] = 1
     write_image(tmp_path / f"a.{suffix}", ImageData(torch.zeros(3, 16, 16), clear), quality=100)
@@ -151,7 +157,7 @@ RDF = b"""<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="w"?>"""
 
 
-def test_xmp_loses_what_points_at_parts_of_the_file_that_are_not_copied(tmp_path):
+def test_xmp_references_to_missing_parts_are_removed(tmp_path):
     film = saved(Image.fromarray(RGB), format="JPEG", xmp=RDF) + b"\0\0\0\x18ftypmp42" + bytes(3000)
     write_image(tmp_path / "a.jpg", read_image(film))
     kept = read_image(tmp_path / "a.jpg").meta.xmp
@@ -161,7 +167,7 @@ def test_xmp_loses_what_points_at_parts_of_the_file_that_are_not_copied(tmp_path
         assert there in kept
 
 
-def test_xmp_that_cannot_be_cleaned_is_left_out():
+def test_xmp_that_cannot_be_parsed_is_dropped():
     assert clean(XMP) == XMP, "nothing to clean"
     assert clean(RDF[:-100]) is None
     bomb = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
@@ -180,7 +186,7 @@ def test_a_lossless_webp_stays_lossless(tmp_path, alpha):
     assert not read_image(tmp_path / "c.webp").lossless
 
 
-def test_suffixes_that_are_read_are_found_in_folders(tmp_path):
+def test_all_readable_suffixes_are_listed(tmp_path):
     image, names = Image.fromarray(RGB), []
     for suffix, format in READ_FORMATS.items():
         names.append(f"a{suffix}")
@@ -192,13 +198,13 @@ def test_suffixes_that_are_read_are_found_in_folders(tmp_path):
         assert read_image(tmp_path / name).rgb.shape == (3, 12, 17)
 
 
-def test_sides_that_a_format_cannot_hold(tmp_path):
+def test_sizes_beyond_the_limit_of_a_format(tmp_path):
     with pytest.raises(UserError, match=r"16384 pixels are more than the 16383 that webp can hold .* --format png"):
         write_image(tmp_path / "a.webp", ImageData(torch.zeros(3, 1, 16_384)))
     assert not list(tmp_path.iterdir())
 
 
-def test_the_bound_on_pixels_is_the_users():
+def test_the_pixel_limit_can_be_set():
     data = saved(Image.fromarray(RGB), format="PNG")
     assert read_image(data, max_pixels=204).rgb.shape == (3, 12, 17)
     with pytest.raises(ImageError, match="17x12 pixels are more than the 203 allowed"):
@@ -206,7 +212,7 @@ def test_the_bound_on_pixels_is_the_users():
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
-def test_deep_grey_with_alpha_by_others(interlaced):
+def test_16_bit_gray_with_alpha(interlaced):
     """Written here by the letter of the PNG specification; Adam7 has its first pass of one pixel in eight."""
     values = np.random.default_rng(3).integers(0, 65536, (1, 1, 2) if interlaced else (5, 7, 2), dtype=np.uint16)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)

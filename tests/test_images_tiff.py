@@ -110,7 +110,7 @@ def test_ycbcr():
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "group4", "jpeg", "zstd"])
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "I;16", "RGB", "RGBA", "CMYK"])
-def test_compressions_that_pillow_decodes(compression, mode):
+def test_compressions_decoded_by_pillow(compression, mode):
     image = Image.fromarray(ramps(3, np.uint8))
     image = Image.fromarray(ramps(1, np.uint16)[..., 0]) if mode == "I;16" else image.convert(mode)
     file = io.BytesIO()
@@ -130,8 +130,8 @@ def test_compressions_that_pillow_decodes(compression, mode):
 
 @pytest.mark.parametrize("byteorder", "<>")
 @pytest.mark.parametrize("bits", [4, 12])
-def test_samples_of_other_depths_are_scaled_to_the_full_range(bits, byteorder):
-    """Packed here by the letter of the specification; Pillow gives the values of 12 bits unscaled."""
+def test_other_bit_depths_are_scaled_to_the_full_range(bits, byteorder):
+    """Packed as in the specification; Pillow returns 12-bit values unscaled."""
     values = np.arange(16).reshape(2, 8) * (2**bits - 1) // 15
     packed = np.packbits((values[..., None] >> np.arange(bits)[::-1]) & 1).tobytes()
     file = io.BytesIO()
@@ -187,7 +187,7 @@ def test_bigtiff_and_its_profile(tmp_path):
         ("complex64", "complex pixels"),
     ],
 )
-def test_samples_without_a_known_white_are_refused(dtype, reason):
+def test_samples_without_a_known_white_level_are_refused(dtype, reason):
     for channels in (1, 3):
         data = written(ramps(channels, np.uint8).squeeze().astype(dtype))
         with pytest.raises(ImageError, match=f"{reason} have no known white level; convert it to 16 bits$"):
@@ -195,16 +195,16 @@ def test_samples_without_a_known_white_are_refused(dtype, reason):
 
 
 @pytest.mark.parametrize("photometric", ["cielab", "icclab", "cfa", "mask"])
-def test_other_colours_are_refused(photometric):
+def test_other_color_spaces_are_refused(photometric):
     channels = 3 if photometric.endswith("lab") else 1
     with pytest.raises(ImageError, match=r"pixels are not supported; convert it to RGB or gray$"):
         read_rgb(written(ramps(channels, np.uint8).squeeze(), photometric=photometric))
 
 
-def test_bands_without_a_meaning():
+def test_extra_samples_of_unknown_meaning():
     pixels = ramps(4, np.uint16)
     data = written(pixels, photometric="rgb", extrasamples=["unspecified"])
-    assert np.array_equal(read_pixels(data, channels=4), np.round(pixels / 257)), "asked for as they are"
+    assert np.array_equal(read_pixels(data, channels=4), np.round(pixels / 257)), "as stored, if requested"
     made = read_image(data)
     assert made.alpha is None
     assert made.notes == ("1 extra channel(s) of unknown meaning were dropped",)
@@ -212,7 +212,7 @@ def test_bands_without_a_meaning():
         read_image(written(pixels[..., :2], photometric="minisblack", planarconfig="contig"))
 
 
-def test_reduced_copies_are_no_pages():
+def test_reduced_copies_do_not_count_as_pages():
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as tiff:
         tiff.write(ramps(3, np.uint8)[::2, ::2], photometric="rgb", subfiletype=1)
@@ -221,7 +221,7 @@ def test_reduced_copies_are_no_pages():
     assert made.rgb.shape == (3, H, W)
 
 
-def test_data_that_would_fill_the_memory_are_refused():
+def test_oversized_strips_are_refused():
     data = bytearray(written(np.zeros((1024, 1024), np.uint8), compression="zlib", rowsperstrip=1024))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as tiff:
         tags = tiff.pages[0].tags
@@ -233,7 +233,7 @@ def test_data_that_would_fill_the_memory_are_refused():
         read_rgb(bytes(data) + bytes(1 << 20))
 
 
-def test_strips_that_are_missing_are_not_black():
+def test_missing_strips_are_refused():
     for options in ({}, {"compression": "zlib"}):
         data = bytearray(written(ramps(3, np.uint8), photometric="rgb", rowsperstrip=8, **options))
         with tifffile.TiffFile(io.BytesIO(bytes(data))) as tiff:
@@ -245,17 +245,17 @@ def test_strips_that_are_missing_are_not_black():
             read_rgb(bytes(data))
 
 
-def test_every_cut_is_refused(caplog):
+def test_truncated_tiffs_are_refused(caplog):
     pixels = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
     for options in ({"rowsperstrip": 4}, {"tile": (16, 16)}, {"compression": "zlib", "rowsperstrip": 4}):
         data = written(pixels, photometric="rgb", **options)
         for length in range(0, len(data), 41):
             with pytest.raises(ImageError):
                 read_rgb(data[:length])
-    assert not caplog.records, "tifffile writes no lines of its own"
+    assert not caplog.records, "no warnings of tifffile"
 
 
-def test_no_pixels_are_no_image():
+def test_images_without_pixels_are_refused():
     data = bytearray(written(ramps(3, np.uint8), photometric="rgb"))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as tiff:
         at = tiff.pages[0].tags[256].valueoffset

@@ -16,7 +16,7 @@ def planes(pixels, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("pixels", [PIXELS, CUBE])
-def test_it_is_scikit_images_there_and_back(pixels):
+def test_conversion_matches_scikit_image_in_both_directions(pixels):
     rgb = planes(pixels, torch.float64)
     lab = rgb_to_lab(rgb)
     assert np.abs(lab.permute(1, 2, 0).numpy() - rgb2lab(pixels)).max() < 1e-9
@@ -25,7 +25,7 @@ def test_it_is_scikit_images_there_and_back(pixels):
 
 
 @pytest.mark.filterwarnings("ignore:Conversion from CIE-LAB")
-def test_colours_that_srgb_lacks_are_clipped_as_there():
+def test_colors_outside_of_srgb_are_clipped_as_in_scikit_image():
     lab = np.random.default_rng(1).uniform((0, -110, -110), (100, 110, 110), (40, 40, 3))
     assert np.abs(lab_to_rgb(lab.transpose(2, 0, 1)).transpose(1, 2, 0) - lab2rgb(lab)).max() < 1e-9
 
@@ -39,7 +39,7 @@ def test_arrays_and_batches_are_converted_like_tensors():
 
 
 @pytest.mark.parametrize("pixels", [PIXELS, CUBE])
-def test_codes_hold_all_of_srgb_to_half_a_step(pixels):
+def test_codes_represent_srgb_to_half_a_step(pixels):
     codes, lab = lab_codes(pixels), rgb2lab(pixels)
     assert codes.dtype == np.uint8
     assert codes.shape == pixels.shape
@@ -47,7 +47,7 @@ def test_codes_hold_all_of_srgb_to_half_a_step(pixels):
     assert np.abs((codes[..., 1:] / 127.5 - 1) * 110 - lab[..., 1:]).max() <= 110 / 255 + 1e-3
 
 
-def test_what_a_model_of_colouring_takes_and_makes_becomes_the_image_again():
+def test_input_and_target_of_colorization_recombine_to_the_image():
     rgb = planes(PIXELS)
     lab = rgb_to_lab(rgb)
     assert torch.equal(lightness(rgb), lab[:1] / 100)
@@ -59,7 +59,7 @@ def test_what_a_model_of_colouring_takes_and_makes_becomes_the_image_again():
     assert (grey - grey.mean(0)).abs().max() < 1e-3
 
 
-def test_the_way_back_has_finite_gradients_at_black_and_white():
+def test_lab_to_rgb_has_finite_gradients_at_black_and_white():
     for value in (0.0, 1.0):
         codes = torch.tensor([value, 0.5, 0.5]).reshape(3, 1, 1).requires_grad_()
         colorized(codes[:1], codes[1:]).sum().backward()
