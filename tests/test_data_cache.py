@@ -162,9 +162,9 @@ def test_a_full_disk_is_reported(server, at, monkeypatch, tmp_path):
     server.publish()
     source = at("")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(UserError, match=rf"cache {tmp_path}/cache: No space left on device; make room"):
+    with pytest.raises(UserError, match=rf"cache {tmp_path}/cache: No space left on device; free some space"):
         source.read(0, 0)
     assert server.held() == {}
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="Not a directory; make room there, or give"):
+    with pytest.raises(UserError, match=r"Not a directory; free some space, or set data\.source\.cache"):
         at("", cache=str(tmp_path / "file" / "cache"))

@@ -11,8 +11,8 @@ import pytest
 
 from sr.core.errors import UserError
 from sr.data import Mix, ShardSource, index
+from sr.data.index import parse_counts
 from sr.data.mix import Route
-from sr.data.remote.download import parse_counts
 from tests.helpers.data import image, make_tar, png, shown
 
 pytest_plugins = ["tests.helpers.shard_server"]
@@ -163,7 +163,7 @@ def test_cached_shards_are_read_while_the_server_is_down(server, tmp_path, path,
     assert shown(ShardSource(**options)) == [0, 1, 2, 3, 4, 5]
     server.down = True
     assert shown(ShardSource(**options)) == [0, 1, 2, 3, 4, 5]
-    assert "using the answer of an earlier run" in capsys.readouterr().err
+    assert "that an earlier run saved" in capsys.readouterr().err
     with pytest.raises(UserError, match="tries"):
         ShardSource(**options | {"cache": str(tmp_path / "another")})
 

@@ -59,12 +59,12 @@ FAULTS = [
 def test_what_may_pass_is_tried_again(server, at, monkeypatch, capfd, faults, tags, ranges):
     server.publish()
     server.tags, server.ranges = tags, ranges
-    monkeypatch.setattr(transport, "PATIENCE", 0.3)
+    monkeypatch.setattr(transport, "TIMEOUT", 0.3)
     server.faults = {"t-1.tar": [*faults], "index.json": [500]}
     assert shown(at("")) == [0, 1, 2, 3, 4, 5]
     assert server.gets()["t-1.tar"] == len(faults) + 1
     said = capfd.readouterr().err.splitlines()
-    assert len([line for line in said if "/t-1.tar: " in line and "trying again in 0." in line]) == len(faults)
+    assert len([line for line in said if "/t-1.tar: " in line and "retrying in 0." in line]) == len(faults)
 
 
 def test_a_broken_download_resumes(server, at):
@@ -96,12 +96,12 @@ def test_a_file_that_changes_meanwhile_is_not_stitched(server, at, tmp_path):
     ("faults", "requests", "cause"),
     [
         ([404], 1, r"HTTP 404.*correct the path or publish"),
-        ([403], 1, r"HTTP 403.*right to read"),
-        ([401], 1, r"HTTP 401.*right to read"),
-        ([500] * 9, 8, r"HTTP 500.*\(8 tries\); mend the server"),
-        (["short"] * 9, 8, r"it has \d+ bytes, and \d+ by index\.json \(8 tries\)"),
-        (["corrupt"] * 9, 2, r"what came is not what index\.json says \(SHA-256\), twice the same; publish"),
-        (["reset"] * 9, 8, r"(.* reset by peer|0 bytes came of \d+) \(8 tries\)"),
+        ([403], 1, r"HTTP 403.*grant this machine read access"),
+        ([401], 1, r"HTTP 401.*grant this machine read access"),
+        ([500] * 9, 8, r"HTTP 500.*\(8 tries\); check the server"),
+        (["short"] * 9, 8, r"the server has \d+ bytes, but index\.json states \d+ \(8 tries\)"),
+        (["corrupt"] * 9, 2, r"the SHA-256 differs from index\.json, twice with the same value; publish"),
+        (["reset"] * 9, 8, r"(.* reset by peer|received 0 of \d+ bytes) \(8 tries\)"),
     ],
     ids=["404", "403", "401", "500", "short", "corrupt", "reset"],
 )
@@ -143,7 +143,7 @@ def test_a_hopeless_shard_ends_a_run_with_workers_too(server, at):
 def test_failing_pipes_are_reported_without_their_arguments(tmp_path, monkeypatch, server):
     server.publish()
     monkeypatch.setattr(download, "TRIES", 2)
-    monkeypatch.setattr(transport, "PATIENCE", 0.3)
+    monkeypatch.setattr(transport, "TIMEOUT", 0.3)
     start = time.monotonic()
     for command, cause in (
         (

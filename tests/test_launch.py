@@ -36,4 +36,4 @@ def test_two_processes_train_as_one(recipe: Recipe, photos: Path, tmp_path: Path
 def test_a_user_error_ends_both_processes_with_one_sentence(recipe: Recipe) -> None:
     done = sr("train", recipe(data__batch_size=3), launcher=TWO, **ON_CPU)
     assert done.returncode != 0
-    assert done.stderr.count("batch_size 3 does not divide by 2 processes") == 1
+    assert done.stderr.count("batch_size 3 is not a multiple of 2 processes") == 1

@@ -115,7 +115,7 @@ def test_the_scripts_set_what_the_files_set(backend: str) -> None:
 def test_the_cpu_file_starts_two_processes_that_meet(recipe: Recipe) -> None:
     wrong = recipe(data__batch_size=3)
     done = sr("train", wrong, launcher=("accelerate", "launch", "--config_file", str(LAUNCH / "cpu.yaml")), **VENV)
-    assert "batch_size 3 does not divide by 2 processes" in done.stderr
+    assert "batch_size 3 is not a multiple of 2 processes" in done.stderr
 
 
 @pytest.mark.distributed

@@ -1,4 +1,4 @@
-"""Training data: sources of images, the order of samples, crops, and the stream of batches."""
+"""Training data: image sources, sampling order, crops and batches."""
 
 from sr.data.colorize import Colorize
 from sr.data.edges import Edges

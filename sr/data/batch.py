@@ -1,4 +1,4 @@
-"""What travels between the rooms: raw crops from the loader, and the pair that a task trains on."""
+"""The containers of a micro-batch: raw crops from the loader, and the tensors that a task trains on."""
 
 from dataclasses import dataclass, field
 
@@ -9,8 +9,8 @@ from torch import Tensor
 class SubBatch:
     """Samples of one source kind inside a micro-batch.
 
-    rows: their places in the micro-batch. positions: their global sample positions, the key of every random draw.
-    gt: uint8 [n, C, H, W]. lq: uint8 [n, C', H/scale, W/scale], or None where the degradation has yet to make it.
+    rows: indices in the micro-batch. positions: global sample positions, the key of every random draw.
+    gt: uint8 [n, C, H, W]. lq: uint8 [n, C', H/scale, W/scale], or None where the degradation synthesizes it.
     """
 
     rows: list[int]
@@ -21,7 +21,7 @@ class SubBatch:
 
 @dataclass(frozen=True)
 class RawBatch:
-    """One rank's micro-batch as the loader hands it over; `bad` names the samples that had to be replaced."""
+    """A micro-batch of one rank as the loader returns it. bad: one line for each sample that was replaced."""
 
     groups: list[SubBatch]
     bad: list[str] = field(default_factory=list)
@@ -29,12 +29,11 @@ class RawBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch on the device; all float in 0..1, RGB unless the recipe has other channels.
+    """A micro-batch on the device; float32 in 0..1, RGB unless the recipe sets other channels.
 
-    lq: [B, C', h, w]. gt: [B, C, h*scale, w*scale], what the discriminator sees as real.
-    target: like gt, what the reconstruction losses compare with: sharpened where the recipe asks for it, else gt
-    itself.
-    Translation, at scale 1: lq is the image given, gt the one wanted; of unpaired sets a and b, each for itself.
+    lq: [B, C', h, w]. gt: [B, C, h*scale, w*scale], real for the discriminator.
+    target: like gt, the target of the reconstruction losses: sharpened where the recipe asks for it, else gt itself.
+    Translation (scale 1): lq is the input and gt the target; with unpaired sets, a and b, which do not correspond.
     """
 
     lq: Tensor

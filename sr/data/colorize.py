@@ -1,4 +1,4 @@
-"""Photographs as pairs of what is grey and what is coloured."""
+"""Pairs of a grey photograph and its colours."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -14,11 +14,11 @@ from sr.images.color import lab_codes
 
 
 class Colorize(Derived):
-    """Pairs for colouring, made from photographs: a is grey, b what it takes to colour it.
+    """Pairs for colorization, computed from photographs: a is grey, b its colours.
 
-    space lab: a is L [h, w, 1] and b is ab [h, w, 2] of CIE Lab, as codes L * 255 / 100 and (ab / 110 + 1) / 2 * 255
-    (see sr.images.color), the split of pytorch-CycleGAN-and-pix2pix's colouring model. rgb: a is the luma of ITU-R
-    601, b RGB.
+    space lab: a is L [h, w, 1] and b is ab [h, w, 2] of CIE Lab, coded as L * 255 / 100 and (ab / 110 + 1) / 2 * 255
+    (see sr.images.color), as in the colorization model of pytorch-CycleGAN-and-pix2pix. rgb: a is the ITU-R 601 luma,
+    b is RGB.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class Colorize(Derived):
         made = (1, 2) if space == "lab" else (1, 3)
         if channels not in (None, made):
             raise UserError(
-                f"colorize with space {space} makes a of {made[0]} channel and b of {made[1]}, not {channels[0]}"
-                f" and {channels[1]}; set the generator's num_in_ch and num_out_ch to them (b_to_a: the other way)"
+                f"colorize with space {space} has {made[0]} channel in a and {made[1]} in b, not {channels[0]} and"
+                f" {channels[1]}; set num_in_ch and num_out_ch of the generator to these (swapped for b_to_a)"
             )
 
     def split(self, photo: np.ndarray) -> Sample:

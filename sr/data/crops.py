@@ -1,4 +1,4 @@
-"""From a position in the run to the crop that is trained on: pure, so any worker of any rank may do it."""
+"""Map a position in the run to a training crop, as a pure function that any worker of any rank can compute."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,10 @@ Images = tuple[np.ndarray, np.ndarray | None]
 
 
 class Crop(NamedTuple):
-    """gt: uint8 [C, H, W]. lq: uint8 [C', H/scale, W/scale] or None. bad: the samples passed over before this one."""
+    """A training crop.
+
+    gt: uint8 [C, H, W]. lq: uint8 [C', H/scale, W/scale], or None. bad: unreadable samples that this one replaces.
+    """
 
     gt: Tensor
     lq: Tensor | None
@@ -30,12 +33,12 @@ class Crop(NamedTuple):
 
 
 class Crops(Dataset):
-    """Indexed by lists of global positions, one list a micro-batch.
+    """A dataset indexed by lists of global positions, one list for each micro-batch.
 
     Pairs are cropped to `gt_size`, images without lq to `degrade_size` (the degradation needs a margin). Position p
     always gives the same crop: the sample comes from the order, and the draws from `default_rng([seed, 7, p])`.
-    Translation: `direction` says which of a pair is given (see `oriented`), and images are resized to `load_size` x
-    `load_size` before they are cropped. Unpaired sets give two samples a position, cropped each by draws of its own.
+    Translation: `direction` selects the input of a pair (see `oriented`), and images are resized to `load_size` x
+    `load_size` before cropping. Unpaired sets give two samples for each position, cropped by independent draws.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Crops(Dataset):
         sides = sides_of(source)
         self._unpaired = len(sides) > 1
         if scale > 1 and (self._unpaired or load_size or direction != "a_to_b" or _derives(sides)):
-            raise UserError(f"translation keeps the size, so it needs scale 1 and not {scale}; correct scale")
+            raise UserError(f"translation keeps the image size, but scale is {scale}; set scale: 1")
         self._side = _Side(sides[0], seed=seed, first=0, stream=CROP_STREAM)
         self._other = _Side(sides[1], seed=seed, first=len(sides[0]), stream=OTHER_STREAM) if self._unpaired else None
         self._scale, self._gt_size, self._load_size = scale, gt_size, load_size
@@ -62,16 +65,16 @@ class Crops(Dataset):
         self._direction, self._flip, self._rotate = direction, flip, rotate
 
     def __getitem__(self, positions: list[int]) -> dict[str, Any] | str:
-        """A micro-batch in plain types (see `sr.data.loader`), or the sentence that says why there is none.
+        """Return a micro-batch in plain types (see `sr.data.loader`), or an error message.
 
-        (An exception would come out of a worker process as another one with a traceback in its message.)
+        An exception would leave a worker process as another exception with a traceback in its message.
         """
         try:
             crops = [self._views(position) for position in positions]
         except UserError as error:
             return str(error)
         size = sum(image.size for *images, _ in crops for image in images if image is not None)
-        memory = torch.empty(size, dtype=torch.uint8)  # one storage: a worker hands over one block of shared memory
+        memory = torch.empty(size, dtype=torch.uint8)  # one storage, so a worker moves one block to shared memory
         groups = []
         for rows in _alike(crops):
             gt, memory = _stacked([crops[row][0] for row in rows], memory)
@@ -81,14 +84,14 @@ class Crops(Dataset):
         return {"groups": groups, "bad": [line for *_, bad in crops for line in bad]}
 
     def crop(self, position: int) -> Crop:
-        """Raises UserError when neither the sample nor any of its next neighbours can be read."""
+        """Return the crop at a position. Raises UserError if neither the sample nor the next ones can be read."""
         gt, lq, bad = self._views(position)
         memory = torch.empty(gt.size + (0 if lq is None else lq.size), dtype=torch.uint8)
         large, rest = _stacked([gt], memory)
         return Crop(large[0], None if lq is None else _stacked([lq], rest)[0][0], bad)
 
     def _views(self, position: int) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-        """A `Crop` as views of what was decoded: copied once, in `_stacked`."""
+        """Return a crop as views of the decoded image; `_stacked` makes the only copy."""
         (gt, lq), bad = self._side(position, self._cut)
         if self._other is None:
             return gt, lq, bad
@@ -96,7 +99,7 @@ class Crops(Dataset):
         return gt, plain if lq is None else lq, bad + more
 
     def _cut(self, source: Source, place: tuple[int, int], draw: np.random.Generator) -> Images:
-        """The random crop, flips and turns of one sample. Every draw is made, so that no option shifts another's."""
+        """Crop, flip and rotate one sample. Every draw is made, so that no option changes the draws of another."""
         where, turns = draw.random(2), draw.random(3) < 0.5
         turn = partial(self._turn, turns=turns)
         if isinstance(source, Derived):
@@ -107,7 +110,7 @@ class Crops(Dataset):
         if lq is None:
             return turn(_window(self._loaded(gt), self._lone_size, where)), None
         size = self._gt_size // self._scale
-        # Mirrored with the edge repeated, a pair stays aligned: whole lq pixels stand over whole blocks of gt.
+        # Symmetric padding keeps a pair aligned: each lq pixel covers a whole block of gt.
         gt = _pad(self._loaded(fit_gt(gt, lq, self._scale)), self._gt_size, "symmetric")
         lq = _pad(self._loaded(lq), size, "symmetric")
         top, left = _corner(lq, size, where)
@@ -133,7 +136,7 @@ class Crops(Dataset):
 
 
 class _Side:
-    """The samples of some parts in their order; one that cannot be used gives way to its next neighbour."""
+    """The samples of some sources in sampling order; unreadable samples are replaced by the next one."""
 
     def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int, first: int, stream: int) -> None:
         for part, _ in parts:
@@ -145,7 +148,10 @@ class _Side:
     def __call__(
         self, position: int, cut: Callable[[Source, tuple[int, int], np.random.Generator], Images]
     ) -> tuple[Images, list[str]]:
-        """What `cut` makes of the sample, and who was passed over; UserError where no neighbour can be used either."""
+        """Return the result of `cut` and one line for each sample that was replaced.
+
+        Raises UserError if none of the next TRIES samples can be read.
+        """
         part, shard, index = self._route(position)
         source = self._sources[part]
         failed: list[tuple[str, str]] = []
@@ -158,7 +164,9 @@ class _Side:
                 stand_in = source.name(*place) if failed else ""
                 return images, [f"{name}: {reason} (replaced by {stand_in})" for name, reason in failed]
         (first, reason), (last, _) = failed[0], failed[-1]
-        raise UserError(f"none of {len(failed)} samples from {first} ({reason}) to {last} can be used; mend the data")
+        raise UserError(
+            f"none of {len(failed)} samples from {first} ({reason}) to {last} can be read; replace or remove them"
+        )
 
 
 def _derives(sides: Sequence[Sequence[tuple[Source, float]]]) -> bool:
@@ -176,13 +184,13 @@ def _corner(image: np.ndarray, size: int, where: np.ndarray) -> tuple[int, int]:
 
 
 def _pad(image: np.ndarray, size: int, mode: Any) -> np.ndarray:
-    """At least size x size, mirrored at the bottom and the right."""
+    """Pad to at least size x size by mirroring at the bottom and the right."""
     down, right = max(0, size - image.shape[0]), max(0, size - image.shape[1])
     return np.pad(image, ((0, down), (0, right), (0, 0)), mode) if down or right else image
 
 
 def _neighbours(source: Source, shard: int, index: int) -> Iterator[tuple[int, int]]:
-    """The sample and those after it, on into the next shards; each once, and not for ever."""
+    """Yield the sample and the ones after it, across shards: at most TRIES, each once."""
     first, counts = (shard, index), source.counts
     for _ in range(TRIES):
         yield shard, index
@@ -194,7 +202,7 @@ def _neighbours(source: Source, shard: int, index: int) -> Iterator[tuple[int, i
 
 
 def _alike(crops: list[tuple[np.ndarray, np.ndarray | None, list[str]]]) -> list[list[int]]:
-    """Rows that can be stacked: those without lq, and those with."""
+    """Group the rows that can be stacked: those without lq, and those with lq."""
     rows: dict[bool, list[int]] = {}
     for row, (_, lq, _) in enumerate(crops):
         rows.setdefault(lq is None, []).append(row)
@@ -202,19 +210,21 @@ def _alike(crops: list[tuple[np.ndarray, np.ndarray | None, list[str]]]) -> list
 
 
 def _stacked(images: list[np.ndarray], memory: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 [n, C, H, W] in the layout that the first image was decoded to, interleaved or planes: other layouts are
-    the device's work, which has the time. It lies at the start of `memory`, whose rest is returned beside it."""
+    """Stack images to uint8 [n, C, H, W] at the start of `memory`; return the stack and the rest of the memory.
+
+    The stack keeps the layout of the first image, interleaved or planar. Other layouts are made on the device.
+    """
     channels, height, width = images[0].shape
     interleaved = channels > 1 and abs(images[0].strides[0]) == 1
     shape = (len(images), height, width, channels) if interleaved else (len(images), channels, height, width)
     stack, rest = memory[: math.prod(shape)].view(shape), memory[math.prod(shape) :]
     stack = stack.permute(0, 3, 1, 2) if interleaved else stack
     for place, image in zip(stack, images, strict=True):
-        mirrored = image.strides[2] < 0  # NumPy would turn it around pixel by pixel, in ten times the time
+        mirrored = image.strides[2] < 0  # a reversed copy by NumPy takes ten times as long
         given = image[..., ::-1] if mirrored else image
         if given.strides[2] == channels or not interleaved:
             place.numpy()[...] = given
-        else:  # turned: NumPy would go pixel by pixel
+        else:  # transposed: NumPy copies pixel by pixel
             for one, plane in zip(place.numpy(), given, strict=True):
                 one[...] = plane
         if mirrored:

@@ -1,4 +1,4 @@
-"""Pairs made out of plain photographs."""
+"""Pairs computed from photographs."""
 
 import copy
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from sr.data.source import Sample, Source, resized
 
 
 class Derived:
-    """A source over another one, whose photographs (of pairs, the gt) become a and b: `split` says how.
+    """Base class of sources that compute a and b from the photographs (of pairs, the gt) of another source.
 
-    Training crops first and splits the crop: that is cheaper, and nothing is resampled or rounded twice.
+    Training crops first and splits the crop, which is cheaper and avoids resampling or rounding twice.
     """
 
     def __init__(self, of: Source) -> None:
@@ -28,22 +28,22 @@ class Derived:
         return self.of.name(shard, index)
 
     def photo(self, shard: int, index: int) -> np.ndarray:
-        """What is to be split, uint8 [h, w, C]."""
+        """The photograph to split, uint8 [h, w, C]."""
         return self.of.read(shard, index).gt
 
     def split(self, photo: np.ndarray) -> Sample:
-        """uint8 [h, w, C], of any size -> Sample(lq=a, gt=b) of the same size."""
+        """Compute Sample(lq=a, gt=b) from uint8 [h, w, C], of the same size."""
         raise NotImplementedError
 
     def over(self, source: Source) -> "Derived":
-        """The same made out of another source's photographs."""
+        """A copy that reads the photographs of another source."""
         made = copy.copy(self)
         made.of = source
         return made
 
 
 def read_resized(source: Source, place: tuple[int, int], side: int, scale: int = 1) -> Sample:
-    """One sample with its gt resized to side x side; what is derived is made of the resized photograph, as in training.
+    """Read one sample with its gt resized to side x side. A derived source splits the resized photograph.
 
     place: (shard, index).
     """

@@ -1,4 +1,4 @@
-"""Photographs as pairs of their edges and themselves."""
+"""Pairs of an edge map and its photograph."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -18,8 +18,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 class Edges(Derived):
     """Pairs of edges and photograph: a is the edge map, bright on black, b the photograph.
 
-    Edges are found on the luma in 0..1, after a Gaussian of `sigma` pixels (0: none). canny: 255 on edges (Canny 1986)
-    whose gradient is above `low` and that are joined to one above `high`. sobel: the length of the gradient, 0..255.
+    Edges are computed on the luma in 0..1 after a Gaussian of `sigma` pixels (0: none). canny (Canny 1986): 255 where
+    the gradient is above `low` and connected to one above `high`. sobel: gradient magnitude, 0..255.
     """
 
     def __init__(
@@ -34,13 +34,15 @@ class Edges(Derived):
     ) -> None:
         super().__init__(of(channels=(channels[1], channels[1])))
         if max(channels) > 4:
-            raise UserError(f"edges are found in grey and RGB, not in {max(channels)} channels; set num_out_ch to 3")
+            raise UserError(
+                f"edges are computed from grey or RGB, not from {max(channels)} channels; set num_out_ch to 3"
+            )
         if low > high:
-            raise UserError(f"edges: low {low} is above high {high}; exchange them")
+            raise UserError(f"edges: low {low} is above high {high}; swap them")
         self._method, self._sigma, self._low, self._high, self._channels = method, sigma, low, high, channels[0]
 
     def split(self, photo: np.ndarray) -> Sample:
-        from skimage import feature, filters  # takes a second, for those who use it
+        from skimage import feature, filters  # takes a second to import
 
         luma = with_channels(photo, 1)[..., 0].astype(np.float32) / 255
         if self._method == "canny":

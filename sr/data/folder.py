@@ -13,11 +13,11 @@ from sr.images.listing import printable
 
 
 class FolderSource:
-    """Images as they lie: one shard, each file one sample, decoded whole for every crop.
+    """Image files in folders: one shard, one sample per file, decoded whole for every crop.
 
     gt, lq: folders, globs or files (`package:skimage/data/coffee.png` for one inside a package). With `lq` the
     files are pairs by name (see `sr.data.pairs`); an lq image without a gt image is skipped and counted.
-    Large photographs are better cut by `sr shard` first: decoding 2 megapixels costs 50 times a crop of 256.
+    Cut large photographs by `sr shard` first: decoding 2 megapixels costs 50 times as much as a crop of 256.
     channels: of lq and of gt, see `sr.images.read_pixels`.
     """
 

@@ -1,9 +1,8 @@
-"""Where the samples of a tar lie, so that any of them is one read away.
+"""Index of the samples in a tar, so that any sample takes one read.
 
-Beside `x.tar` stands `x.index.json` with its keys and offsets, and in each folder one `index.json` with the counts,
-sizes and checksums of all its shards: that one alone is read at the start of a run, the others when their shard's turn
-comes. Published with its shards, `index.json` makes their order known before the first byte of any
-(`sr.data.remote.download`).
+`x.index.json` next to `x.tar` holds its keys and offsets. `index.json` in each folder holds the sample counts, sizes
+and checksums of all its shards. A run reads only the latter at its start, and the others when it opens their shards.
+Published with its shards, `index.json` fixes the sampling order before anything is downloaded (`sr.data.remote`).
 """
 
 import hashlib
@@ -31,24 +30,25 @@ from sr.images.listing import Skipped, printable
 FOLDER_INDEX = "index.json"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # by first bytes
 COMPRESSED_SUFFIXES = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
-MOST_REASONS = 20  # kinds of skipped members that an index names
+MOST_REASONS = 20  # kinds of skipped members that an index lists
 CHUNK = 1 << 20  # bytes read at a time
-ROLES = {"": 0, "gt": 0, "hr": 0, "b": 0, "lq": 1, "lr": 1, "a": 1}  # a and b: of translation
+ROLES = {"": 0, "gt": 0, "hr": 0, "b": 0, "lq": 1, "lr": 1, "a": 1}  # a and b: input and target of translation
 MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # webdataset's rule: the key ends at the first dot of the base name
 
-
+# What reading values out of untrusted JSON may raise.
+MALFORMED = (ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError)
 Others = tuple[tuple[str, int, str], ...]
 
 
 class MemberNames(NamedTuple):
-    """The members of a sample to take, by what follows their key and its dot ("image.jpg"); "" for the usual names."""
+    """Which members of a sample to read, by what follows the key and its dot ("image.jpg"); "" for the usual names."""
 
     gt: str = ""
     lq: str = ""
 
     @property
     def tag(self) -> str:
-        """Distinguishes the index files of these names from others of the same tar."""
+        """Part of the names of index files; differs for each choice of members."""
         return f".{hashlib.sha256(repr(tuple(self)).encode()).hexdigest()[:8]}" if any(self) else ""
 
     def role(self, ending: str) -> int | None:
@@ -63,10 +63,10 @@ USUAL = MemberNames()
 
 
 class Entry(NamedTuple):
-    """What a folder's index says of a tar.
+    """The entry of a tar in the index of its folder.
 
-    bytes: 0 where it is not known. sha256: of the whole file, in hex; "" where it is not known. others: members that
-    are no samples, (reason, how many, an example).
+    bytes: 0 if unknown. sha256: of the whole file, in hex; "" if unknown. others: members outside of samples, as
+    (reason, count, example).
     """
 
     samples: int
@@ -77,10 +77,11 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """keys: one a sample. spans: int64 [samples, 2, 2], (gt, lq) x (offset, size) in bytes; size -1 for no lq.
+    """The samples of one tar.
 
-    bytes: size of the tar, by which a stale index is told. skipped: (name, reason) of what its maker left out.
-    sha256, others: see `Entry`. names: those that were asked for.
+    keys: one for each sample. spans: int64 [samples, 2, 2], (gt, lq) x (offset, size) in bytes; size -1 for no lq.
+    bytes: size of the tar, to detect a stale index. skipped: (name, reason) of images that `sr shard` left out.
+    sha256, others: see `Entry`. names: the members that were indexed.
     """
 
     bytes: int
@@ -113,12 +114,12 @@ def save(tar: Path, index: ShardIndex) -> None:
         "sha256": index.sha256,
         "others": index.others,
     }
-    with replacing(sidecar(tar, index.names)) as aside:
-        aside.write_text(json.dumps(content), encoding="utf-8")
+    with replacing(sidecar(tar, index.names)) as file:
+        file.write_text(json.dumps(content), encoding="utf-8")
 
 
 def load(tar: Path, names: MemberNames = USUAL) -> ShardIndex | None:
-    """The saved index of a tar; None if there is none, or a damaged one, or one of another version of the tar."""
+    """Load the saved index of a tar; None if it is missing, damaged or of another version of the tar."""
     try:
         content = json.loads(sidecar(tar, names).read_text(encoding="utf-8"))
         spans = np.array([row[1:] for row in content["samples"]], dtype=np.int64).reshape(-1, 2, 2)
@@ -126,16 +127,7 @@ def load(tar: Path, names: MemberNames = USUAL) -> ShardIndex | None:
         sha256, others = str(content.get("sha256", "")), others_of(content.get("others", []))
         index = ShardIndex(int(content["bytes"]), keys, spans, skipped, sha256, others, names)
         return index if content["version"] == 1 and _describes(index, tar) else None
-    except (
-        OSError,
-        ValueError,
-        OverflowError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        tarfile.TarError,
-    ):
+    except (OSError, tarfile.TarError, *MALFORMED):
         return None
 
 
@@ -144,9 +136,9 @@ def others_of(content: Any) -> Others:
 
 
 def _describes(index: ShardIndex, tar: Path) -> bool:
-    """Whether the tar has the index's size, and headers of the right sizes before its first and its last sample.
+    """Check the size of the tar, and the sizes in the headers of its first and its last sample.
 
-    (Sizes alone are no proof: tars are filled up to the next 10 KiB.)
+    The size of the tar alone is not enough, since tars are padded to 10 KiB.
     """
     with open(tar, "rb") as file:
         for offset, size in index.spans[[0, -1], 0].tolist() if index.keys else []:
@@ -157,11 +149,11 @@ def _describes(index: ShardIndex, tar: Path) -> bool:
 
 
 def scan(tar: Path, name: str = "", names: MemberNames = USUAL) -> ShardIndex:
-    """Index a tar by its headers: ours, webdataset's, GNU tar's, pax.
+    """Index a tar (USTAR, GNU or pax) by its headers.
 
-    Samples are runs of members with one key: `<key>.png` or `<key>.gt.png` with perhaps `<key>.lq.png` (hr and lr will
-    do; any image format, and those of `sr.data.codecs`), or the members of `names`; others are counted. `name` stands
-    for the tar in errors. Raises UserError if the tar is damaged, compressed or sparse.
+    A sample is a run of members with one key: `<key>.png` or `<key>.gt.png`, optionally with `<key>.lq.png` (or hr and
+    lr), in any format of `sr.data.codecs`; or the members of `names`. Other members are counted. `name` replaces the
+    path in errors. Raises UserError if the tar is damaged, compressed or sparse.
     """
     size, name, others = tar.stat().st_size, name or printable(tar), Skipped()
     keys: list[str] = []
@@ -188,7 +180,7 @@ def scan(tar: Path, name: str = "", names: MemberNames = USUAL) -> ShardIndex:
 def _images(
     tar: Path, size: int, name: str, names: MemberNames, others: Skipped
 ) -> Iterator[tuple[str, int, int, int]]:
-    """(key, role, offset, size) of every image in a tar."""
+    """Yield (key, role, offset, size) of every image in a tar."""
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
@@ -225,7 +217,7 @@ def how_to_unpack(tar: Path, name: str) -> str:
 
 
 def compressed(name: str, tool: str) -> str:
-    """The error message for a tar (or a glob of tars) that `tool` made smaller."""
+    """The error message for a tar, or a glob of tars, compressed by `tool`."""
     quoted = name if set(name) & set("*?[") else shlex.quote(name)
     if name.lower().endswith(tuple(COMPRESSED_SUFFIXES)):
         command = f"{tool} -d {quoted}"
@@ -235,9 +227,9 @@ def compressed(name: str, tool: str) -> str:
 
 
 def expect_end(archive: tarfile.TarFile, name: str) -> None:
-    """tarfile takes a damaged header or a hole for the end. The end is zeros alone, or (some writers) the file's.
+    """Raise ReadError unless only zeros follow: tarfile takes a damaged header for the end of the archive.
 
-    Costs a pass over what lies behind the end: some KiB of zeros, unless the tar is damaged.
+    Costs a pass over the bytes after the end: some KiB of zeros, unless the tar is damaged.
     """
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
@@ -254,14 +246,13 @@ def index_of(tar: Path, names: MemberNames = USUAL) -> ShardIndex:
 
 
 def count_all(tars: Sequence[Path], names: MemberNames = USUAL) -> tuple[list[Entry], dict[Path, ShardIndex]]:
-    """The entry of each tar, and the indexes that could not be saved beside their tars.
+    """Return the entry of each tar, and the indexes that could not be saved next to their tars.
 
-    What `index.json` names is believed; tars it does not name are scanned (in parallel, they may lie far away) and
-    indexed for the next time where the folder can be written to.
+    Entries of `index.json` are trusted. Other tars are scanned in parallel, and indexed for the next run if the folder
+    is writable.
     """
-    places = [
-        str(tar).rpartition(os.sep)[::2] for tar in tars
-    ]  # strings: of 50,000 shards, paths would take half a second
+    # Strings, since 50,000 Path objects take half a second.
+    places = [str(tar).rpartition(os.sep)[::2] for tar in tars]
     known = {folder: read_folder_index(Path(folder), names) for folder in dict.fromkeys(folder for folder, _ in places)}
     entries = [known[folder].get(name) for folder, name in places]
     missing = list(dict.fromkeys(tar for tar, entry in zip(tars, entries, strict=True) if entry is None))
@@ -293,27 +284,39 @@ def add_to_folder_index(folder: Path, new: Mapping[str, Entry], names: MemberNam
 
 
 def read_folder_index(folder: Path, names: MemberNames = USUAL) -> dict[str, Entry]:
-    """Name of each indexed shard of a folder -> Entry; empty where the folder has no index."""
+    """Return name -> Entry for each indexed shard of a folder; empty if the folder has no index."""
     path = folder_index(folder, names)
     try:
-        return parse_folder_index(path.read_bytes())
+        return parse_counts(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be understood ({error}); delete it and it is made again") from None
 
 
-def parse_folder_index(content: bytes) -> dict[str, Entry]:
-    """What an `index.json` says. Raises ValueError where it is none."""
+def parse_counts(content: bytes) -> dict[str, Entry]:
+    """Return name -> Entry for each shard in our `index.json`, a shard list of wids, or timm's `_info.json`.
+
+    Raises ValueError if the content is malformed.
+    """
     try:
-        rows: Any = json.loads(content)["shards"]
+        parsed: Any = json.loads(content)
+        if "shardlist" in parsed:
+            rows = [
+                (row["url"].rpartition("/")[2], row["nsamples"], row.get("filesize")) for row in parsed["shardlist"]
+            ]
+            return {str(name): Entry(int(samples), int(size or 0)) for name, samples, size in rows}
+        if "splits" in parsed:
+            splits = parsed["splits"].values() if isinstance(parsed["splits"], dict) else parsed["splits"]
+            pairs = [zip(split["filenames"], split["shard_lengths"], strict=True) for split in splits]
+            return {str(name): Entry(int(samples), 0) for split in pairs for name, samples in split}
         return {
             str(row["name"]): Entry(
                 int(row["samples"]), int(row["bytes"]), str(row.get("sha256", "")), others_of(row.get("others", []))
             )
-            for row in rows
+            for row in parsed["shards"]
         }
-    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except MALFORMED as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
@@ -321,5 +324,5 @@ def write_folder_index(folder: Path, shards: Mapping[str, Entry], names: MemberN
     entries = sorted(shards.items())
     rows = [{"name": name} | {k: v for k, v in entry._asdict().items() if v not in ("", ())} for name, entry in entries]
     content = {"version": 1, "samples": sum(entry.samples for _, entry in entries), "shards": rows}
-    with replacing(folder_index(folder, names)) as aside:
-        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    with replacing(folder_index(folder, names)) as file:
+        file.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The batches of a rank: an infinite stream that starts at any position."""
+"""Batches for one rank, as an infinite iterator that starts at any position."""
 
 import signal
 from collections.abc import Generator, Iterator
@@ -18,11 +18,11 @@ GRACE_SECONDS = 300  # for the last step, its validation and its checkpoint
 
 
 class Loader:
-    """Micro-batches for one rank; over all ranks and `accumulate` micro-batches they are the same global batches.
+    """Micro-batches for one rank. The global batches do not depend on the number of ranks, `accumulate` or `workers`.
 
-    `batch_size` counts samples per optimizer step, over all ranks; a rank gets `micro_batch` at a time. Micro-batch
-    k from `consumed` on holds positions consumed + (k * world + rank) * micro_batch + [0, micro_batch).
-    The state is `consumed`, the samples that finished steps have used: whoever counts steps keeps it.
+    `batch_size` is the number of samples per optimizer step, over all ranks; a rank gets `micro_batch` at a time.
+    Micro-batch k after `consumed` holds positions consumed + (k * world + rank) * micro_batch + [0, micro_batch).
+    The only state is `consumed`, the number of samples used by finished steps, which the trainer keeps.
     """
 
     def __init__(
@@ -58,17 +58,17 @@ class Loader:
         self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
 
     def batches(self, consumed: int = 0) -> Generator[RawBatch, None, None]:
-        """Infinite. Raises UserError when the data cannot be read or a worker died."""
+        """Yield micro-batches without end. Raises UserError if the data cannot be read or a worker died."""
         loader: DataLoader = DataLoader(
             self._crops,
             batch_size=None,
             sampler=_Positions(consumed, self.micro_batch, self._rank, self._world),
             num_workers=self._workers,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=PREFETCH if self._workers else None,
-            worker_init_fn=_deaf,
-            # Its own, or starting it would draw from the global generator, once more on every resume.
+            worker_init_fn=_ignore_signals,
+            # A separate generator, since starting workers would otherwise draw from the global one at every resume.
             generator=torch.Generator().manual_seed(self._seed),
         )
         batches = iter(loader)
@@ -81,7 +81,7 @@ class Loader:
 
 
 class _Positions(Sampler[list[int]]):
-    """The positions of a rank's micro-batches, without end."""
+    """The positions of the micro-batches of a rank, without end."""
 
     def __init__(self, consumed: int, size: int, rank: int, world: int) -> None:
         self._first, self._size, self._stride = consumed + rank * size, size, world * size
@@ -93,31 +93,31 @@ class _Positions(Sampler[list[int]]):
             start += self._stride
 
 
-def _deaf(worker: int) -> None:
-    """A signal for the whole process group is the trainer's to answer: its last step still needs its workers.
+def _ignore_signals(worker: int) -> None:
+    """Leave signals for the process group to the trainer, whose last step still needs its workers.
 
-    SIGTERM only puts the end off, because a trainer that crashes ends its workers by it and waits for them.
+    SIGTERM ends a worker after GRACE_SECONDS, since a trainer that crashes sends it and waits.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
 
 
-def _as_it_is(content: Any) -> Any:
+def _unchanged(content: Any) -> Any:
     return content
 
 
 @contextmanager
 def worker_deaths() -> Iterator[None]:
-    """Tell a user of a worker that died; torch may raise that anywhere in the main thread, in the middle of a step."""
+    """Turn the death of a worker into a UserError; torch may raise it anywhere in the main thread."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
-        said = " ".join(str(error).split()).rstrip(". ")
+        reason = " ".join(str(error).split()).rstrip(". ")
         raise UserError(
-            f"{said}: the machine took it away, most likely for want of memory or of /dev/shm;"
-            " use fewer data.workers or give the container more memory (docker: --shm-size)"
+            f"{reason}: most likely the machine ran out of memory or of /dev/shm; lower data.workers, or give the"
+            " container more memory (docker: --shm-size)"
         ) from None
 
 
@@ -127,7 +127,7 @@ def _micro_batch(batch_size: int, world: int, accumulate: int) -> int:
         below = max(batch_size // parts, 0) * parts
         sizes = f"{below} or {below + parts}" if below else f"{parts}"
         raise UserError(
-            f"batch_size {batch_size} does not divide by {world} processes x {accumulate} accumulated;"
-            f" use {sizes}, or other numbers of those"
+            f"data.batch_size {batch_size} is not a multiple of {world} processes x train.accumulate {accumulate};"
+            f" set it to {sizes}, or change the number of processes or train.accumulate"
         )
     return batch_size // parts

@@ -1,4 +1,4 @@
-"""Folders of images -> tar shards of sub-images: planned first, then each shard on its own, so it can be continued."""
+"""Cut images into sub-images and pack them into tar shards. The plan comes first, so an interrupted run can resume."""
 
 import hashlib
 import json
@@ -31,16 +31,17 @@ from sr.data.source import fit_gt
 from sr.images import ImageError, read_rgb, size_of
 from sr.images.listing import Skipped, printable
 
-SMALLEST = 32  # pixels; anything smaller teaches nothing
+SMALLEST = 32  # pixels; smaller images are skipped
 PLAN = "plan.json"
 Run = Callable[..., Iterator[Any]]
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """How sub-images are cut and stored. Sizes in gt pixels, size None for whole images; scale 1 where there is no lq.
+    """How sub-images are cut and stored.
 
-    side_by_side: an image holds lq and gt, its left and its right half.
+    size, step: gt pixels; size None for whole images. scale: 1 without lq. side_by_side: the left half of an image is
+    its lq, the right half its gt.
     """
 
     size: int | None
@@ -51,18 +52,13 @@ class Cutting:
     side_by_side: bool = False
 
     def grid(self, height: int, width: int) -> tuple[list[int], list[int]]:
-        """The first rows and the first columns of an image's sub-images."""
+        """The first rows and the first columns of the sub-images of an image."""
         rows, columns = (windows(side, self.size or side, self.step) for side in (height, width))
         return rows, columns
 
-    @property
-    def plan(self) -> dict[str, Any]:
-        """What tells it from others; silent of halves where there are none, as plans made before were."""
-        return {key: value for key, value in asdict(self).items() if key != "side_by_side" or value}
-
 
 class Image(NamedTuple):
-    """One input: its files, its number among all, and how many sub-images it gives."""
+    """An input image: its files, its index among all inputs, and its number of sub-images (`pieces`)."""
 
     number: int
     gt: Path
@@ -71,7 +67,7 @@ class Image(NamedTuple):
 
 
 class ShardJob(NamedTuple):
-    """One shard: parts of images, each with the range of its sub-images that belong here."""
+    """One shard. parts: images, each with the range of its sub-images in this shard."""
 
     tar: Path
     cutting: Cutting
@@ -79,7 +75,7 @@ class ShardJob(NamedTuple):
 
 
 class ShardReport(NamedTuple):
-    """skipped: images that cannot be used, with reasons. others: files that were not taken for images."""
+    """The result of `make_shards`. skipped: unusable images with reasons. others: files that are not images."""
 
     samples: int
     shards: int
@@ -105,13 +101,18 @@ def make_shards(
 ) -> ShardReport:
     """Cut images into overlapping `size` x `size` sub-images every `step` pixels and pack them into tars under `out`.
 
-    inputs: a folder tree or files. The last row and column of sub-images lie flush with the border; an image smaller
-    than `size` is kept whole (with size None all are), one below 32 pixels is skipped. lq: folder of partners, `scale`
-    times smaller, cut alike, in the same format (PNG beside jpg and webp). side_by_side: each image is a pair of its
-    own, the left half a (stored as lq) and the right half b (as gt). Unreadable images are skipped and reported, with
-    strict=True raised. The same call again after an interruption makes only the shards that are missing; the tars do
-    not depend on `workers`. Where another process fills `out`, this one waits for it. With workers > 1 a script that
-    calls this needs the usual `if __name__ == "__main__"`.
+    The last row and column of sub-images end at the border. An image smaller than `size` is kept whole, and one smaller
+    than 32 pixels is skipped. The same call resumes after an interruption; the tars do not depend on `workers`. If
+    another process is filling `out`, this one waits for it.
+
+    Args:
+        inputs: folders, globs or files, see `sr.data.paths.find_images`.
+        size: None keeps whole images.
+        lq: folders, globs or files of the partners, `scale` times smaller, stored in the same format (as png where the
+            format is lossy). See `sr.data.pairs` for their names.
+        side_by_side: the left half of each image is stored as lq, the right half as gt.
+        workers: processes. With more than 1, a calling script needs `if __name__ == "__main__"`.
+        strict: raise UserError for unreadable images, instead of skipping and reporting them.
     """
     cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side)
     _check(cutting, lq, scale, per_shard)
@@ -137,25 +138,25 @@ def make_shards(
 
 
 def windows(length: int, size: int, step: int) -> list[int]:
-    """Where the sub-images start along one side; the last ends at the border."""
+    """The offsets of the sub-images along one side; the last one ends at the border."""
     starts = list(range(0, length - size + 1, step)) or [0]
     return [*starts, length - size] if starts[-1] + size < length else starts
 
 
 def _check(cutting: Cutting, lq: object, scale: int | None, per_shard: int) -> None:
     if (cutting.size is not None and cutting.size < SMALLEST) or cutting.step < 1 or per_shard < 1:
-        raise UserError(f"sub-images need size >= {SMALLEST}, step >= 1 and at least 1 per shard; correct the numbers")
+        raise UserError(f"sub-images need size >= {SMALLEST}, step >= 1 and per_shard >= 1; correct these values")
     if lq and not scale:
-        raise UserError("sharding pairs needs to know how much smaller the lq is; give --scale")
+        raise UserError("pairs need the scale between lq and gt; add --scale")
     if lq and cutting.side_by_side:
-        raise UserError("an image with both sides brings its own partner; drop either --lq or --side-by-side")
+        raise UserError("--side-by-side images contain their own lq; remove either --lq or --side-by-side")
     if (cutting.size or 0) % cutting.scale or cutting.step % cutting.scale:
         raise UserError(f"size {cutting.size} and step {cutting.step} must be multiples of scale {scale}; round them")
 
 
 @contextmanager
 def _processes(workers: int) -> Iterator[Run]:
-    """A `map` over this many processes."""
+    """A `map` over `workers` processes."""
     if workers <= 1:
         yield lambda function, jobs, chunksize: map(function, jobs)
         return
@@ -164,7 +165,7 @@ def _processes(workers: int) -> Iterator[Run]:
         yield pool.map
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed, most likely for want of memory; go on with fewer --workers"
+            "a worker process was killed, most likely because memory ran out; resume with fewer --workers"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -177,7 +178,7 @@ def _consume(results: Iterable[Any], what: str, total: int, progress: bool, init
 def _plan(
     paths: Sequence[Path], partners: Sequence[Path | None], cutting: Cutting, run: Run, progress: bool
 ) -> tuple[list[Image], list[tuple[str, str]]]:
-    """Every usable image with the number of its pieces, from the headers alone; and what is skipped."""
+    """Return every usable image with its number of pieces, and the skipped ones. Reads headers only."""
     counted = run(partial(_count_pieces, cutting=cutting), paths, chunksize=64)
     images, skipped = [], []
     for number, (path, partner, pieces) in enumerate(
@@ -204,27 +205,27 @@ def _count_pieces(path: Path, cutting: Cutting) -> int | ImageError:
 
 
 def _claim(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) -> None:
-    """Say in `out` what is being made there, and refuse to mix it with anything else."""
-    digest = hashlib.sha256(json.dumps([cutting.plan, per_shard]).encode())
+    """Write the plan to `out`. Raises UserError if the folder holds other shards or another plan."""
+    digest = hashlib.sha256(json.dumps([asdict(cutting), per_shard]).encode())
     for image in images:
         sizes = [path.stat().st_size for path in (image.gt, image.lq) if path]
         digest.update(repr((image.number, image.gt.name, sizes, image.pieces)).encode())
-    plan = {"version": 1, **cutting.plan, "per_shard": per_shard, "images": len(images), "hash": digest.hexdigest()}
+    plan = {"version": 1, **asdict(cutting), "per_shard": per_shard, "images": len(images), "hash": digest.hexdigest()}
     path = out / PLAN
     if path.exists():
         if path.read_text(encoding="utf-8") != json.dumps(plan, indent=1):
             raise UserError(f"{out} holds shards of other images or settings; choose another folder or empty this one")
     elif out.exists() and any(out.glob("*.tar")):
-        raise UserError(f"{out} holds shards made by something else; choose another folder")
+        raise UserError(f"{out} holds shards that another program made; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     for left_over in out.glob(".shard-*.tmp"):
         left_over.unlink()
-    with replacing(path) as aside:
-        aside.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
 
 
 def _jobs(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) -> list[ShardJob]:
-    """Shard k holds pieces k * per_shard up to the next; an image may lie across two."""
+    """Shard k holds pieces k * per_shard to (k + 1) * per_shard - 1; the pieces of an image may span shards."""
     jobs: list[ShardJob] = []
     ends = accumulate(image.pieces for image in images)
     for image, end in zip(images, ends, strict=True):
@@ -239,21 +240,21 @@ def _jobs(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) 
 
 def _write_shard(job: ShardJob) -> None:
     skipped: list[tuple[str, str]] = []
-    with replacing(job.tar, sync=True) as aside:
-        # A fixed time and owner, so that the same images give the same bytes.
-        with open(aside, "wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as tar:
+    with replacing(job.tar, sync=True) as temporary:
+        # With a fixed time and owner, equal images give equal bytes.
+        with open(temporary, "wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as tar:
             for image, first, stop in job.parts:
                 try:
                     for sample in _samples(image, job.cutting, first, stop):
                         tar.write(sample)
                 except ImageError as error:
                     skipped.append((error.name, error.reason))
-        index = replace(shard_index.scan(aside), skipped=skipped, sha256=sha256_of(aside))
+        index = replace(shard_index.scan(temporary), skipped=skipped, sha256=sha256_of(temporary))
     shard_index.save(job.tar, index)
 
 
 def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Sub-images `first` up to `stop` of one image, row by row, as webdataset writes them."""
+    """Yield sub-images `first` to `stop` - 1 of an image, row by row, as samples for webdataset's TarWriter."""
     gt, lq, scale = *_pixels(image, cutting), cutting.scale
     size = cutting.size or max(gt.shape)
     rows, columns = cutting.grid(*gt.shape[:2])
@@ -286,7 +287,7 @@ def _pixels(image: Image, cutting: Cutting) -> tuple[np.ndarray, np.ndarray | No
 
 
 def _clean(stem: str) -> str:
-    """What of a file name may stand in a key: no dot (it ends the key), no slash or space, and USTAR's short names."""
+    """The part of a key that comes from a file name: no dots (they end the key), and short enough for USTAR."""
     return re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:48]
 
 
@@ -304,4 +305,4 @@ def _finish(
 def _listing(skipped: list[tuple[str, str]]) -> str:
     shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:10])
     more = f"; and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-    return f"{len(skipped)} images cannot be used ({shown}{more}); mend or remove them, or try without --strict"
+    return f"{len(skipped)} images cannot be used ({shown}{more}); replace or remove them"

@@ -1,4 +1,4 @@
-"""Several sources as one, in exact proportions."""
+"""Mix several sources in fixed proportions."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -17,16 +17,18 @@ LONGEST = 1000
 
 
 class Mix:
-    """Samples of several sources, interleaved so that every stretch of the run holds them in proportion to `weights`.
+    """Samples of several sources, interleaved evenly in proportion to `weights`, exact to 1 in 1000.
 
-    An epoch of each source goes on at its own pace. Proportions are kept to 1 in 1000.
+    Each source has its own epochs.
     """
 
     def __init__(self, *, sources: list[Annotated[Source, PartOf("sources")]], weights: list[float]) -> None:
         if len(sources) != len(weights):
-            raise UserError(f"a mix of {len(sources)} sources has {len(weights)} weights; give one weight for each")
+            raise UserError(
+                f"a mix has {len(sources)} sources but {len(weights)} weights; give one weight for each source"
+            )
         if not weights or min(weights) <= 0:
-            raise UserError(f"the weights of a mix are {weights}; give each source one above 0")
+            raise UserError(f"the weights of a mix are {weights}; give every source a weight above 0")
         self.parts = [
             (part, share * weight / sum(weights))
             for source, weight in zip(sources, weights, strict=True)
@@ -38,9 +40,9 @@ Sources = Source | Mix | Unpaired
 
 
 def parts_of(source: Sources) -> list[tuple[Source, float]]:
-    """The sources of single samples inside a source, and the share of the samples that each gives."""
+    """Return the sources that read samples, each with its share of the samples."""
     if isinstance(source, Unpaired):
-        raise UserError("unpaired sets cannot stand inside another source; mix within their a or b instead")
+        raise UserError("unpaired sets cannot stand inside another source; put the mix into their a or b")
     if isinstance(source, Mix):
         return source.parts
     if isinstance(source, Derived):
@@ -49,7 +51,7 @@ def parts_of(source: Sources) -> list[tuple[Source, float]]:
 
 
 def sides_of(source: Sources) -> list[list[tuple[Source, float]]]:
-    """The parts of a source of samples; of unpaired sets those of b, which is what is wanted, and those of a."""
+    """Return the parts of a source; of unpaired sets, the parts of b (the target), then those of a."""
     return [parts_of(source.b), parts_of(source.a)] if isinstance(source, Unpaired) else [parts_of(source)]
 
 
@@ -60,9 +62,9 @@ class Address(NamedTuple):
 
 
 class Route:
-    """position -> Address: which part's turn it is, and that part's own order at its own position. O(1).
+    """Map a position to an Address: the source whose turn it is, and the sample in its own order. O(1).
 
-    first: number of the first part among all of the run, which tells their orders apart.
+    first: index of the first part among all parts of the run; it makes their orders different.
     """
 
     def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int, first: int = 0) -> None:
@@ -74,7 +76,7 @@ class Route:
             for number, reader in enumerate(readers, first)
         ]
         self._expect: list[Callable[[Sequence[int]], None] | None] = [getattr(r, "expect", None) for r in readers]
-        self._windows = [(-1, -1)] * len(parts)  # those that the parts were last told of
+        self._windows = [(-1, -1)] * len(parts)  # the last window that was passed to `expect`
 
     def __call__(self, position: int) -> Address:
         round_, turn = divmod(position, len(self._turns))
@@ -90,14 +92,14 @@ class Route:
 
 
 def _reader(source: Source) -> Source:
-    """The source that reads the files. It may have `expect` and `window`, see `sr.data.source`."""
+    """The source that reads the files, which may define `expect` and `window` (see `sr.data.source`)."""
     while isinstance(source, Derived):
         source = source.of
     return source
 
 
 def pattern(shares: Sequence[float]) -> np.ndarray:
-    """The part of each turn in one round, every part spread evenly; the shortest round that is exact, or 1000 turns."""
+    """The part of each turn in one round, spread evenly: the shortest exact round, of at most 1000 turns."""
     exact = [Fraction(share / sum(shares)).limit_denominator(LONGEST) for share in shares]
     length = min(int(np.lcm.reduce([share.denominator for share in exact])), LONGEST)
     turns = np.maximum(1, [round(share * length) for share in exact])

@@ -1,4 +1,4 @@
-"""Pairs of two images, a and b, of equal size: lq is a and gt is b."""
+"""Pairs of images a and b of equal size: lq is a and gt is b."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ from sr.images.listing import printable
 
 
 class SideBySide:
-    """Image files that hold a and b side by side: a is the left half, b the right.
+    """Image files with a in the left half and b in the right half.
 
-    path: folders, globs or files, as for `folder`. A file whose width is odd counts as one that cannot be read.
+    path: folders, globs or files, as for `folder`. A file of odd width counts as unreadable.
     """
 
     def __init__(self, *, path: str | list[str], channels: tuple[int, int] = (3, 3)) -> None:
@@ -34,21 +34,21 @@ class SideBySide:
 
 
 def halves(whole: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """[h, 2 * w, C] -> a and b, [h, w, C] each. Raises ImageError for an odd width."""
+    """Split [h, 2 * w, C] into a and b, [h, w, C] each. Raises ImageError for an odd width."""
     height, width = whole.shape[:2]
     middle = half_of(height, width, name)
     return whole[:, :middle], whole[:, middle:]
 
 
 def half_of(height: int, width: int, name: str) -> int:
-    """The width of either half. Raises ImageError for an odd one."""
+    """The width of each half. Raises ImageError for an odd width."""
     if width % 2:
         raise ImageError(name, f"{width}x{height} does not part into two equal halves")
     return width // 2
 
 
 class Paired(FolderSource):
-    """Two sets of image files, pairs by name without suffix.
+    """Two sets of image files, paired by name (see `sr.data.pairs`).
 
     a, b: folders, globs or files, as for `folder`. An image of a without a partner in b is skipped and counted.
     """

@@ -1,4 +1,4 @@
-"""From what options say (folders, globs, brace patterns, files of a package, URLs, lists) to files."""
+"""Resolve the paths of options (folders, globs, brace patterns, package files, URLs, lists) to files."""
 
 import glob
 import importlib.util
@@ -37,7 +37,7 @@ class Images:
 def find_images(patterns: str | Path | Sequence[str | Path]) -> Images:
     """Images named by folders (searched through), globs, `{a,b}` and `{00..09}` patterns, or files.
 
-    `package:skimage/data/coffee.png` is a file inside an installed package. Raises UserError where nothing matches.
+    `package:skimage/data/coffee.png` is a file inside an installed package. Raises UserError if nothing matches.
     """
     skipped = Skipped()
     names = [patterns] if isinstance(patterns, str | Path) else patterns
@@ -80,8 +80,8 @@ def _fixed_part(name: str) -> str:
 def shard_paths(patterns: str | Sequence[str], catalog: Catalog, skipped: Skipped | None = None) -> list[Path | Remote]:
     """Tars named by folders (their `*.tar`), globs, brace patterns, files, URLs, `pipe:COMMAND`, or `list:FILE`.
 
-    A list file has one of these a line (but no command, and no list); lines that start with # are passed over.
-    catalog: asks servers. skipped: counts what the folders hold besides. Raises UserError where nothing matches.
+    A list file has one of these per line, except commands and lists; lines that start with # are comments.
+    catalog: finds remote shards. skipped: counts other files in the folders. Raises UserError if nothing matches.
     """
     skipped = skipped if skipped is not None else Skipped()
 
@@ -126,7 +126,7 @@ def _tars(folder: str, skipped: Skipped) -> list[Path]:
 def _expand(
     patterns: str | Sequence[str], find: Callable[[str], list[T]], what: str, skipped: Skipped | None = None
 ) -> list[T]:
-    """What each pattern leads to in turn, its braces opened. Raises UserError for no match."""
+    """Expand braces and find the matches of each pattern, in order. Raises UserError if one has none."""
     found: list[T] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
@@ -139,10 +139,10 @@ def _expand(
         matches = [match for name in names for match in find(name)]
         if not matches:
             why = f" ({skipped})" if skipped and skipped.total else ""
-            raise UserError(f"'{shown(pattern)}' leads to no {what}{why}; correct the path")
+            raise UserError(f"'{shown(pattern)}' matches no {what}{why}; correct the path")
         found += matches
     if not found:
-        raise UserError(f"an empty list leads to no {what}; name a folder or files")
+        raise UserError(f"an empty list matches no {what}; name a folder or files")
     return found
 
 
@@ -155,7 +155,7 @@ def _lines(file: str) -> list[str]:
     if wrong is not None:
         kind = wrong.partition(":")[0]
         raise UserError(
-            f"{LIST}{file} has a line with {kind}:, which only the options may; name it in the source's path"
+            f"{LIST}{file} has a line with {kind}:, which is allowed in the options only; set it as data.source.path"
         )
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -196,5 +196,7 @@ def _real(name: str) -> str:
     package, _, inner = name[len(PACKAGE) :].partition("/")
     found = importlib.util.find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
-        raise UserError(f"'{name}' needs the package '{package}', which is not there; install it or name other files")
+        raise UserError(
+            f"'{name}' needs the package '{package}', which is not installed; install it or name other files"
+        )
     return str(Path(found.submodule_search_locations[0], inner))

@@ -1,27 +1,29 @@
-"""Which sample comes when: a pure function of the seed and the position, so the state of the data is one integer."""
+"""The sampling order: a pure function of seed and position, so the state of the data is one integer."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-ORDER_STREAM = 5  # the second word of the random key, a different one for every use of the run's seed
+ORDER_STREAM = 5  # second word of the random key, different for each use of the seed
 WINDOW = 16  # shards
 
 
 class SampleIndex(NamedTuple):
+    """One sample: its epoch, its shard, and its index in the shard."""
+
     epoch: int
     shard: int
     sample: int
 
 
 class SamplingOrder:
-    """position -> Place, with every sample once an epoch.
+    """Map a position to a SampleIndex; every sample comes once per epoch.
 
-    Each epoch shuffles the shards, cuts them into windows of `window` shards, and shuffles the samples within a
-    window. So any position is found without walking there (500 million samples: milliseconds for the first, then
-    microseconds), while only `window` shards are read from at a time. Memory: one window's samples, 8 bytes each.
-    `part` tells apart the orders of several sources of one run.
+    Each epoch shuffles the shards, divides them into windows of `window` shards, and shuffles the samples of each
+    window. Only `window` shards are read from at a time, and any position is found directly (500 million samples:
+    milliseconds for the first position, then microseconds). Memory: 8 bytes per sample of two windows.
+    `part` makes the orders of several sources different.
     """
 
     def __init__(self, counts: Sequence[int], *, seed: int, part: int = 0, window: int = WINDOW) -> None:
@@ -42,12 +44,12 @@ class SamplingOrder:
         return SampleIndex(epoch, int(members[which]), place - (int(stops[which - 1]) if which else 0))
 
     def window(self, position: int) -> tuple[int, int]:
-        """(epoch, window in it) of a position."""
+        """Return (epoch, window) of a position."""
         epoch, offset = divmod(position, self.length)
         return epoch, int(np.searchsorted(self._epoch(epoch)[1], offset, side="right"))
 
     def coming(self, epoch: int, window: int) -> list[int]:
-        """The shards of a window and of the one after it, which may be the next epoch's first."""
+        """Return the shards of a window and of the next one, which may be the first of the next epoch."""
         last = (window + 1) * self._window >= len(self._counts)
         following = self._members(epoch + 1, 0) if last else self._members(epoch, window + 1)
         return [*map(int, self._members(epoch, window)), *map(int, following)]
@@ -56,7 +58,7 @@ class SamplingOrder:
         return self._epoch(epoch)[0][window * self._window : (window + 1) * self._window]
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(shards in this epoch's order, samples up to the end of each window)."""
+        """Return the shards in the order of an epoch, and the cumulative samples at the end of each window."""
         if epoch not in self._epochs:
             shards = np.random.default_rng([*self._key, epoch]).permutation(len(self._counts))
             last = np.minimum(np.arange(self._window, len(shards) + self._window, self._window), len(shards)) - 1
@@ -73,7 +75,7 @@ class SamplingOrder:
 
 
 def _keep_two(cache: dict, key: object, value: object) -> None:
-    """Positions come in rising order, so more than the window at hand and the next is never needed for long."""
+    """Insert into a cache of two entries, which suffice since positions increase."""
     while len(cache) > 1:
         cache.pop(next(iter(cache)))
     cache[key] = value

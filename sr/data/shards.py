@@ -1,4 +1,4 @@
-"""Tar shards as a source: any sample with one read, no unpacking, no state."""
+"""WebDataset-format tar shards as a source: random access without unpacking."""
 
 import mmap
 import os
@@ -29,19 +29,20 @@ class _Shard(NamedTuple):
 
 
 class ShardSource:
-    """webdataset tars, made by `sr shard` or others.
+    """WebDataset-format tars, local or remote.
 
     path: a folder (its `*.tar`), a file, a glob, a brace pattern such as `train-{000000..000123}.tar`, `list:FILE` with
-    one of these a line, or a list of these. Tars that come without an index are read through once, see `sr.data.index`.
-    Any of these may be a URL: `http(s)://`, `s3://`, `gs://` or what else fsspec knows; and `pipe:COMMAND` is a shell
-    command that writes a tar (`--no-plugins` does not shut it out). Remote shards are fetched whole, ahead of their
-    turn, to the folder `cache` (~/.cache/sr/shards), which all processes of a node share and which holds up to
-    `cache_gb` (1e9 bytes). The `index.json` that `sr shard` wrote, published beside them, tells their number, sizes and
-    checksums; so do timm's `_info.json`, the shard list of wids, and img2dataset's `NNNNN_stats.json`; without any of
-    these each shard is fetched once before the start.
-    gt, lq: which members of a sample to take, by what follows its key and a dot (`gt: image.jpg` for `k.image.jpg`);
-    left out, `k.png` or `k.gt.png` and `k.lq.png`, in any image format. window: shards that are read from at a time;
-    samples are shuffled within a window. The cache has to hold two windows. Another value is another order of samples.
+    one of these per line, or a list of these. Tars without an index are scanned once, see `sr.data.index`. Each may be
+    a URL: `http(s)://`, `s3://`, `gs://` or any protocol of fsspec. `pipe:COMMAND` is a shell command that writes a tar
+    (`--no-plugins` does not refuse it).
+    cache, cache_gb: remote shards are downloaded whole, ahead of their use, to this folder (~/.cache/sr/shards), up to
+    this size (1e9 bytes). All processes of a node share it. Counts, sizes and checksums come from the `index.json` of
+    `sr shard`, published with the shards; counts also from timm's `_info.json`, a shard list of wids, or img2dataset's
+    `NNNNN_stats.json`. Without any of these, each shard is downloaded once before the first step.
+    gt, lq: the members of a sample to read, by what follows the key and its dot (`gt: image.jpg` for `k.image.jpg`).
+    Default: `k.png` or `k.gt.png`, and `k.lq.png`, in any image format.
+    window: number of shards that are read from at a time; samples are shuffled within a window. The cache must hold two
+    windows. Another value gives another order of samples.
     channels: of lq and of gt, see `sr.images.read_pixels`.
     """
 
@@ -103,8 +104,7 @@ class ShardSource:
         return f"{_shown(self._shards[shard]).rpartition('/')[2]}: {key}"
 
     def expect(self, shards: Sequence[int]) -> None:
-        """The shards whose turn it is and those after them: fetched ahead. Others are let go, so that they may leave
-        the cache."""
+        """Download these shards ahead of their use; close the others, so that they may be removed from the cache."""
         if self._cache is not None:
             for shard in set(self._open) - set(shards):
                 self._open.pop(shard).file.close()
@@ -112,26 +112,26 @@ class ShardSource:
             self._cache.expect([shard for shard in remote if isinstance(shard, Remote)])
 
     def _bytes(self, shard: int, offset: int, size: int, name: str) -> bytes | memoryview:
-        """A member; of bare pixels a view of the file, so that only what is cropped is read."""
+        """Read a member; map an npy member, so that only the rows of a crop are read."""
         file = self._shard(shard).file
         try:
             data = os.pread(file.fileno(), len(NPY_MAGIC), offset)
             if data == NPY_MAGIC:
-                ahead = offset % mmap.ALLOCATIONGRANULARITY  # a map starts at a page
+                ahead = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page
                 mapped = mmap.mmap(file.fileno(), ahead + size, access=mmap.ACCESS_READ, offset=offset - ahead)
                 return memoryview(mapped)[ahead:]
             data = os.pread(file.fileno(), size, offset)
         except OSError as error:
             raise ImageError(name, error.strerror or str(error)) from None
-        except ValueError:  # there is less to map
+        except ValueError:  # the file is shorter
             data = b""
         if len(data) != size:
-            raise ImageError(name, "the shard is shorter than its index says")
+            raise ImageError(name, "the shard is shorter than its index states")
         return data
 
     def _shard(self, shard: int) -> _Shard:
         if shard not in self._open:
-            if len(self._open) >= 2 * self.window:  # the one that is read and the one that is fetched
+            if len(self._open) >= 2 * self.window:  # the window being read and the next one
                 self._open.popitem(last=False)[1].file.close()
             self._open[shard] = self._opened(self._shards[shard], self._counts[shard])
         self._open.move_to_end(shard)
@@ -143,19 +143,19 @@ class ShardSource:
                 assert self._cache is not None
                 file, tar = self._cache.open(shard), self._cache.path(shard)
             else:
-                file, tar = open(shard, "rb"), shard  # noqa: SIM115  (closed when another shard takes its place)
+                file, tar = open(shard, "rb"), shard  # noqa: SIM115  (closed by `_shard` or `expect`)
             contents = self._unsaved.get(tar) or index_of(tar, self._names)
         except OSError as error:
-            raise UserError(f"{_shown(shard)}: {error.strerror}; put the shard back") from None
+            raise UserError(f"{_shown(shard)}: {error.strerror}; restore the shard") from None
         if len(contents.keys) != count:
             remote = isinstance(shard, Remote)
             where = FOLDER_INDEX if remote else tar.parent / FOLDER_INDEX
-            fix = "publish it again" if remote else f"delete that {FOLDER_INDEX} and start afresh"
+            fix = "publish it again" if remote else f"delete that {FOLDER_INDEX} and start again"
             raise UserError(f"{_shown(shard)} holds {len(contents.keys)} samples but {where} says {count}; {fix}")
         return _Shard(file, contents)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open files, which a spawned worker opens for itself."""
+        """Drop the open files; a spawned worker opens its own."""
         return {**self.__dict__, "_open": OrderedDict()}
 
 

@@ -1,4 +1,4 @@
-"""What a source of training images is, and the check that all pairs share."""
+"""The protocol of a source of training images, and helpers for pairs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -8,9 +8,10 @@ from PIL import Image
 
 
 class Sample(NamedTuple):
-    """One training image. gt: uint8 [H, W, C]. lq: uint8 [H/scale, W/scale, C'], or None where it is yet to be made.
+    """A training image or pair.
 
-    A pair of translation is the same at scale 1: lq is its a, gt its b.
+    gt: uint8 [H, W, C]. lq: uint8 [H/scale, W/scale, C'], or None where the degradation synthesizes it. In translation,
+    at scale 1, lq is a and gt is b.
     """
 
     gt: np.ndarray
@@ -18,41 +19,42 @@ class Sample(NamedTuple):
 
 
 def oriented(sample: Sample, direction: str) -> Sample:
-    """lq as what is given and gt as what is wanted: a and b for `a_to_b`, exchanged for `b_to_a`.
+    """Return a sample with lq as the input and gt as the target: unchanged for `a_to_b`, swapped for `b_to_a`.
 
-    Raises ValueError for a sample without lq, which has nothing to exchange.
+    Raises ValueError for `b_to_a` and a sample without lq.
     """
     if direction == "a_to_b":
         return sample
     if sample.lq is None:
-        raise ValueError(f"has no partner, which direction {direction} starts from")
+        raise ValueError(f"has no partner, which is the input for direction {direction}")
     return Sample(gt=sample.lq, lq=sample.gt)
 
 
 class Source(Protocol):
-    """Images addressed by (shard, index). A shard is whatever is cheap to read from together: a tar, or a whole folder.
+    """Images addressed by (shard, index). A shard is a unit that is read together: a tar, or a whole folder.
 
-    A class of your own that has these three is a source: `{type: mylab.data.MySource, ...}`. One that also has
-    `expect(shards)` is told the shards of the coming samples, in their order, each time these change: to fetch ahead.
-    `window`: shards that are read from at a time (16). `skipped`: what to report at the start, see `sr.images.listing`.
+    Any class with these three members is a source: `{type: mylab.data.MySource, ...}`. Optional members:
+    `expect(shards)` is called with the shards of the next samples, in order, each time they change, to prefetch them.
+    `window`: number of shards that are read from at a time (16). `skipped`: an `sr.images.listing.Skipped`, printed at
+    the start.
     """
 
     @property
     def counts(self) -> Sequence[int]:
-        """Samples in each shard. It fixes the order of the run, so it must not change between start and resume."""
+        """Number of samples in each shard. It determines the order, so it must not change before a resume."""
         ...
 
     def read(self, shard: int, index: int) -> Sample:
-        """Decode one sample. Raises sr.images.ImageError when it cannot be."""
+        """Decode one sample. Raises sr.images.ImageError if it is unreadable."""
         ...
 
     def name(self, shard: int, index: int) -> str:
-        """What to call the sample in reports, as in `shard-000003.tar: 000123_street_s002`."""
+        """The name of a sample in messages, such as `shard-000003.tar: 000123_street_s002`."""
         ...
 
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [h, w, C] -> [side, side, C], Pillow's bicubic. Where it has alpha, Pillow would mix it in; not here."""
+    """Resize uint8 [h, w, C] to [side, side, C] by Pillow's bicubic; alpha is resized like any other channel."""
     if image.shape[:2] == (side, side):
         return image
     parts = [image] if image.shape[2] == 3 else [image[..., channel] for channel in range(image.shape[2])]
@@ -61,9 +63,9 @@ def resized(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def fit_gt(gt: np.ndarray, lq: np.ndarray, scale: int) -> np.ndarray:
-    """The part of `gt` that `lq` shows: all of it but a remainder of less than `scale` pixels.
+    """Crop gt to `scale` times the size of lq; less than `scale` rows and columns are removed.
 
-    Raises ValueError when lq is not gt made smaller by `scale`.
+    Raises ValueError if the sizes do not match.
     """
     height, width = lq.shape[0] * scale, lq.shape[1] * scale
     spare = gt.shape[0] - height, gt.shape[1] - width

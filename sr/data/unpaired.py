@@ -1,4 +1,4 @@
-"""Two sets of images without pairs."""
+"""Two unpaired sets of images."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -8,10 +8,10 @@ from sr.data.source import Source
 
 
 class Unpaired:
-    """Images of two kinds, a and b, that do not belong together (CycleGAN).
+    """Unpaired images of two domains, a and b (CycleGAN).
 
-    Each comes in its own order, once in its own epoch, so the sets may differ in size; crops and flips are drawn for
-    each by itself. Where a source has pairs, `a` takes their a (the lq) and `b` their b (the gt).
+    Each set has its own order and epochs, so their sizes may differ; crops and flips are independent. From a source of
+    pairs, `a` takes the lq and `b` the gt.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""Remote shards on the local disk: each fetched once a node, ahead of its turn, within a bound.
+"""Local cache of remote shards: each is downloaded once per node, ahead of its use, within a size limit.
 
-All processes of a node share the folder, without a leader. `x.part` is locked by who downloads it and gets its name
-`x.tar` when it is whole, checked and on the disk; `x.tar` is locked (shared) by all who read from it, and what nobody
-reads is removed, longest unused first, where room is needed. A lock ends with its process, so nothing needs mending
-after a kill. What no published index names is counted when it first comes; the folder's own `index.json` remembers.
+All processes of a node share the folder, without a leader. The process that downloads `x.part` locks it, and renames it
+to `x.tar` after checksum and fsync. Readers hold a shared lock on `x.tar`; when space is needed, shards without readers
+are removed, least recently used first. The kernel releases the locks of a killed process, so no clean-up is needed.
+Shards without a published count are counted after their first download; `index.json` in the cache keeps the counts.
 """
 
 import hashlib
@@ -41,21 +41,27 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-OURS = re.compile(r"[0-9a-f]{24}-.*\.(tar|part)")  # nothing else is ever removed
-STEP = 64 * CHUNK  # by which a file of unknown size asks for room
-AT_ONCE = 8  # shards that a process counts at a time
-POLL = 1.0  # seconds between looks at shards that others fetch, or for which there is no room
+OURS = re.compile(r"[0-9a-f]{24}-.*\.(tar|part)")  # no other file is ever removed
+STEP = 64 * CHUNK  # by which a file of unknown size grows
+AT_ONCE = 8  # requests and downloads of one process at a time
+POLL = 1.0  # seconds between checks of shards that other processes download or that do not fit yet
 
 
 def default_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sr" / "shards"
     except RuntimeError:
-        raise UserError("there is no home folder to cache remote shards in; give the source a `cache`") from None
+        raise UserError("there is no home folder for the cache of remote shards; set data.source.cache") from None
 
 
 class Cache:
-    """folder: on a local disk. limit: bytes; exceeded only while shards in use alone are more than that."""
+    """The shard cache of a node.
+
+    Args:
+        folder: on a local disk.
+        limit: bytes. Exceeded only while the shards in use alone are larger.
+        names: the members of a sample that are indexed.
+    """
 
     def __init__(self, folder: Path, *, limit: int, names: MemberNames = USUAL) -> None:
         self._folder, self._limit, self._names = folder, limit, names
@@ -70,7 +76,7 @@ class Cache:
                 pass
 
     def path(self, shard: Remote) -> Path:
-        """Where it lies when it is here. The same content has the same name, whatever its URL, where that is known."""
+        """The file of a shard in the cache. With a known checksum, equal content has an equal name for any URL."""
         entry = shard.entry
         url = f"{shard.name} {entry.bytes}" if entry and entry.bytes else shard.name
         key = entry.sha256 if entry and entry.sha256 else hashlib.sha256(url.encode()).hexdigest()
@@ -78,9 +84,9 @@ class Cache:
         return self._folder / f"{key[:24]}-{base[-60:]}.tar"
 
     def check_room(self, shards: Sequence[Remote], at_once: int) -> None:
-        """Raises UserError where the `at_once` largest shards are more than the limit, or than the disk has room for.
+        """Raise UserError if the `at_once` largest shards exceed the limit or the free space of the disk.
 
-        Sizes that no index states are asked of the server, for at most `at_once` shards that are not here yet.
+        Sizes that no index states are requested from the server, for at most `at_once` shards that are not cached.
         """
         known = read_folder_index(self._folder, self._names)
         sizes, unknown = [], []
@@ -108,7 +114,7 @@ class Cache:
             )
 
     def entries(self, shards: Sequence[Remote]) -> list[Entry]:
-        """What is known of each shard. Those that no published file counts are fetched, once, and counted."""
+        """Return the entry of each shard. Shards without a published count are downloaded once and counted."""
         known = read_folder_index(self._folder, self._names)
         found = {shard: shard.entry or known.get(self.path(shard).name) for shard in shards}
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -122,7 +128,7 @@ class Cache:
             unknown = [shard for shard, entry in found.items() if entry is None]
             hidden = not unknown or os.environ.get("RANK", "0") != "0"
             counted = pool.map(self._count, unknown)
-            bar = tqdm(counted, desc="fetching shards without index", total=len(unknown), disable=hidden)
+            bar = tqdm(counted, desc="downloading shards without index", total=len(unknown), disable=hidden)
             found |= dict(zip(unknown, bar, strict=True))
         return [entry for entry in (found[shard] for shard in shards) if entry is not None]
 
@@ -135,7 +141,7 @@ class Cache:
         return entry
 
     def expect(self, shards: Sequence[Remote]) -> None:
-        """Fetch these, in this order, in the background, and remove none of them. Replaces what was expected before."""
+        """Download these shards in the background, in this order, and keep them. Replaces the previous list."""
         self._coming = coming = tuple(shards)
         if not all(self.path(shard).exists() for shard in coming):
             threading.Thread(target=self._fetch_ahead, args=(coming,), name="shards ahead", daemon=True).start()
@@ -148,7 +154,7 @@ class Cache:
                 time.sleep(POLL)
 
     def _is_settled(self, shard: Remote) -> bool:
-        """Whether the shard is here now, or cannot be had: then whoever comes to read it will say so."""
+        """Whether the shard is cached, or cannot be downloaded; its reader then raises the error."""
         if self.path(shard).exists():
             return True
         try:
@@ -160,13 +166,13 @@ class Cache:
         return file is not None
 
     def open(self, shard: Remote) -> BinaryIO:
-        """The whole shard, fetched now if it is not here. It stays while it is open. Raises UserError."""
+        """Open a shard, downloading it if needed. It is not removed while it is open. Raises UserError."""
         file = self._fetched(shard, wait=True)
         assert file is not None
         return file
 
     def _fetched(self, shard: Remote, *, wait: bool) -> BinaryIO | None:
-        """The open shard; with wait=False, None where another process fetches it or there is no room for it yet."""
+        """The open shard; with wait=False, None if another process downloads it or it does not fit yet."""
         path = self.path(shard)
         part = path.with_suffix(".part")
         while True:
@@ -176,18 +182,20 @@ class Cache:
                     return here
                 file: BinaryIO = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
                 if _locks(file):
-                    if path.exists():  # finished by another, after we looked
+                    if path.exists():  # another process finished it after `_opened`
                         part.unlink(missing_ok=True)
-                    elif _is_at(file, part):  # not removed by another, meanwhile
+                    elif _is_at(file, part):  # not removed by another process meanwhile
                         return self._filled(file, part, path, shard, must=wait)
                 elif wait:
-                    fcntl.flock(file, fcntl.LOCK_SH)  # granted when the other has done or failed; then look again
+                    fcntl.flock(
+                        file, fcntl.LOCK_SH
+                    )  # granted when the other process succeeded or failed; then check again
                 _release(file)
                 if not wait:
                     return None
 
     def _filled(self, file: BinaryIO, part: Path, path: Path, shard: Remote, *, must: bool) -> BinaryIO | None:
-        """Download into the locked `part` and let it become `path`; None if there is no room and it is no must."""
+        """Download into the locked `part` and rename it to `path`; None if it does not fit, unless `must`."""
         by = FOLDER_INDEX if shard.entry else str(self._folder / FOLDER_INDEX)
         try:
             known = shard.entry or read_folder_index(self._folder, self._names).get(path.name) or Entry(0, 0)
@@ -205,9 +213,9 @@ class Cache:
             file.flush()
             os.fsync(file.fileno())
             save(path, replace(scan(part, shown(shard.name), self._names), sha256=checksum))
-            with self._alone():  # or a count of what is held might miss both names
+            with self._alone():  # or the sum of sizes could miss both names
                 os.replace(part, path)
-            fcntl.flock(file, fcntl.LOCK_SH)  # in use from the first moment
+            fcntl.flock(file, fcntl.LOCK_SH)  # in use from the start
             return file
         except BaseException:
             part.unlink(missing_ok=True)
@@ -215,7 +223,7 @@ class Cache:
             raise
 
     def _make_room(self, file: BinaryIO, size: int, *, must: bool) -> bool:
-        """Stretch the (sparse) file to `size`, so that every process counts what it is going to hold."""
+        """Extend the (sparse) file to `size`, so that every process counts its final size."""
         with self._alone():
             held = sorted(_held(self._folder))
             excess = sum(length for _, length, _ in held) - os.fstat(file.fileno()).st_size + size - self._limit
@@ -230,7 +238,7 @@ class Cache:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One process at a time changes what the folder holds."""
+        """Let one process at a time change the folder."""
         with self._writing(), open(self._folder / "lock", "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
@@ -244,13 +252,13 @@ class Cache:
             yield
         except OSError as error:
             raise UserError(
-                f"the shard cache {self._folder}: {error.strerror or error}; make room there, or give the source"
-                " another `cache`, on a local disk"
+                f"the shard cache {self._folder}: {error.strerror or error}; free some space, or set"
+                " data.source.cache to a folder on another local disk"
             ) from None
 
 
 def _locks(file: BinaryIO) -> bool:
-    """Lock it for this process alone; False where another has it."""
+    """Lock a file exclusively; False if another process holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -259,13 +267,13 @@ def _locks(file: BinaryIO) -> bool:
 
 
 def _release(file: BinaryIO) -> None:
-    """Closing alone would not unlock it while a fork of this process has it open too."""
+    """Unlock and close a file; closing alone does not unlock it while a fork of this process has it open."""
     fcntl.flock(file, fcntl.LOCK_UN)
     file.close()
 
 
 def _opened(path: Path) -> BinaryIO | None:
-    """The file, kept from removal while it is open; None if it is not there."""
+    """Open a file with a shared lock, which prevents its removal; None if it does not exist."""
     try:
         file = open(path, "rb")  # noqa: SIM115  (for the caller to close)
     except FileNotFoundError:
@@ -275,7 +283,7 @@ def _opened(path: Path) -> BinaryIO | None:
         file.close()
         return None
     with suppress(OSError):
-        os.utime(path)  # by which the longest unused is found
+        os.utime(path)  # marks it as recently used
     return file
 
 
@@ -287,7 +295,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 def _held(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """(time of last use, bytes, path) of every file that counts."""
+    """Yield (time of last use, bytes, path) of every shard in the folder."""
     for file in os.scandir(folder):
         if OURS.fullmatch(file.name):
             with suppress(FileNotFoundError):
@@ -295,7 +303,7 @@ def _held(folder: Path) -> Iterator[tuple[float, int, Path]]:
 
 
 def _removed(path: Path) -> bool:
-    """Remove it, unless someone reads or writes it."""
+    """Remove a shard unless a process reads or writes it; return whether it is removed."""
     try:
         with open(path, "r+b") as file:
             if not _locks(file):
@@ -306,6 +314,6 @@ def _removed(path: Path) -> bool:
             _release(file)
     except FileNotFoundError:
         pass
-    except OSError:  # another user's, say
+    except OSError:  # owned by another user, for example
         return False
     return True

@@ -1,4 +1,4 @@
-"""Shards that lie elsewhere: found by the `index.json` beside them, and downloaded whole over lines that break."""
+"""Remote shards: found by the index that is published with them, and downloaded with retries and checksums."""
 
 import fnmatch
 import glob
@@ -16,42 +16,45 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
-from sr.data.index import COMPRESSED_SUFFIXES, FOLDER_INDEX, Entry, compressed, others_of, parse_folder_index
+from sr.data.index import COMPRESSED_SUFFIXES, FOLDER_INDEX, MALFORMED, Entry, compressed, others_of, parse_counts
 from sr.data.remote.transport import (
     CHUNK,
     PIPE,
     Body,
-    Changed,
-    Hopeless,
-    Lost,
+    FileChanged,
+    PermanentError,
+    TransientError,
     is_http,
     listing,
-    losses,
     open_at,
     scrub,
+    transport_errors,
 )
 
 T = TypeVar("T")
-TRIES = 8  # that together bring less than a chunk
-TRIES_WITH_COPY = 3  # to ask for an index of which an earlier run kept a copy
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, doubled from try to try: a minute for 8 tries
+TRIES = 8  # in a row that together receive less than a chunk
+TRIES_WITH_COPY = 3  # for an index of which an earlier run kept a copy
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, doubled after each try: a minute for 8 tries
 
 
 class Unreachable(UserError):
-    """A remote file that cannot be had, for a reason that waiting does not mend, or after all tries."""
+    """A remote file cannot be downloaded: retries do not help, or all of them failed. absent: it does not exist."""
 
     absent = False
 
 
 class Remote(NamedTuple):
-    """A shard elsewhere. name: a URL, or `pipe:` and a command. entry: what the index of its folder says of it."""
+    """A remote shard. name: a URL, or `pipe:` and a command. entry: its entry in the index of its folder."""
 
     name: str
     entry: Entry | None = None
 
 
 class Catalog:
-    """What servers say of folders: asked once a run, and kept in `folder()` for a start while the server is down."""
+    """Indexes and listings of remote folders, requested once per run.
+
+    The answers are also saved in `folder()`, so that cached shards can be read while the server is down.
+    """
 
     def __init__(self, folder: Callable[[], Path]) -> None:
         self._folder, self._known = folder, dict[str, Any]()
@@ -59,14 +62,9 @@ class Catalog:
     def index(self, folder: str, query: str) -> dict[str, Entry] | None:
         """The index of a remote folder; None where it has none. Raises UserError."""
         rows = self._asked(f"{folder} {query}", shown(folder), lambda tries: _index(folder, query, tries))
-        return (
-            None
-            if rows is None
-            else {
-                name: Entry(samples, size, sha256, others_of(others))
-                for name, (samples, size, sha256, others) in rows.items()
-            }
-        )
+        if rows is None:
+            return None
+        return {name: Entry(count, size, sha, others_of(rest)) for name, (count, size, sha, rest) in rows.items()}
 
     def listed(self, pattern: str) -> list[str]:
         """The URLs that a glob matches. Raises UserError."""
@@ -82,10 +80,10 @@ class Catalog:
             except Unreachable as error:
                 if error.absent or saved is None:
                     raise
-                print(f"{error}; using the answer of an earlier run for {name}", file=sys.stderr, flush=True)
+                print(f"{error}; using the index of {name} that an earlier run saved", file=sys.stderr, flush=True)
                 answer = saved[0]
-            with suppress(OSError), replacing(file) as aside:  # without the copy the next start needs the server
-                aside.write_text(json.dumps([answer]), encoding="utf-8")
+            with suppress(OSError), replacing(file) as copy:  # without the copy the next start needs the server
+                copy.write_text(json.dumps([answer]), encoding="utf-8")
             self._known[key] = answer
         return self._known[key]
 
@@ -99,7 +97,7 @@ def _saved(file: Path) -> list[Any] | None:
 
 
 def shown(name: str) -> str:
-    """What messages call it: without user, password and query, and of a command only its first word and its tars."""
+    """The name for messages: no user, password or query; of a command only its first word and its tars."""
     if not name.startswith(PIPE):
         return scrub(name)
     words = [word for word in name[len(PIPE) :].split() if "=" not in word]
@@ -107,9 +105,9 @@ def shown(name: str) -> str:
 
 
 def find(name: str, catalog: Catalog) -> list[Remote]:
-    """The shards behind a URL: a file, a glob, or a folder (it ends in / or its last part has no dot).
+    """Find the shards of a URL: a file, a glob, or a folder (ends in / or has no dot in its last part).
 
-    Raises UserError where names are needed and the server has no index and lists no folders, or for compressed tars.
+    Raises UserError for compressed tars, and for a folder that has no index and cannot be listed.
     """
     if name.startswith(PIPE):
         return [Remote(name)]
@@ -134,7 +132,7 @@ def _looked_up(name: str, catalog: Catalog) -> Remote:
 
 
 def _split(url: str) -> tuple[str, str, str]:
-    """(folder with its slash, base name, ?query)."""
+    """Split a URL into folder with slash, base name and ?query."""
     path, mark, query = url.partition("?") if is_http(url) else (url, "", "")
     folder, _, base = path.rpartition("/")
     if folder.endswith(":/") or not ("." in base or glob.has_magic(base)):
@@ -143,7 +141,7 @@ def _split(url: str) -> tuple[str, str, str]:
 
 
 def _index(folder: str, query: str, tries: int) -> dict[str, Entry] | None:
-    """The counts that a folder publishes: our `index.json`, a shard list of wids, or timm's `_info.json`."""
+    """The published sample counts of a folder: our `index.json`, a shard list of wids, or timm's `_info.json`."""
     for name in (FOLDER_INDEX, "_info.json", "info.json", "wids.json"):
         url = f"{folder}{name}{query}"
         content = _fetched(url, tries)
@@ -152,6 +150,8 @@ def _index(folder: str, query: str, tries: int) -> dict[str, Entry] | None:
         try:
             index = parse_counts(content)
         except ValueError as error:
+            if name != FOLDER_INDEX:  # another kind of file, or an HTML page
+                continue
             raise UserError(f"{shown(url)} cannot be understood ({error}); publish it again") from None
         strange = next((name for name in index if "/" in name), None)
         if strange is not None:
@@ -160,44 +160,21 @@ def _index(folder: str, query: str, tries: int) -> dict[str, Entry] | None:
     return None
 
 
-def parse_counts(content: bytes) -> dict[str, Entry]:
-    """Name of each shard -> Entry, out of any of the files that `_index` knows. Raises ValueError."""
-    try:
-        parsed = json.loads(content)
-        if "shardlist" in parsed:
-            rows = [
-                (row["url"].rpartition("/")[2], row["nsamples"], row.get("filesize", 0)) for row in parsed["shardlist"]
-            ]
-        elif "splits" in parsed:
-            splits = parsed["splits"]
-            splits = splits.values() if isinstance(splits, dict) else splits
-            rows = [
-                (name, length, 0)
-                for split in splits
-                for name, length in zip(split["filenames"], split["shard_lengths"], strict=True)
-            ]
-        else:
-            return parse_folder_index(content)
-        return {str(name): Entry(int(samples), int(size or 0)) for name, samples, size in rows}
-    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
-
-
 def stated_count(name: str) -> Entry | None:
-    """What img2dataset's `NNNNN_stats.json` beside a shard states; None where there is none. Raises UserError."""
+    """The count in img2dataset's `NNNNN_stats.json` next to a shard; None if there is none. Raises UserError."""
     if name.startswith(PIPE):
         return None
     folder, base, query = _split(name)
     content = _fetched(f"{folder}{base.removesuffix('.tar')}_stats.json{query}", TRIES)
     if content is None:
         return None
-    with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    with suppress(*MALFORMED):
         return Entry(int(json.loads(content)["successes"]), 0)
     return None
 
 
 def _fetched(url: str, tries: int) -> bytes | None:
-    """A small file; None where it is absent. Raises UserError."""
+    """Download a small file; None if it does not exist. Raises UserError."""
     content = io.BytesIO()
     try:
         download(url, content, tries=tries)
@@ -214,7 +191,7 @@ def _listed(pattern: str, tries: int) -> list[str]:
             f"{shown(pattern)}: HTTP lists no folders, and there is no {FOLDER_INDEX}; publish the one that `sr shard`"
             " writes, or name the shards by a brace pattern or list:FILE"
         )
-    return persist(pattern, lambda: listing(pattern), tries=tries)
+    return retry(pattern, lambda: listing(pattern), tries=tries)
 
 
 def download(
@@ -227,45 +204,52 @@ def download(
     grow: Callable[[int], None] = lambda size: None,
     tries: int | None = None,
 ) -> str:
-    """Write a whole remote file into `file` (open for writing) and return its SHA-256 in hex.
+    """Download a remote file into `file` (open for writing) and return its SHA-256 in hex.
 
-    What breaks on the way is tried again (see `persist`), from where it broke if the server can do that and what came
-    can be told to be of the same file. `size` and `sha256` are what it has to have, `by` the file that says so;
-    grow(size) is called before that many bytes are in the file.
+    A broken connection is retried (see `retry`). The transfer resumes where it broke if the server supports ranges and
+    the file is known to be unchanged.
+
+    Args:
+        size, sha256: the expected values, if known.
+        by: the file that states them, for error messages.
+        grow: called with the new size before the file grows.
+        tries: instead of TRIES.
     """
     transfer = _Transfer(name, file, size, sha256, by, grow)
-    return persist(name, transfer.attempt, transfer, tries=tries)
+    return retry(name, transfer.attempt, transfer, tries=tries)
 
 
-def persist(name: str, attempt: Callable[[], T], transfer: "_Transfer | None" = None, *, tries: int | None = None) -> T:
-    """Try until it works. Raises Unreachable, with the file and the cause: at once where no wait would help, else
-    after TRIES without progress, between which it waits longer and longer (a minute in all)."""
+def retry(name: str, attempt: Callable[[], T], transfer: "_Transfer | None" = None, *, tries: int | None = None) -> T:
+    """Call `attempt` until it succeeds, with exponential backoff.
+
+    Raises Unreachable at once after a PermanentError, and after `tries` attempts without progress (a minute for TRIES).
+    """
     failed = reached = 0
     tries = tries or TRIES
     while True:
         try:
             return attempt()
-        except Hopeless as error:
+        except PermanentError as error:
             failure = Unreachable(f"{shown(name)}: {error.cause}; {error.fix}")
             failure.absent = error.absent
             raise failure from None
-        except Lost as error:
+        except TransientError as error:
             if transfer and transfer.furthest >= reached + CHUNK:
                 failed, reached = 0, transfer.furthest
             failed += 1
             if failed == tries:
                 raise Unreachable(
-                    f"{shown(name)}: {error} ({tries} tries); mend the server or the way to it, then run this again"
+                    f"{shown(name)}: {error} ({tries} tries); check the server and the network, then run this again"
                 ) from None
             wait = backoff(name, failed)
-            print(f"{shown(name)}: {error}; trying again in {wait:.1f} s", file=sys.stderr, flush=True)
+            print(f"{shown(name)}: {error}; retrying in {wait:.1f} s", file=sys.stderr, flush=True)
             time.sleep(wait)
 
 
 def backoff(name: str, failed: int) -> float:
     """Seconds before the next try: FIRST_WAIT, doubled up to LONGEST_WAIT, times 0.5 to 1.5.
 
-    The factor is a function of file, rank and try, so that runs repeat themselves and yet nodes do not knock at once.
+    The factor is a function of file, rank and try: runs are repeatable, and nodes do not retry at the same time.
     """
     key = f"{name} {os.environ.get('RANK', '0')} {failed}".encode()
     draw = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
@@ -273,7 +257,7 @@ def backoff(name: str, failed: int) -> float:
 
 
 class _Transfer:
-    """One file on its way. done: the bytes that are in `file` by now; furthest: the most that there ever were."""
+    """The download of one file. done: bytes in `file`; furthest: the largest value of `done` so far."""
 
     def __init__(
         self, name: str, file: BinaryIO, size: int | None, sha256: str, by: str, grow: Callable[[int], None]
@@ -285,16 +269,16 @@ class _Transfer:
         self._restart()
 
     def _restart(self) -> None:
-        self._file.seek(0)  # and not shorter: it holds the room that was made for it
+        self._file.seek(0)  # without truncating: the file reserves its space in the cache
         self._done, self._digest, self._tag = 0, hashlib.sha256(), ""
 
     def attempt(self) -> str:
-        """Raises Lost and Hopeless."""
+        """Download from where the last attempt stopped. Raises TransientError and PermanentError."""
         if not self._tag and not self._sha256:
-            self._restart()  # nothing would tell that what follows belongs to what came
+            self._restart()  # nothing identifies the file, so it may have changed
         try:
             body = open_at(self._name, self._done, self._tag)
-        except Changed:
+        except FileChanged:
             self._restart()
             raise
         try:
@@ -302,17 +286,17 @@ class _Transfer:
                 self._restart()
             self._receive(body)
         finally:
-            with suppress(Exception):  # a broken connection may well fail to close
+            with suppress(Exception):  # closing a broken connection may fail
                 body.close()
         return self._checked()
 
     def _receive(self, body: Body) -> None:
         total = body.size if self._size is None else self._size
         if body.size not in (None, total):
-            raise Lost(f"it has {body.size} bytes, and {total} by {self._by}")
+            raise TransientError(f"the server has {body.size} bytes, but {self._by} states {total}")
         self._tag = body.tag
         while total is None or self._done < total:
-            with losses():
+            with transport_errors():
                 chunk = body.read(CHUNK)
             if not chunk:
                 break
@@ -325,16 +309,18 @@ class _Transfer:
             came = self._done
             if came > total:
                 self._restart()
-            raise Lost(f"{came} bytes came of {total}")
+            raise TransientError(f"received {came} of {total} bytes")
 
     def _checked(self) -> str:
         found = self._digest.hexdigest()
         if self._sha256 and found != self._sha256:
             self._restart()
-            cause = f"what came is not what {self._by} says (SHA-256)"
+            cause = f"the SHA-256 differs from {self._by}"
             if found == self._wrong:
-                raise Hopeless(f"{cause}, twice the same", f"publish the shard again or correct {self._by}")
+                raise PermanentError(
+                    f"{cause}, twice with the same value", f"publish the shard again or correct {self._by}"
+                )
             self._wrong = found
-            raise Lost(cause)
+            raise TransientError(cause)
         self._file.truncate(self._done)
         return found

@@ -1,4 +1,4 @@
-"""Three ways to the bytes of a remote file: HTTP, what fsspec knows, and a command. One try each; no patience here."""
+"""Read remote files by HTTP, fsspec or a shell command. No retries at this layer."""
 
 import netrc
 import os
@@ -24,23 +24,23 @@ from sr.core.version import __version__
 
 T = TypeVar("T")
 CHUNK = 1 << 20
-PATIENCE = 60.0  # seconds without a byte (of fsspec: without a block) after which a connection counts as lost
+TIMEOUT = 60.0  # seconds without a byte (fsspec: without a block) until a connection counts as lost
 PIPE = "pipe:"
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-LATER = 408, 425, 429  # of the answers that blame the request, those that may change
-ABSENT = 403, 404, 410  # S3 forbids what is not there to those who may not list
+RETRYABLE = 408, 425, 429  # client errors that may be temporary
+ABSENT = 403, 404, 410  # S3 answers 403 for missing files where listing is not allowed
 
 
-class Lost(Exception):
-    """A connection that broke, or brought something else than it should; it may do better the next time."""
+class TransientError(Exception):
+    """A connection broke or returned unexpected content; a retry may succeed."""
 
 
-class Changed(Lost):
-    """The file is no longer the one whose beginning came before."""
+class FileChanged(TransientError):
+    """The file changed during the download."""
 
 
-class Hopeless(Exception):
-    """What no wait mends: cause and fix. absent: there is no such file, or it is kept secret."""
+class PermanentError(Exception):
+    """A retry cannot succeed. cause and fix: parts of the message. absent: the file is missing or may not be read."""
 
     def __init__(self, cause: str, fix: str, *, absent: bool = False) -> None:
         super().__init__(cause, fix)
@@ -49,8 +49,11 @@ class Hopeless(Exception):
 
 @dataclass
 class Body:
-    """What a server or a command sends. start: where in the file its first byte belongs. size: of the whole file, if
-    that was told. tag: another one where the file is another one; "" for not known."""
+    """The body of a response.
+
+    start: offset of its first byte in the file. size: of the whole file, if known. tag: identifies the version of the
+    file; "" if unknown.
+    """
 
     read: Callable[[int], bytes]
     close: Callable[[], None]
@@ -68,16 +71,16 @@ def is_http(name: str) -> bool:
 
 
 def scrub(text: str) -> str:
-    """Without the user, password and query of any URL in it."""
+    """Remove user, password and query of every URL in a text."""
     return re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text))
 
 
 def open_at(name: str, start: int = 0, tag: str = "") -> Body:
-    """From `start` on if that can be done and the file is still the one of `tag`, else from its beginning.
+    """Open at `start` if ranges are supported and the version is still `tag`, else at the beginning.
 
-    Raises Lost, Changed and Hopeless; `Body.read` is to be called inside `losses()`.
+    Raises TransientError, FileChanged and PermanentError. Call `Body.read` inside `transport_errors()`.
     """
-    with losses():
+    with transport_errors():
         if name.startswith(PIPE):
             pipe = _Pipe(name[len(PIPE) :])
             return Body(pipe.read, pipe.close)
@@ -85,63 +88,63 @@ def open_at(name: str, start: int = 0, tag: str = "") -> Body:
 
 
 def size_of(name: str) -> int:
-    """Bytes of a remote file, by one request; 0 where that is not known without fetching it."""
-    with suppress(Lost, Hopeless), losses():
+    """Size of a remote file in bytes, by one request; 0 if it is not known without a download."""
+    with suppress(TransientError, PermanentError), transport_errors():
         if name.startswith(PIPE):
             return 0
         if is_http(name):
-            with urlopen(_request(name, "HEAD"), timeout=PATIENCE) as response:
+            with urlopen(_request(name, "HEAD"), timeout=TIMEOUT) as response:
                 return int(response.headers.get("Content-Length") or 0)
         system, path = _file_system(name)
-        return int(_within(partial(system.size, path)) or 0)
+        return int(_with_timeout(partial(system.size, path)) or 0)
     return 0
 
 
 def listing(pattern: str) -> list[str]:
-    """The URLs that a glob matches, sorted. Raises Lost and Hopeless."""
-    with losses():
+    """The URLs that a glob matches, sorted. Raises TransientError and PermanentError."""
+    with transport_errors():
         system, path = _file_system(pattern)
-        return sorted(system.unstrip_protocol(hit) for hit in _within(partial(system.glob, path)))
+        return sorted(system.unstrip_protocol(hit) for hit in _with_timeout(partial(system.glob, path)))
 
 
 @contextmanager
-def losses() -> Iterator[None]:
-    """Whatever goes wrong with a connection, as Lost or Hopeless."""
+def transport_errors() -> Iterator[None]:
+    """Turn any error of a connection into a TransientError or a PermanentError."""
     try:
         yield
-    except (Lost, Hopeless):
+    except (TransientError, PermanentError):
         raise
     except Exception as error:
         reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
         words = getattr(reason, "strerror", None) or getattr(reason, "msg", None) or str(reason)
-        said = scrub(str(words)) or type(reason).__name__
+        text = scrub(str(words)) or type(reason).__name__
         code = next((c for c in (getattr(reason, k, None) for k in ("code", "status")) if isinstance(c, int)), 0)
         if code == 416:
-            raise Changed("the file is shorter than it was") from None
-        if 400 <= code < 500 and code not in LATER:
-            raise _refused(code, f"HTTP {code}: {said}") from None
+            raise FileChanged("the file became shorter") from None
+        if 400 <= code < 500 and code not in RETRYABLE:
+            raise _refused(code, f"HTTP {code}: {text}") from None
         if isinstance(reason, FileNotFoundError):
-            raise _refused(404, "it is not there") from None
+            raise _refused(404, "the file does not exist") from None
         if isinstance(reason, PermissionError):
-            raise _refused(403, "it may not be read") from None
+            raise _refused(403, "permission denied") from None
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise Hopeless(said, "correct the certificate or the host's name") from None
+            raise PermanentError(text, "correct the certificate or the host's name") from None
         if isinstance(reason, ImportError | ValueError) and not isinstance(reason, UnicodeError):
-            raise Hopeless(said, "correct the URL or install what is missing") from None
+            raise PermanentError(text, "correct the URL or install the missing package") from None
         if isinstance(reason, OSError | HTTPException | EOFError):
-            raise Lost(f"HTTP {code}: {said}" if code else said) from None
-        raise Lost(f"{type(reason).__name__}: {said}") from None
+            raise TransientError(f"HTTP {code}: {text}" if code else text) from None
+        raise TransientError(f"{type(reason).__name__}: {text}") from None
 
 
-def _refused(code: int, cause: str) -> Hopeless:
-    fix = "give this machine the right to read it" if code in (401, 403) else "correct the path or publish the file"
-    return Hopeless(cause, fix, absent=code in ABSENT)
+def _refused(code: int, cause: str) -> PermanentError:
+    fix = "grant this machine read access" if code in (401, 403) else "correct the path or publish the file"
+    return PermanentError(cause, fix, absent=code in ABSENT)
 
 
 def _request(url: str, method: str = "GET") -> Request:
     parts = urlsplit(url)
     if "@" in parts.netloc:
-        raise Hopeless("options are recorded with the run and its models", "put user and password into ~/.netrc")
+        raise PermanentError("a URL with user and password would be saved with the run", "put them into ~/.netrc")
     headers = {"User-Agent": f"sr/{__version__}"}
     request = Request(quote(url, safe="!#$%&'()*+,/:;=?@[]~"), headers=headers, method=method)
     login = _login(parts.hostname or "")
@@ -156,7 +159,7 @@ def _http(url: str, start: int, tag: str) -> Body:
         request.add_header("Range", f"bytes={start}-")
         if tag:
             request.add_header("If-Range", tag)
-    response = urlopen(request, timeout=PATIENCE)
+    response = urlopen(request, timeout=TIMEOUT)
     headers = response.headers
     etag, size = headers.get("ETag", ""), headers.get("Content-Length")
     tag = headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag
@@ -165,12 +168,12 @@ def _http(url: str, start: int, tag: str) -> Body:
     given = re.match(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
     if not given or int(given[1]) != start:
         response.close()
-        raise Changed("the server sent another part than asked for")
+        raise FileChanged("the server sent another range than requested")
     return Body(response.read1, response.close, start, int(given[2]), tag)
 
 
 def _login(host: str) -> str:
-    """The Authorization header out of ~/.netrc (or the file in $NETRC), where it names the host."""
+    """The Authorization header for a host from ~/.netrc or the file in $NETRC; "" if it has no entry."""
     with suppress(OSError, netrc.NetrcParseError):
         found = netrc.netrc(os.environ.get("NETRC")).hosts.get(host)
         if found:
@@ -180,23 +183,23 @@ def _login(host: str) -> str:
 
 def _fsspec(url: str, start: int, tag: str) -> Body:
     system, path = _file_system(url)
-    found = _within(partial(system.ukey, path))
-    file = _within(partial(system.open, path, "rb", block_size=8 * CHUNK, cache_type="readahead"))
+    found = _with_timeout(partial(system.ukey, path))
+    file = _with_timeout(partial(system.open, path, "rb", block_size=8 * CHUNK, cache_type="readahead"))
     start = start if found == tag else 0
     file.seek(start)
-    return Body(lambda size: _within(partial(file.read, size)), file.close, start, file.size, found)
+    return Body(lambda size: _with_timeout(partial(file.read, size)), file.close, start, file.size, found)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """fsspec's for s3, gs, az, hf, ...; keys and endpoints come from where its packages look for them."""
+    """The fsspec file system for s3, gs, az, hf ...; its package finds credentials and endpoints."""
     import fsspec
 
     system, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return system, path
 
 
-def _within(call: Callable[[], T]) -> T:
-    """The call's result, or Lost if it takes longer than PATIENCE: not every file system gives up by itself."""
+def _with_timeout(call: Callable[[], T]) -> T:
+    """Return the result of a call; TransientError after TIMEOUT, since some file systems have no timeout."""
     outcome: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -207,19 +210,19 @@ def _within(call: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        result, error = outcome.get(timeout=PATIENCE)
+        result, error = outcome.get(timeout=TIMEOUT)
     except queue.Empty:
-        raise Lost(f"no answer for {PATIENCE:.0f} s") from None
+        raise TransientError(f"no answer for {TIMEOUT:.0f} s") from None
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
 
 
 class _Pipe:
-    """What a shell command writes. Its complaints go where the program's own go."""
+    """The output of a shell command. Its stderr is that of the program."""
 
     def __init__(self, command: str) -> None:
-        # A session of its own: Ctrl-C is the trainer's to answer, and the command ends with all it has started.
+        # In a new session: Ctrl-C reaches the trainer only, and `close` ends the command with its children.
         self._process = subprocess.Popen(
             command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -229,15 +232,15 @@ class _Pipe:
         self._poll.register(self._out, select.POLLIN)
 
     def read(self, size: int) -> bytes:
-        if not self._poll.poll(PATIENCE * 1000):
-            raise Lost(f"the command wrote nothing for {PATIENCE:.0f} s")
+        if not self._poll.poll(TIMEOUT * 1000):
+            raise TransientError(f"the command wrote nothing for {TIMEOUT:.0f} s")
         chunk = os.read(self._out.fileno(), size)
         if not chunk:
-            code = self._process.wait(PATIENCE)
+            code = self._process.wait(TIMEOUT)
             if code in (126, 127):
-                raise Hopeless(f"the command cannot be run (code {code})", "correct it, or install its program")
+                raise PermanentError(f"the command cannot be run (code {code})", "correct it or install its program")
             if code:
-                raise Lost(f"the command ended with code {code}")
+                raise TransientError(f"the command ended with code {code}")
         return chunk
 
     def close(self) -> None:
