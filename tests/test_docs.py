@@ -158,7 +158,7 @@ def test_the_commands_of_a_document(place: Path, name: str, capfd: pytest.Captur
         ran += 1
     assert ran >= 5
     if name == "own_photos.md":
-        assert len(list((place / "enlarged").glob("*.png"))) == 6
+        assert len(list((place / "upscaled").glob("*.png"))) == 6
         assert list((place / "runs" / "mine" / "strips").iterdir())
 
 

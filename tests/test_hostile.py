@@ -114,7 +114,7 @@ def test_a_plugin_that_breaks_or_is_none_is_one_sentence(recipe: Recipe, tmp_pat
     (tmp_path / "torn_plugin.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     for kind, said in (
-        ("torn_plugin.Loss", "ZeroDivisionError: division by zero"),
+        ("torn_plugin.Loss", "division by zero"),
         ("..", "cannot import"),
         ("builtins.int", "no|not a class or function with a signature"),
         ("os.sep", "not a class or function"),
@@ -221,8 +221,8 @@ def test_options_are_bounded_in_bytes_depth_and_numbers(tmp_path: Path, recipe: 
         ("a: " + "x" * MAX_BYTES, "larger than"),
         ("a: " + "[" * 1050, "depth"),
         ("".join(f"{'  ' * n}a:\n" for n in range(40)), "nested too deep"),
-        ("a: .nan", r"x\.yml:1  nan is no number"),
-        ("b: 1\na: -.inf", r"x\.yml:2  -inf is no number"),
+        ("a: .nan", r"x\.yml:1  nan is not a usable number"),
+        ("b: 1\na: -.inf", r"x\.yml:2  -inf is not a usable number"),
         (f"a: 1{'0' * 40}", "41 digits is too large"),
         (f"a: 1{'0' * 5000}", "cannot|not YAML that can be read"),
     ):

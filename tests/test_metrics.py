@@ -225,7 +225,7 @@ def test_niqe_reports_its_missing_file_and_reads_it_once_present(tmp_path, monke
     told = METRICS["niqe"].missing()
     assert niqe.FILE in told
     assert str(tmp_path / "checkpoints") in told
-    with pytest.raises(UserError, match=r"pip install 'sr\[basicsr\]'"):
+    with pytest.raises(UserError, match=r"pip install 'sr-train\[basicsr\]'"):
         METRICS["niqe"].measure(photograph("chelsea"), photograph("chelsea"), border=0)
     made_up_model(tmp_path)
     assert METRICS["niqe"].missing() is None

@@ -16,5 +16,5 @@ def test_import_works_with_todays_torchvision():
 
 def test_a_missing_package_is_reported_with_the_fix(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'sr\[basicsr\]'"):
+    with pytest.raises(UserError, match=r"pip install 'sr-train\[basicsr\]'"):
         basicsr("archs.rrdbnet_arch")
