@@ -526,3 +526,11 @@ def test_a_network_that_nothing_has_is_listed(tmp_path: Path, capsys: pytest.Cap
     assert "#   network_g.type: escrealm: neither sr nor spandrel nor basicsr has it" in out
     assert "#   network_g.dim: of escrealm" in out
     assert "needs 'generator'" in err
+
+
+def test_sections_that_are_empty_do_not_end_the_conversion(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    given = yaml.safe_load(REDUX)
+    given["train"] = None
+    (tmp_path / "x.yml").write_text(yaml.safe_dump(given))
+    assert main(["convert", str(tmp_path / "x.yml")]) == 2
+    assert "no 'train.total_iter'" in capsys.readouterr().err

@@ -58,7 +58,9 @@ def _move(values: dict[str, Any], old: str, new: str, original: dict[str, str]) 
     if key in holder and name not in _section(values, *into):
         target = values
         for step in into:
-            target = target.setdefault(step, {})
+            if not isinstance(target.get(step), dict):
+                target[step] = {}
+            target = target[step]
         target[name] = holder.pop(key)
         original[new] = old
 

@@ -9,16 +9,24 @@ from typing import Any, NamedTuple
 
 
 class Network(NamedTuple):
-    """type: of sr. scale: the parameter that takes the scale, "" where sr supplies it. renamed: their key -> ours."""
+    """type: of sr. scale: the parameter that takes the scale, "" where sr supplies it. renamed: their key -> ours.
+
+    implied: keys that have a counterpart only where they have this value."""
 
     type: str
     sizes: dict[str, Any]
     scale: str = ""
     renamed: Mapping[str, str] = MappingProxyType({})
+    implied: Mapping[str, Any] = MappingProxyType({})
 
 
 def _spandrel(architecture: str, scale: str, name: str = "", **sizes: Any) -> Network:
     return Network(f"spandrel.architectures.{architecture}.{name or architecture}", sizes, scale)
+
+
+def _real_plksr(**sizes: Any) -> Network:
+    network = _spandrel("PLKSR", "upscaling_factor", "RealPLKSR", **sizes)
+    return network._replace(implied={"upsampler": "pixelshuffle"})
 
 
 _SIX = [6] * 6
@@ -114,11 +122,9 @@ NETWORKS: dict[str, Network] = {
     "omnisr": _spandrel("OmniSR", "up_scale", res_num=5)._replace(renamed={"upsampling": "up_scale"}),
     "plksr": _spandrel("PLKSR", "upscaling_factor", ccm_type="DCCM"),
     "plksr_tiny": _spandrel("PLKSR", "upscaling_factor", ccm_type="DCCM", n_blocks=12, kernel_size=13, use_ea=False),
-    "realplksr": _spandrel("PLKSR", "upscaling_factor", "RealPLKSR", layer_norm=True),
-    "realplksr_tiny": _spandrel(
-        "PLKSR", "upscaling_factor", "RealPLKSR", layer_norm=True, n_blocks=12, kernel_size=13, use_ea=False
-    ),
-    "realplksr_large": _spandrel("PLKSR", "upscaling_factor", "RealPLKSR", layer_norm=True, dim=96),
+    "realplksr": _real_plksr(layer_norm=True),
+    "realplksr_tiny": _real_plksr(layer_norm=True, n_blocks=12, kernel_size=13, use_ea=False),
+    "realplksr_large": _real_plksr(layer_norm=True, dim=96),
     "rcan": _spandrel("RCAN", "", norm=False),
     "rcan_unshuffle": _spandrel("RCAN", "", norm=False, unshuffle_mod=True),
     "rgt": _spandrel("RGT", "upscale", **_RGT, depth=[6] * 8, num_heads=[6] * 8),
@@ -142,9 +148,9 @@ NEOSR: dict[str, Network] = NETWORKS | {
     "span": _spandrel(
         "SPAN", "upscale", num_in_ch=3, num_out_ch=3, norm=False, img_range=1.0, rgb_mean=[0.5, 0.5, 0.5]
     ),
-    "realplksr": _spandrel("PLKSR", "upscaling_factor", "RealPLKSR"),
-    "realplksr_s": _spandrel("PLKSR", "upscaling_factor", "RealPLKSR", n_blocks=12, kernel_size=13, use_ea=False),
-    "realplksr_l": _spandrel("PLKSR", "upscaling_factor", "RealPLKSR", dim=96),
+    "realplksr": _real_plksr(),
+    "realplksr_s": _real_plksr(n_blocks=12, kernel_size=13, use_ea=False),
+    "realplksr_l": _real_plksr(dim=96),
     "drct_s": _spandrel("DRCT", "upscale", **_DRCT, embed_dim=48, depths=[2] * 4, num_heads=[6] * 4),
 }
 """The same names where neosr means other sizes."""

@@ -64,7 +64,7 @@ def network(given: Given, scale: int, known: dict[str, Network]) -> dict[str, An
     """The generator: of sr, of spandrel, or of the package basicsr."""
     kind = given.need("network_g.type")
     found = known.get(str(kind)) or Network(TYPES["generators"].get(plain(kind), f"basicsr.{kind}"), {})
-    implied = dict.fromkeys(SCALES, scale)
+    implied: dict[str, Any] = {**dict.fromkeys(SCALES, scale), **found.implied}
     sizes = found.sizes | ({found.scale: scale} if found.scale else {})
     try:
         made = fitted(given, "network_g", "generators", {"type": found.type} | sizes, found.renamed, implied)
