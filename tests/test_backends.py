@@ -139,7 +139,7 @@ def single(folder: Path, photos: Path, name: str, task: str, start: Path | None 
     """The same run in this process alone; `start`: the checkpoint that it resumes."""
     run = Builder(load(options(folder, photos, name, task), settings(task))).trainer()
     if start:
-        shutil.copytree(start, run.plan.folder / "checkpoints" / start.name)
+        shutil.copytree(start, run.options.folder / "checkpoints" / start.name)
         check_loaded(run, load_checkpoint(start))
     run.run()
 

@@ -105,3 +105,15 @@ def test_a_pattern_has_to_match_and_something_has_to_train(recipe: Recipe) -> No
         summary(load(recipe(freeze={"generator": "bodies.*"})))
     with pytest.raises(UserError, match="no parameter is left to train"):
         summary(load(recipe(freeze={"generator": ["*"]})))
+
+
+def test_models_hold_the_discriminator_when_asked(recipe: Recipe, tmp_path: Path) -> None:
+    run = build(recipe(save={"discriminator": True, "every": 1, "keep_models": 2})).trainer()
+    run.run()
+    models = tmp_path / "runs" / "tiny" / "models"
+    assert {path.name for path in models.glob("net_d_*")} == {"net_d_3.safetensors", "net_d_4.safetensors"}
+    nets = build(recipe(name="next", init={"discriminator": str(models / "net_d_4.safetensors")})).nets
+    net = nets.make("discriminator")
+    assert nets.load_initial("discriminator", net) == []
+    trained = run.players["discriminator"].raw.state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in net.state_dict().items())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sr.core.errors import UserError
 from sr.distributed import comm
+from sr.nets.io.state_dicts import OF_CHECKPOINT, save_safetensors
 from sr.train import checkpoint
 from sr.train.host_snapshot import Snapshot
 
@@ -42,9 +43,12 @@ class AsyncSaver:
         *,
         spare: int | None,
         model: Path,
+        discriminator: Path | None = None,
         root: Path | None = None,
     ) -> None:
-        """Save `tensors` by group and `state`, and the weights of group "ema" as `model`. Collective.
+        """Save `tensors` by group and `state`, the weights of group "ema" as `model`, and those of the discriminator.
+
+        Collective.
 
         Older checkpoints beyond `keep` and older models beyond `keep_models` are removed. root: a folder other than
         that of the run.
@@ -55,6 +59,10 @@ class AsyncSaver:
             groups = {name: self._snapshots[name] for name in tensors}
             checkpoint.write(root or self._root, step, state, groups, keep=self._keep, spare=spare)
             self._write_model(model, step)
+            if discriminator is not None:
+                held = self._snapshots["discriminator"].tensors.items()
+                weights = {key.removeprefix(OF_CHECKPOINT): x for key, x in held if key.startswith(OF_CHECKPOINT)}
+                save_safetensors(discriminator, weights, {"step": str(step)})
             _prune(model.parent, step, keep=self._keep_models)
 
         comm.on_main(lambda: self._start(tensors, write))

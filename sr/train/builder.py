@@ -46,7 +46,7 @@ from sr.train.ema import EMA
 from sr.train.model_optimizer import ModelOptimizer, choose_precision
 from sr.train.optimizers import OPTIMIZERS
 from sr.train.schedules import SCHEDULES, Schedule, Warmup
-from sr.train.trainer import Trainer, TrainSettings
+from sr.train.trainer import Trainer
 
 WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
 REGULARIZERS: dict[str, tuple[Any, Any]] = {"regularizers": (list[Annotated[Any, PartOf("gan_terms")]], [])}
@@ -210,7 +210,10 @@ class Builder:
             evaluate=validation if validation.rounds else None,
             export=self.nets.export,
             record=self.record,
-            plan=self.plan(precision),
+            options=options,
+            resolved=json.loads(json.dumps(self.filled())),  # as a checkpoint holds them: tuples become lists
+            precision=precision,
+            accept_changes=self._accept_changes,
         )
 
     def _net(self, player: Player) -> nn.Module:
@@ -222,30 +225,6 @@ class Builder:
             for line in lines:
                 tqdm.write(line)
         return net
-
-    def plan(self, precision: str) -> TrainSettings:
-        options, train, filled = self.options, self.options.train, self.filled()
-        return TrainSettings(
-            folder=options.folder,
-            total_steps=train.total_steps,
-            batch_size=options.data.batch_size,
-            seed=options.seed,
-            accumulate=train.accumulate,
-            precision=precision,
-            check_ranks_every=train.check_ranks_every,
-            log_every=options.log.every,
-            validate_every=options.validation.every,
-            save_every=options.save.every,
-            keep=options.save.keep,
-            fallback=options.save.fallback,
-            log_samples=options.log.samples,
-            best=options.validation.best,
-            max_bad_fraction=options.data.max_bad_fraction,
-            keep_models=options.save.keep_models,
-            pretrained="generator" in options.init,
-            options=json.loads(json.dumps(filled)),  # as a checkpoint holds them: tuples become lists
-            accept_changes=self._accept_changes,
-        )
 
     def filled(self) -> dict[str, Any]:
         """The options with every default spelled out, also those of the parts."""

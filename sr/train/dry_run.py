@@ -21,7 +21,7 @@ def dry_run(trainer: "Trainer") -> None:
     Files go to a scratch folder among the checkpoints, which is removed. Costs the decoding of every validation image,
     one validation image per set, and one checkpoint. Raises UserError on all ranks alike. Collective.
     """
-    scratch = trainer.plan.folder / "checkpoints" / ".dry_run"
+    scratch = trainer.options.folder / "checkpoints" / ".dry_run"
     comm.on_main(lambda: shutil.rmtree(scratch, ignore_errors=True))
     try:
         _save(trainer, scratch)
@@ -40,7 +40,7 @@ def _validate(trainer: "Trainer", scratch: Path) -> None:
     trainer.evaluate.check_images()
     with trainer.ema.unsharded() as net:
         results = trainer.evaluate(net, first=1)
-    best = trainer.plan.best
+    best = trainer.options.validation.best
     if not any(best in scores for scores in results.means.values()):
         reason = results.left_out.get(best, "no set has ground truth")
         raise UserError(f"validation.best: {best} cannot be measured ({reason}); set it to another metric")

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sr.config.options import Options
 from sr.core.errors import UserError
 from sr.core.lock import Lock
 from sr.core.signals import Stopped, signals
@@ -36,38 +36,15 @@ from sr.train.tracker import Meter, Tracker
 BAR = "g/pixel", "g/perceptual", "g/gan", "d/real", "d/fake"  # what the progress bar has room for
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """When things happen, in optimizer steps, and where the run lives."""
-
-    folder: Path
-    total_steps: int
-    batch_size: int
-    seed: int = 0
-    accumulate: int = 1
-    precision: str = "fp32"
-    check_ranks_every: int = 1000
-    log_every: int = 100
-    validate_every: int = 5000
-    save_every: int = 5000
-    keep: int = 3
-    fallback: bool = False
-    log_samples: bool = False
-    keep_models: int = 20
-    best: str = "psnr_y"
-    max_bad_fraction: float = 0.01
-    pretrained: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    accept_changes: bool = False
-
-
 class Trainer:
     """Owns the loop and the position in the data; everything else is handed in.
 
     batches(consumed): this rank's endless micro-batches from a global sample position on.
     prepare(raw): the micro-batch on the device, degraded. evaluate: the validation, None without sets.
     export(weights, path, step): writes the weights that other programs open, in a thread. record(step):
-    writes the options of the run, once it is known that it may resume at `step` in its folder.
+    writes the options of the run, once it is known that it may resume at `step` in its folder. options: when what
+    happens, and where. resolved: the same with all defaults, as a checkpoint holds them. precision: of the forward
+    pass, on this device. accept_changes: resume with options that change the training.
     """
 
     def __init__(
@@ -81,16 +58,20 @@ class Trainer:
         evaluate: Validator | None,
         export: Callable[[Mapping[str, Tensor], Path, int], None],
         record: Callable[[int], None],
-        plan: TrainSettings,
+        options: Options,
+        resolved: Mapping[str, Any],
+        precision: str,
+        accept_changes: bool = False,
     ) -> None:
-        self.task, self.players, self.ema, self.plan = task, players, ema, plan
+        self.task, self.players, self.ema, self.options = task, players, ema, options
+        self.resolved, self.precision, self.accept_changes = resolved, precision, accept_changes
         self.batches, self.prepare, self.evaluate = batches, prepare, evaluate
         self.record = record
         self.saver = AsyncSaver(
-            plan.folder / "checkpoints", keep=plan.keep, keep_models=plan.keep_models, export=export
+            options.folder / "checkpoints", keep=options.save.keep, keep_models=options.save.keep_models, export=export
         )
         self.step = self.consumed = self.bad = self.failed_validations = 0
-        self.pretrained = plan.pretrained
+        self.pretrained = "generator" in options.init
         self.used: list[tuple[int, list[int]]] = []
         self.best: dict[str, Any] = {}
         self.device = next(iter(players.values())).accelerator.device
@@ -103,8 +84,8 @@ class Trainer:
         No other process can train in the run folder meanwhile.
         """
         lock = Lock(
-            self.plan.folder / ".lock",
-            used=f"{self.plan.folder}: is being trained in",
+            self.options.folder / ".lock",
+            used=f"{self.options.folder}: is being trained in",
             fix="stop it first, or use another `name`",
         )
         comm.on_main(lock.acquire)
@@ -114,17 +95,17 @@ class Trainer:
             lock.release()
 
     def _run(self) -> None:
-        plan = self.plan
-        comm.resumes(lambda: f"step {max(checkpoint.steps(plan.folder / 'checkpoints'), default=0)}")
+        options = self.options
+        comm.resumes(lambda: f"step {max(checkpoint.steps(options.folder / 'checkpoints'), default=0)}")
         self.resume()
         comm.on_main(lambda: self.record(self.step))
         if comm.is_main():
             ways = ", ".join(f"{name} by {player.backend.way}" for name, player in self.players.items())
             tqdm.write(f"{comm.world()} x {self.device.type}: {ways}")
         with closing(self.saver), worker_deaths(), signals() as received:
-            if self.step < plan.total_steps:
+            if self.step < options.train.total_steps:
                 dry_run(self)
-            with closing(Tracker(plan.folder, resume_step=self.step)) as tracker:
+            with closing(Tracker(options.folder, resume_step=self.step)) as tracker:
                 if self._validates() and (self.step or self.pretrained):
                     self.validate(tracker)  # the baseline; or of a checkpoint, which is saved before its validation
                 self._train(tracker, received)
@@ -132,23 +113,25 @@ class Trainer:
 
     def _train(self, tracker: Tracker, received: list[int]) -> None:
         """The loop. received: the signals so far."""
-        plan, start = self.plan, self.step
+        options, start = self.options, self.step
         plain = not comm.is_main() or not sys.stderr.isatty()
-        bar = tqdm(total=plan.total_steps, initial=self.step, disable=plain, unit="step", mininterval=1.0)
+        bar = tqdm(total=options.train.total_steps, initial=self.step, disable=plain, unit="step", mininterval=1.0)
         since, logged, vote = time.monotonic(), self.step, comm.Vote()
         with bar, closing(self.batches(self.consumed)) as batches:
-            while self.step < plan.total_steps:
+            while self.step < options.train.total_steps:
                 with comm.watched(self.step + 1, first=self.step == start):
                     self.train_step(batches)
-                    replica_check.check_ranks(self.players, self.ema, step=self.step, every=plan.check_ranks_every)
+                    replica_check.check_ranks(
+                        self.players, self.ema, step=self.step, every=options.train.check_ranks_every
+                    )
                     stop = vote.cast(bool(received))
                 bar.update()
-                stop = stop and self.step < plan.total_steps
+                stop = stop and self.step < options.train.total_steps
                 validate = self._validates() and not stop
-                save = self._due(plan.save_every) or stop
-                if self._due(plan.log_every) or validate or save:
+                save = self._due(options.save.every) or stop
+                if self._due(options.log.every) or validate or save:
                     with comm.watched(self.step):
-                        self.log(tracker, bar, samples=(self.step - logged) * plan.batch_size, since=since)
+                        self.log(tracker, bar, samples=(self.step - logged) * options.data.batch_size, since=since)
                         bad = self._too_many_bad()
                     if save or bad:
                         self.save()
@@ -163,22 +146,22 @@ class Trainer:
                     raise self._stopped(received)
 
     def _validates(self) -> bool:
-        return self.evaluate is not None and self._due(self.plan.validate_every)
+        return self.evaluate is not None and self._due(self.options.validation.every)
 
     def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.plan.total_steps
+        return self.step % every == 0 or self.step == self.options.train.total_steps
 
     def train_step(self, batches: Iterator[RawBatch]) -> None:
         """One optimizer step of every player; `accumulate` micro-batches, one gradient exchange."""
-        for micro in range(self.plan.accumulate):
+        for micro in range(self.options.train.accumulate):
             raw = self._next(batches, first=micro == 0)
             self.bad += len(raw.bad)
             for report in raw.bad:
                 tqdm.write(f"bad sample {report}")
-            if self.plan.log_samples:
+            if self.options.log.samples:
                 self.used.append((self.step + 1, [place for group in raw.groups for place in group.positions]))
-            last = micro == self.plan.accumulate - 1
-            reseed(self.plan.seed, self.step, micro)
+            last = micro == self.options.train.accumulate - 1
+            reseed(self.options.seed, self.step, micro)
             with ExitStack() as window:
                 for player in self.players.values():
                     window.enter_context(player.no_sync(last))
@@ -187,7 +170,7 @@ class Trainer:
                     self._phases(pair, last)
         self.ema.update(step=self.step)
         self.step += 1
-        self.consumed += self.plan.batch_size
+        self.consumed += self.options.data.batch_size
 
     def _next(self, batches: Iterator[RawBatch], *, first: bool) -> RawBatch:
         """The next micro-batch. Where a single process cannot read it, the steps so far are saved before the error is
@@ -211,7 +194,7 @@ class Trainer:
                 continue
             player, tag = self.players[phase.player], phase.player[0]
             report = dict(phase.report)
-            measure = last and (self.step + 1) % self.plan.log_every == 0
+            measure = last and (self.step + 1) % self.options.log.every == 0
             rest = None
             if measure:
                 measured, rest = diagnostics.shares(phase)
@@ -219,9 +202,9 @@ class Trainer:
                 if phase.output is not None and phase.target is not None:
                     report |= diagnostics.looks(phase.output, phase.target)
             total = torch.stack([loss.float() for loss in phase.losses.values()]).sum()
-            if rest is not None and self.plan.precision != "fp16":  # whose range only the scaler of `total` watches
+            if rest is not None and self.precision != "fp16":  # whose range only the scaler of `total` watches
                 total = rest
-            norm = player.update(total / self.plan.accumulate, step=self.step, last=last, measure=measure)
+            norm = player.update(total / self.options.train.accumulate, step=self.step, last=last, measure=measure)
             report |= {} if norm is None else {"grad_norm": norm}
             self._loss_names |= {f"{tag}/{name}": None for name in phase.losses}
             for values, checked in ((phase.losses, True), (report, False)):
@@ -229,7 +212,7 @@ class Trainer:
                 self.meter.add(tagged, step=self.step + 1, checked=checked)
 
     def _autocast(self) -> torch.autocast:
-        dtype = PRECISIONS[self.plan.precision]
+        dtype = PRECISIONS[self.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
     def log(self, tracker: Tracker, bar: Any, *, samples: int, since: float) -> None:
@@ -237,13 +220,13 @@ class Trainer:
         values = self.meter.read() | {f"g/{name}": value for name, value in self.task.report().items()}
         speed = samples / max(time.monotonic() - since, 1e-9)
         self.saver.check()
-        if self.plan.log_samples:
+        if self.options.log.samples:
             tracker.samples(self.used)
             self.used = []
         bar.set_postfix({name: f"{values[name]:.4g}" for name in values if name in BAR}, refresh=False)
         if bar.disable and comm.is_main():
             shown = ", ".join(f"{name} {values[name]:.4g}" for name in self._loss_names if name in values)
-            tqdm.write(f"step {self.step} of {self.plan.total_steps}: {shown}, {speed:.3g} images/s")
+            tqdm.write(f"step {self.step} of {self.options.train.total_steps}: {shown}, {speed:.3g} images/s")
         for sentence in self.diagnosis.observe(values) if comm.is_main() else ():
             tqdm.write(f"step {self.step}: {sentence}")
         values |= {f"{name[0]}/lr": player.rate for name, player in self.players.items()}
@@ -252,11 +235,11 @@ class Trainer:
     def _too_many_bad(self) -> str | None:
         """The error message where more samples than data.max_bad_fraction allows were unreadable. Collective."""
         bad = sum(comm.gather(self.bad))
-        if bad <= max(1, self.plan.max_bad_fraction * self.consumed):
+        if bad <= max(1, self.options.data.max_bad_fraction * self.consumed):
             return None
         return (
             f"{bad} of {self.consumed} samples were unreadable, more than data.max_bad_fraction "
-            f"{self.plan.max_bad_fraction} allows; repair or remove the files named above, or raise "
+            f"{self.options.data.max_bad_fraction} allows; repair or remove the files named above, or raise "
             "data.max_bad_fraction"
         )
 
@@ -279,12 +262,14 @@ class Trainer:
             tracker.image(f"val/{name}", image, step=self.step)
         for name, image in results.sheets.items():
             tracker.image(f"val/{name}/sheet", image, step=self.step)
-        values = [row[self.plan.best] for row in results.means.values() if self.plan.best in row]
+        values = [
+            row[self.options.validation.best] for row in results.means.values() if self.options.validation.best in row
+        ]
         value = fmean(values) if values else nan
-        first = self.best.get("metric") != self.plan.best
-        best = not isnan(value) and (first or better(self.plan.best, value, self.best["value"]))
+        first = self.best.get("metric") != self.options.validation.best
+        best = not isnan(value) and (first or better(self.options.validation.best, value, self.best["value"]))
         if best:
-            self.best = {"step": self.step, "value": value, "metric": self.plan.best}
+            self.best = {"step": self.step, "value": value, "metric": self.options.validation.best}
             self.saver.wait()
             self.saver.model(self.ema.state(), self.models / "net_g_best.safetensors", self.step)
         if comm.is_main():
@@ -293,7 +278,7 @@ class Trainer:
 
     @property
     def models(self) -> Path:
-        return self.plan.folder / "models"
+        return self.options.folder / "models"
 
     @property
     def last_model(self) -> Path:
@@ -303,13 +288,15 @@ class Trainer:
         """Save everything that resuming needs, and the generator for use; a thread writes them. Collective."""
         self.saver.wait()  # before anything is gathered: there is room for one
         state, tensors = self.snapshot()
-        self.saver.checkpoint(state, tensors, spare=self.best.get("step"), model=self.last_model)
+        discriminator = self.models / f"net_d_{self.step}.safetensors" if self.options.save.discriminator else None
+        files = {"model": self.last_model, "discriminator": discriminator}
+        self.saver.checkpoint(state, tensors, spare=self.best.get("step"), **files)
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """State and tensors of a checkpoint, as they are now. Collective."""
         bad = sum(comm.gather(self.bad))
         state = {"step": self.step, "consumed": self.consumed, "bad": bad, "best": self.best, "world": comm.world()}
-        state |= {"options": self.plan.options, "pretrained": self.pretrained}
+        state |= {"options": self.resolved, "pretrained": self.pretrained}
         tensors = {name: player.state() for name, player in self.players.items()}
         tensors["ema"] = self.ema.state()
         if pool := self.task.state():
@@ -318,7 +305,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one, the same on all ranks. Collective."""
-        found = checkpoint.load_newest(self.plan.folder / "checkpoints", fallback=self.plan.fallback)
+        found = checkpoint.load_newest(self.options.folder / "checkpoints", fallback=self.options.save.fallback)
         if found is None:
             return
         fresh = self._check_options(found)
@@ -336,24 +323,24 @@ class Trainer:
         self.pretrained = bool(found.state.get("pretrained"))
         self.ema.warm_up = not self.pretrained
         if comm.is_main():
-            tqdm.write(f"resuming {self.plan.folder} at step {self.step}")
+            tqdm.write(f"resuming {self.options.folder} at step {self.step}")
 
     def _check_options(self, found: checkpoint.Checkpoint) -> set[str]:
         """Print what changed since the checkpoint and raise UserError where it may not. Returns the players whose
         optimizer is of another type, so that its state cannot be used."""
         old = found.state.get("options")
-        changes = option_changes.changes(old if isinstance(old, dict) else {}, self.plan.options)
+        changes = option_changes.changes(old if isinstance(old, dict) else {}, self.resolved)
         step = found.state.get("step", 0)
         if changes and comm.is_main():
             tqdm.write(option_changes.table(changes, step=step))
-        option_changes.check(changes, folder=found.folder, step=step, accepted=self.plan.accept_changes)
+        option_changes.check(changes, folder=found.folder, step=step, accepted=self.accept_changes)
         return {name for name in self.players if any(row.key == f"optimizer.{name}.type" for row in changes)}
 
     def _stopped(self, received: list[int]) -> Stopped:
         signum = max(comm.gather(received[0] if received else 0))
         name = signal.Signals(signum).name
         return Stopped(
-            f"{name}: step {self.step} is saved in {self.plan.folder}; run the same command to resume", signum
+            f"{name}: step {self.step} is saved in {self.options.folder}; run the same command to resume", signum
         )
 
 

@@ -51,7 +51,7 @@ def run(job: dict[str, Any]) -> None:
     assert type(engine.players["generator"].backend).__name__ == KINDS[sys.argv[2]]
     if "start" in job:
         start = Path(job["start"])
-        target = engine.plan.folder / "checkpoints" / start.name
+        target = engine.options.folder / "checkpoints" / start.name
         if comm.is_main():
             shutil.copytree(start, target)
         comm.barrier()

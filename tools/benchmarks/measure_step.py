@@ -32,7 +32,7 @@ def measure(options: Any, steps: int) -> dict[str, float]:
     from sr.train.builder import Builder
 
     engine = Builder(options).trainer()
-    count = engine.plan.accumulate * (steps + 2)
+    count = engine.options.train.accumulate * (steps + 2)
     with closing(engine.batches(0)) as batches:
         raws = [next(batches) for _ in range(count)]
     times, feed = [], iter(raws)

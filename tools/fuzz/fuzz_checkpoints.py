@@ -1,6 +1,5 @@
 """Mutated checkpoints and model files; see `fuzz_inputs`."""
 
-import dataclasses
 import json
 import random
 import shutil
@@ -82,7 +81,7 @@ class Checkpoints:
         if signed and path.name != "manifest.json":
             _sign(newest, path)
         self.engine.step = self.engine.consumed = -1
-        self.engine.plan = dataclasses.replace(self.engine.plan, fallback=rng.random() < 0.3)
+        self.engine.options.save.fallback = rng.random() < 0.3
         try:
             self.engine.resume()
         except UserError as error:
