@@ -10,6 +10,7 @@ def test_control_characters_and_undecodable_bytes_are_escaped() -> None:
 
 def test_first_line_quotes_one_line_and_names_the_type_where_it_is_needed() -> None:
     assert first_line(ValueError("\n wrong size\nTraceback")) == "wrong size"
+    assert first_line(RuntimeError("Errors in loading:\n\tMissing key: a\n\tb")) == "Errors in loading: Missing key: a"
     assert first_line(KeyError("a")) == "KeyError: 'a'"
     assert first_line(ValueError()) == "ValueError"
     assert first_line(RuntimeError("x" * 900), 80) == "x" * 80

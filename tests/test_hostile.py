@@ -224,7 +224,7 @@ def test_options_are_bounded_in_bytes_depth_and_numbers(tmp_path: Path, recipe: 
         ("a: .nan", r"x\.yml:1  nan is not a usable number"),
         ("b: 1\na: -.inf", r"x\.yml:2  -inf is not a usable number"),
         (f"a: 1{'0' * 40}", "41 digits is too large"),
-        (f"a: 1{'0' * 5000}", "cannot|not YAML that can be read"),
+        (f"a: 1{'0' * 5000}", "not readable as YAML"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=said):
@@ -232,7 +232,7 @@ def test_options_are_bounded_in_bytes_depth_and_numbers(tmp_path: Path, recipe: 
     with pytest.raises(UserError, match="larger than"):
         read("/dev/zero")
     for assignment in ("a=" + "[" * 1050, f"seed=1{'0' * 5000}", "seed=.inf", "losses.pixel={weight: .nan}"):
-        with pytest.raises(UserError, match=r"--set|is no number"):
+        with pytest.raises(UserError, match="--set"):
             load(recipe(), [assignment])
     with pytest.raises(UserError, match="write key"):
         load(recipe(), ["a." * 5000 + "b=1"])

@@ -20,10 +20,12 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of an error of another library, cut to `most` characters, to be quoted in a message.
+    """Return the first line of an error of another library, cut to `most` characters, to quote it in a message.
 
-    It starts with the type where the text alone is not understandable (`KeyError: 'a'`).
+    It starts with the type if the text alone is not understandable (`KeyError: 'a'`), and includes the second line if
+    the first one ends with a colon.
     """
-    text = (str(error).strip().splitlines() or [""])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     plain = text and isinstance(error, UserError | ValueError | RuntimeError | ArithmeticError | OSError)
     return (text if plain else f"{type(error).__name__}: {text}".removesuffix(": "))[:most]
