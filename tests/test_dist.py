@@ -118,7 +118,7 @@ def train(start: DDP, batch: torch.Tensor) -> list[torch.Tensor]:
 
 
 def main(name: str) -> int:
-    rendezvous.MEETING_SECONDS = 1.0 if name == "waits_for_nobody" else 60.0
+    rendezvous.RENDEZVOUS_SECONDS = 1.0 if name == "waits_for_nobody" else 60.0
     timeout = 60.0 if name == "two_starts" else TIMEOUT
     comm.meet(timeout)
     td.init_process_group("gloo", timeout=timedelta(seconds=timeout))
@@ -204,8 +204,8 @@ def test_a_killed_process_is_named_at_once(ranks: Callable[..., Ranks], gone: in
     run.send(gone, signal.SIGKILL)
     assert run.end(1 - gone) == watchdog.LOST
     said = run.said(1 - gone)
-    assert f"rank {gone} on {HOST} (127.0.0.1) is gone (connection closed), at step " in said
-    assert "start the same command again on every machine: it continues from step 0" in said
+    assert f"rank {gone} on {HOST} (127.0.0.1) was lost (connection closed), at step " in said
+    assert "start the same command again on every machine: it resumes from step 0" in said
     assert "Traceback" not in said
 
 
@@ -216,7 +216,7 @@ def test_a_frozen_process_is_named(ranks: Callable[..., Ranks], gone: int) -> No
     run.reach(5)
     run.send(gone, signal.SIGSTOP)
     assert run.end(1 - gone) == watchdog.LOST
-    assert f"rank {gone} on {HOST} (127.0.0.1) is gone (no sign of life for 2 s)" in run.said(1 - gone)
+    assert f"rank {gone} on {HOST} (127.0.0.1) was lost (no heartbeat for 2 s)" in run.said(1 - gone)
     run.send(gone, signal.SIGCONT)
     assert run.end(gone) == watchdog.LOST
 
@@ -242,7 +242,7 @@ def test_a_step_that_hangs_on_one_rank_shows_where(ranks: Callable[..., Ranks]) 
 def test_a_process_whose_threads_cannot_run_ends_too(ranks: Callable[..., Ranks]) -> None:
     run = ranks("stuck_with_the_gil")
     assert run.end(0) == watchdog.LOST
-    assert "is gone (no sign of life for 2 s), at step 2" in run.said(0)
+    assert "was lost (no heartbeat for 2 s), at step 2" in run.said(0)
     assert run.end(1) == 1
     assert "in stuck_with_the_gil" in run.said(1)
 
@@ -291,7 +291,9 @@ def test_the_first_step_after_a_start_adds_up_as_any_other(ranks: Callable[..., 
     assert "equal" in run.said(0)
 
 
-@pytest.mark.parametrize(("rank", "told"), [(0, "1 of 2 processes did not come: rank 1"), (1, "rank 0 at 127.0.0.1:")])
+@pytest.mark.parametrize(
+    ("rank", "told"), [(0, "1 of 2 processes did not connect: rank 1"), (1, "rank 0 at 127.0.0.1:")]
+)
 def test_a_missing_process_is_named(ranks: Callable[..., Ranks], rank: int, told: str) -> None:
     run = ranks("waits_for_nobody", only=(rank,))
     assert run.end(rank) == watchdog.LOST

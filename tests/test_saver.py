@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sr.core.errors import UserError
 from sr.tasks.psnr import PSNR
-from sr.train import checkpoint, host_snapshot
+from sr.train import checkpoint, host_snapshot, trainer
 from sr.train.async_saver import AsyncSaver
 from tests.helpers.checkpoints import GROUP, flip
 from tests.helpers.program import ROOT
@@ -120,12 +120,19 @@ def test_no_checkpoint_names_a_missing_best_model(
     run.saver._export = full
     with pytest.raises(UserError, match=r"net_g_best.safetensors: cannot be written .*No space left"):
         run.run()
-    assert not checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")
+    found = checkpoint.load_newest(tmp_path / "runs" / "tiny" / "checkpoints")
+    assert found is not None
+    assert found.state["best"] == {}
 
 
 def test_another_error_waits_for_the_disk_and_both_are_reported(
-    recipe: Recipe, tmp_path: Path, gate: threading.Event, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe,
+    tmp_path: Path,
+    gate: threading.Event,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(trainer, "dry_run", lambda run: None)
     run = engine(recipe(), "save.every=1", "log.every=1")
     save = run.save
 
@@ -138,7 +145,9 @@ def test_another_error_waits_for_the_disk_and_both_are_reported(
     with pytest.raises(ValueError, match="of the training"):
         run.run()
     assert checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints") == [1]
-    saver = AsyncSaver(tmp_path / "photos" / "photo_0.png", keep=1, export=lambda weights, path, step: None)
+    saver = AsyncSaver(
+        tmp_path / "photos" / "photo_0.png", keep=1, keep_models=1, export=lambda weights, path, step: None
+    )
     saver.checkpoint({"step": 1}, {"ema": GROUP}, spare=None, model=tmp_path / "m")
     saver.close()
     assert "photo_0.png/step_00000001: cannot be written" in capsys.readouterr().err
@@ -156,7 +165,7 @@ def test_every_process_reports_a_failed_save(recipe: Recipe, tmp_path: Path) -> 
     legs = [(2, recipe(name="shut"), ("save.every=1", "train.total_steps=50")), (2, recipe(), ())]
     codes, said = run_legs([*legs, (2, recipe(), ("save.fallback=true",))])
     assert codes == [[2, 2], [2, 2], [0, 0]], said
-    assert "checkpoints/step_00000001: cannot be written" in said
+    assert "step_00000000: cannot be written" in said
     assert "step_00000004: damaged, discriminator.safetensors does not have the content" in said
     assert said.count("passed over") == 1
     assert "at step 2" in said
@@ -204,7 +213,8 @@ def test_a_read_only_folder_is_one_sentence(recipe: Recipe, tmp_path: Path) -> N
     root.mkdir(parents=True)
     script = 'mount -t tmpfs -o ro tmpfs "$1" || exit 99; "$PYTHON" -m sr train "$2"'
     said = in_namespace(script, root, recipe())
-    assert "checkpoints/step_00000004: cannot be written ([Errno 30] Read-only file system" in said
+    assert "before training: " in said
+    assert "step_00000000: cannot be written ([Errno 30] Read-only file system" in said
 
 
 @pytest.mark.tools

@@ -11,7 +11,7 @@ from torch import Tensor
 from sr.core.errors import UserError
 from sr.data.source import Sample
 from sr.evaluate.metrics.psnr import psnr
-from sr.evaluate.validate import Results, ValSet, evaluate, measure, source_set, val_set
+from sr.evaluate.validate import Results, ValidationFailed, ValSet, evaluate, measure, source_set, val_set
 from sr.evaluate.validate.sheet import STRIP_SIDE, captions, cells, sheet
 from sr.images import bicubic, color, write_rgb
 
@@ -140,9 +140,10 @@ def test_a_failure_on_one_rank_reaches_all(monkeypatch, hr):
         return enlarge(lq)
 
     first, second = on_ranks(monkeypatch, 2, run, [val_set("set", hr=hr, scale=2)])
-    assert isinstance(first, RuntimeError)
-    assert isinstance(second, UserError)
-    assert "rank 0 (RuntimeError: out of memory)" in str(second)
+    assert isinstance(first, ValidationFailed)
+    assert isinstance(first.__cause__, RuntimeError)
+    assert isinstance(second, ValidationFailed)
+    assert "rank 0: RuntimeError: out of memory" in str(second)
 
 
 def test_strip_shows_three_columns_of_the_centre():

@@ -1,7 +1,7 @@
-"""Ranks, the few words they exchange outside the backward pass, and what happens when one of them is gone.
+"""Ranks, control messages between them outside the backward pass, and the handling of lost processes.
 
-Control messages travel on a group of their own over gloo: they carry host memory, so agreeing on
-"shall we stop?" never waits for the accelerator's queue.
+Control messages use a separate gloo process group. They are sent from host memory, so that an agreement such as
+"stop after this step" does not wait for the accelerator's queue.
 """
 
 import functools
@@ -20,30 +20,33 @@ from sr.core.errors import UserError
 from sr.distributed import watchdog
 from sr.distributed.watchdog import Watchdog
 
-ALIKE_SECONDS = 3.0  # where rank 0 failed alike and has told, the launcher ends its neighbours meanwhile
+ALIKE_SECONDS = 3.0  # where rank 0 failed the same way and reported it, the launcher ends the other ranks meanwhile
 T = TypeVar("T")
 
 
 def rank() -> int:
+    """This process's rank; 0 without a process group."""
     return td.get_rank() if td.is_initialized() else 0
 
 
 def world() -> int:
+    """The number of processes; 1 without a process group."""
     return td.get_world_size() if td.is_initialized() else 1
 
 
 def is_main() -> bool:
+    """Whether this is rank 0."""
     return rank() == 0
 
 
 @functools.cache
 def _control() -> Any:
-    """The control group; made by the first call, which every rank must reach together."""
-    return td.new_group(backend="gloo", timeout=timedelta(hours=24))  # rank 0 may be making shards; its pulse tells
+    """The control group. The first call creates it and must be made by every rank."""
+    return td.new_group(backend="gloo", timeout=timedelta(hours=24))  # rank 0 may make shards; the watchdog checks it
 
 
 def gather(value: T) -> list[T]:
-    """Every rank's `value` (any picklable object), in rank order, on every rank. Collective."""
+    """Return every rank's `value` (any picklable object), in rank order, on every rank. Collective."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
@@ -52,7 +55,7 @@ def gather(value: T) -> list[T]:
 
 
 class _MeanOverRanks(torch.autograd.Function):
-    """What one rank's value does to every rank's loss comes back as the mean of their gradients: the same operation."""
+    """All-reduce mean. Its gradient is the mean over ranks of the incoming gradients: the same operation."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -66,26 +69,28 @@ class _MeanOverRanks(torch.autograd.Function):
 
 
 def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
-    """The mean of `x` (any shape, the same on all) over all ranks, with gradient. Collective, in backward too.
+    """Return the mean of `x` (any shape, the same on all ranks) over all ranks, with gradient. Collective, also in
+    backward.
 
-    Where gradients are averaged over ranks afterwards, as DDP does, they are those of one process with all samples.
+    Where gradients are averaged over ranks afterwards, as in DDP, they equal those of one process with all samples.
     """
     return x if world() == 1 else _MeanOverRanks.apply(x)
 
 
 def barrier() -> None:
+    """Wait for all ranks. Collective."""
     if world() > 1:
         td.barrier(group=_control())
 
 
 def leads_node() -> bool:
-    """Whether this process is the first of its node, as its launcher says."""
+    """Whether this is the first process of its node, by the launcher's LOCAL_RANK."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 @contextmanager
 def first_on_each_node() -> Iterator[None]:
-    """One process of each node goes through the block before its others do: for downloads into a cache. Collective."""
+    """Run the block on one process of each node before the others, for downloads into a cache. Collective."""
     leads = leads_node()
     if not leads:
         barrier()
@@ -97,10 +102,10 @@ def first_on_each_node() -> Iterator[None]:
 
 
 class Vote:
-    """Agreeing without the wait: the answer of one step is read at the next.
+    """Asynchronous agreement: the result of one step is read at the next.
 
-    Each rank calls `cast` once a step; it returns whether any rank's flag was up at the *previous* step,
-    so the message travels while the step computes and all ranks see the same answer at the same step.
+    Each rank calls `cast` once per step. It returns whether any rank's flag was set at the *previous* step, so that the
+    all-reduce overlaps with the step and all ranks see the same answer at the same step.
     """
 
     def __init__(self) -> None:
@@ -108,6 +113,7 @@ class Vote:
         self._work: Any = None
 
     def cast(self, flag: bool) -> bool:
+        """Send this step's flag and return the result of the previous step; with one process, `flag` itself."""
         if world() == 1:
             return flag
         answer = False
@@ -120,48 +126,48 @@ class Vote:
 
 
 def on_main(work: Callable[[], object]) -> None:
-    """Run `work` on rank 0 while the others wait; where it fails there, every rank raises. Collective."""
+    """Run `work` on rank 0 while the others wait. If it fails there, every rank raises. Collective."""
     error: Exception | None = None
     if is_main():
         try:
             work()
-        except Exception as caught:  # raised below, once the others know
+        except Exception as caught:  # raised below, after the other ranks are informed
             error = caught
-    told = gather(error and (str(error) or type(error).__name__))[0]
+    message = gather(error and (str(error) or type(error).__name__))[0]
     if error is not None:
         raise error
-    if told is not None:
-        raise UserError(str(told))
+    if message is not None:
+        raise UserError(str(message))
 
 
 def agree(work: Callable[[], T]) -> T:
-    """What `work`, which is not collective, returns here. Where one rank cannot do it, none goes on. Collective.
+    """Return what `work`, which is not collective, returns on this rank. All raise if one rank fails. Collective.
 
-    For what each process reads by itself: a disk may be missing on one machine of many.
+    For files that each process reads by itself: a disk may be missing on one machine of many.
     """
     error: Exception | None = None
     try:
         made = work()
-    except (UserError, OSError) as caught:  # raised below, once the others know
+    except (UserError, OSError) as caught:  # raised below, after the other ranks are informed
         error = caught
-    told = gather(error and f"rank {rank()} on {socket.gethostname()}: {error}")
+    messages = gather(error and f"rank {rank()} on {socket.gethostname()}: {error}")
     if error is not None:
         raise error
-    for sentence in filter(None, told):
-        raise UserError(sentence)
+    for message in filter(None, messages):
+        raise UserError(message)
     return made
 
 
-# ---- when one is gone ------------------------------------------------------------------------------------------------
+# ---- lost processes --------------------------------------------------------------------------------------------------
 
 _watchdog: Watchdog | None = None
 
 
 def meet(timeout: float) -> None:
-    """Before the first process group: wait for all processes of the launch; from then on watch them (see
-    sr.distributed.watchdog).
+    """Wait for all processes of the launch, then start the watchdog (see sr.distributed.watchdog). Call it before the
+    first process group is created.
 
-    timeout: seconds; the longest that an exchange of gradients and a step may take.
+    timeout: seconds that a step, its gradient exchange included, may take at most.
     """
     global _watchdog
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and _watchdog is None:
@@ -171,9 +177,9 @@ def meet(timeout: float) -> None:
 
 @contextmanager
 def watched(step: int, *, first: bool = False) -> Iterator[None]:
-    """The block is step `step`: past the timeout every thread's stack is printed and the process ends.
+    """Run the block as step `step` under the watchdog: after the timeout, stacks are printed and the process ends.
 
-    first: it is the first step after a start, which compiles and takes FIRST_STEP_FACTOR times as long at most.
+    first: the first step after a start. It may compile, so its timeout is FIRST_STEP_FACTOR times as long.
     """
     if _watchdog is None:
         yield
@@ -187,13 +193,13 @@ def watched(step: int, *, first: bool = False) -> Iterator[None]:
 
 
 def resumes(where: Callable[[], str]) -> None:
-    """`where` knows from where a run continues that ends because a process is gone."""
+    """Set the function that returns the place from which the run resumes, for the message about a lost process."""
     if _watchdog is not None:
         _watchdog.resume = where
 
 
 def shutdown() -> None:
-    """All is done: nobody is missed from here on. Collective."""
+    """End the watch: processes may exit from now on. Collective."""
     barrier()
     if _watchdog is not None:
         _watchdog.shutdown()
@@ -202,8 +208,8 @@ def shutdown() -> None:
 def lost(error: Exception) -> tuple[str, int] | None:
     """The message and exit code for an error of a collective; None for other errors.
 
-    gloo raises RuntimeError as a defect does, so the watchdog decides: an error of a collective follows the end of
-    another process, whose exit code is taken. Waits for its verdict, about 10 s where all processes live.
+    gloo raises RuntimeError, as errors in the program do, so the watchdog decides: an error of a collective follows the
+    end of another process, whose exit code is used. Waits about 10 s for its verdict where all processes run.
     """
     if _watchdog is None or not isinstance(error, RuntimeError):  # DistError is one
         return None
@@ -217,9 +223,9 @@ def lost(error: Exception) -> tuple[str, int] | None:
 
 
 def leave(message: str, code: int) -> NoReturn:
-    """End this process of several, and let the others know why."""
+    """End this process of several and report the reason to the others."""
     if _watchdog is not None:
-        _watchdog.last_words(message, code)
+        _watchdog.report(message, code)
     if code != watchdog.LOST and os.environ.get("RANK", "0") != "0":
         time.sleep(ALIKE_SECONDS)
     watchdog.leave(message, code)

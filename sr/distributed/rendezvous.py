@@ -1,8 +1,8 @@
-"""How the processes of a launch find each other before any process group is made: all of them, alive, of one attempt.
+"""Rendezvous of the processes of a launch before any process group is created: all of them, of the same attempt.
 
-Rank 0 listens and leaves its port in the launcher's store; the others call it ("hello RANK NONCE HOST") and it answers
-when all are there ("welcome PORT HOST"). The port is of a new store, for the process groups of this attempt: a launcher
-that restarts its processes keeps its own, and in it the addresses of those that died.
+Rank 0 listens and publishes its port in the launcher's store. The others connect ("hello RANK NONCE HOST"), and rank 0
+answers when all are connected ("welcome PORT HOST"). That port belongs to a new store for the process groups of this
+attempt: a launcher that restarts its processes keeps its own store, with the addresses of the processes that ended.
 """
 
 import os
@@ -14,13 +14,16 @@ from datetime import timedelta
 
 from torch.distributed import TCPStore
 
-MEETING_SECONDS = 300.0  # from the first process to the last: machines start at different speeds
+RENDEZVOUS_SECONDS = 300.0  # from the first process to the last: machines start at different speeds
 _KEY = "sr/meeting"
 
 
 @dataclass
 class Peer:
-    """The other end of a link: to rank 0, or on rank 0 to everyone. name: "rank 2 on node-c (10.0.0.3)"."""
+    """A connection to another process: to rank 0, or on rank 0 to each other rank.
+
+    name: such as "rank 2 on node-c (10.0.0.3)". heard: time of the last heartbeat. rest: an incomplete line.
+    """
 
     name: str
     link: socket.socket
@@ -29,39 +32,43 @@ class Peer:
     closed: bool = False
 
     def send(self, line: str) -> None:
+        """Send a line without blocking."""
         try:
             self.link.send(line.encode() + b"\n")
-        except BlockingIOError:  # its buffer is full: it does not read, and its silence will tell
+        except BlockingIOError:  # the peer does not read; its missing heartbeat will be noticed
             pass
         except OSError:
             self.closed = True
 
 
 class Rendezvous:
-    """Takes MASTER_ADDR and MASTER_PORT from the environment. peers: who came, by rank; but for rank 0, only rank 0."""
+    """Reads MASTER_ADDR and MASTER_PORT from the environment.
+
+    peers: the connected processes by rank; on ranks other than 0, rank 0 alone.
+    """
 
     def __init__(self, *, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
         self.address, self.port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self.peers: dict[int, Peer] = {}
-        self._stores: list[TCPStore] = []  # what this process serves, it serves to its end
+        self._stores: list[TCPStore] = []  # referenced for as long as this process runs
 
-    def hold(self) -> None:
-        """Wait for all, without limit, and leave the new store's port in the environment.
+    def wait(self) -> None:
+        """Wait for all processes without a limit and set MASTER_PORT to the port of the new store.
 
         Raises RuntimeError where the launcher's store fails.
         """
         serves = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         if not serves:
-            _connect(self.address, self.port).close()  # patiently: a store logs pages about a port without answer
-        patience = timedelta(seconds=MEETING_SECONDS)
+            _connect(self.address, self.port).close()  # retries: TCPStore logs pages about a closed port
+        patience = timedelta(seconds=RENDEZVOUS_SECONDS)
         store = TCPStore(self.address, self.port, None, serves, patience, wait_for_workers=False, multi_tenant=True)
         self._stores.append(store)
         port = self._receive(store) if self.rank == 0 else self._call(store)
         os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
     def _receive(self, store: TCPStore) -> int:
-        """Rank 0: wait for the others, then welcome them with the port of the new store."""
+        """Rank 0: wait for the others, then send them the port of the new store."""
         own = TCPStore("localhost", 0, None, True, wait_for_workers=False, multi_tenant=True)
         self._stores.append(own)
         dual = socket.has_dualstack_ipv6()
@@ -73,18 +80,18 @@ class Rendezvous:
                 link, (host, *_) = server.accept()
                 link.settimeout(5)
                 kind, _, text = _read_line(link).partition(" ")
-                rank, _, told = text.partition(" ")
-                if kind != "hello" or not told.startswith(f"{nonce} ") or not rank.isdigit():
+                rank, _, sender = text.partition(" ")
+                if kind != "hello" or not sender.startswith(f"{nonce} ") or not rank.isdigit():
                     link.close()
                     continue
-                name = f"rank {rank} on {told.removeprefix(f'{nonce} ')} ({host.removeprefix('::ffff:')})"
-                self.peers[int(rank)] = Peer(name, link, 0)  # once more after a restart: the new one counts
+                name = f"rank {rank} on {sender.removeprefix(f'{nonce} ')} ({host.removeprefix('::ffff:')})"
+                self.peers[int(rank)] = Peer(name, link, 0)  # the last connection counts after a restart
         for peer in self.peers.values():
             peer.send(f"welcome {own.port} {socket.gethostname()}")
         return own.port
 
     def _call(self, store: TCPStore) -> int:
-        """The others: call rank 0 until it welcomes; what the store says first may be of an attempt that is over."""
+        """The others: connect to rank 0 until it answers; the store may still hold the port of an earlier attempt."""
         while True:
             port, nonce = store.get(_KEY).decode().split()
             try:
@@ -101,16 +108,18 @@ class Rendezvous:
             time.sleep(0.5)
 
     def missing(self) -> str:
+        """Which processes did not connect in time."""
         if self.rank == 0:
             ranks = [str(rank) for rank in range(1, self.world) if rank not in self.peers]
-            who = f"{len(ranks)} of {self.world} processes did not come: rank {', '.join(ranks[:8])}"
+            who = f"{len(ranks)} of {self.world} processes did not connect: rank {', '.join(ranks[:8])}"
             who += ", ..." if ranks[8:] else ""
         else:
             who = f"rank 0 at {self.address}:{self.port} did not answer"
-        return f"{who}, in {MEETING_SECONDS:.0f} s (every machine must reach every other on any port)"
+        return f"{who}, in {RENDEZVOUS_SECONDS:.0f} s (every machine must reach every other on any port)"
 
 
 def _connect(address: str, port: int) -> socket.socket:
+    """Connect, with retries until it succeeds."""
     while True:
         try:
             return socket.create_connection((address, port), timeout=5)
@@ -119,7 +128,7 @@ def _connect(address: str, port: int) -> socket.socket:
 
 
 def _read_line(link: socket.socket) -> str:
-    """One line from a blocking socket; "" where it ends or fails."""
+    """Read one line from a blocking socket; "" at its end or on an error."""
     data = b""
     try:
         while not data.endswith(b"\n"):

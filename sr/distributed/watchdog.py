@@ -1,14 +1,15 @@
-"""Signs of life between the processes of a run: when one is gone, the others say which, and end.
+"""Heartbeats between the processes of a run: when one is lost, the others name it and end.
 
-A broken exchange of gradients names nobody, and on a cut link TCP waits for hours. So a thread in every process passes
-a sign to rank 0 every few seconds and gets one back, and rank 0 tells all what it noticed; a thousand processes cost it
-a thousand connections and some hundred lines a second. Whatever the main thread waits for is bounded by this, however
-long it may take: shards that rank 0 makes are waited for as long as rank 0 lives.
+A failed gradient exchange does not name the lost process, and on a cut link TCP waits for hours. Therefore a thread in
+every process exchanges a heartbeat with rank 0 every few seconds, and rank 0 reports failures to all. A thousand
+processes cost rank 0 a thousand connections and a few hundred lines per second. This bounds every wait of the main
+thread: while rank 0 makes shards, the others wait as long as rank 0 runs.
 
-A line is a kind, an exit code and a text: "" a sign of life, "bye" an orderly end, "said 2 TEXT" last words, and from
-rank 0 "told 2 TEXT" (somebody's last words) or "gone 75 TEXT". Who ends because of another takes its code: a scheduler
-must not try a mistake again because its neighbours were in order. What no thread can end is a process that is stopped
-as a whole: the others say so and end, and their scheduler has to clear its machine.
+A line holds a kind, an exit code and a text: "" is a heartbeat, "bye" an orderly end, "error 2 TEXT" a final error
+message; from rank 0, "peer_error 2 TEXT" is the error message of another process and "lost 75 TEXT" a lost process. A
+process that ends because of another uses its exit code: a scheduler must not retry a user's mistake because other
+processes were healthy. A process that is stopped as a whole (SIGSTOP) cannot end itself; the others report it and end,
+and the scheduler has to clean up its machine.
 """
 
 import faulthandler
@@ -28,18 +29,19 @@ from sr.core.errors import first_line
 from sr.distributed import rendezvous
 from sr.distributed.rendezvous import Peer, Rendezvous
 
-LOST = 75  # exit code EX_TEMPFAIL: another process is gone; nothing is wrong with what was asked
+LOST = 75  # exit code EX_TEMPFAIL: another process was lost; the command itself is correct
 FIRST_STEP_FACTOR = 10  # compilation takes minutes, and one rank may have finished while another compiles
-GRACE_SECONDS = 10.0  # for processes that fail alike, to say so themselves
-SAVING_SECONDS = 60.0  # for a checkpoint on its way to the disk
+GRACE_SECONDS = 10.0  # for processes that fail the same way to report it themselves
+SAVING_SECONDS = 60.0  # for a checkpoint that is being written
 _leaving = threading.Lock()
 
 
 class Watchdog:
-    """Meets all processes, then watches them from a thread that ends this process when one of them is gone.
+    """Connects all processes, then watches them from a thread that ends this process when one of them is lost.
 
-    timeout: seconds that a step may take; a process silent for half of it is gone. place: where the run is.
-    resume: called when it ends, from where it will continue ("" if not known); may read a disk that is gone too.
+    timeout: seconds that a step may take; a process without a heartbeat for half of it counts as lost. place: where the
+    run is, for messages. resume: returns the place from which the run resumes, "" if unknown; called at the end, when
+    the disk may be lost too.
     """
 
     def __init__(self, *, rank: int, world: int, timeout: float) -> None:
@@ -47,53 +49,53 @@ class Watchdog:
         self.interval, self.patience = min(5.0, timeout / 20), timeout / 2
         self.place = "before the first step"
         self.resume: Callable[[], str] = str
-        self._meeting = Rendezvous(rank=rank, world=world)
+        self._rendezvous = Rendezvous(rank=rank, world=world)
         self._peers: dict[int, Peer] = {}
         self._selector = selectors.DefaultSelector()
         self._verdict, self._kind, self.code, self._known = "", "", LOST, threading.Event()
         self._met, self._over, self._first = threading.Event(), False, False
-        self._deadline, self._late = time.monotonic() + rendezvous.MEETING_SECONDS, self._meeting.missing
+        self._deadline, self._late = time.monotonic() + rendezvous.RENDEZVOUS_SECONDS, self._rendezvous.missing
         self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def meet(self) -> None:
-        """Wait for all processes of the launch. Past MEETING_SECONDS this one ends and names who did not come."""
-        threading.Thread(target=self._run, name="pulse", daemon=True).start()
+        """Wait for all processes of the launch. After RENDEZVOUS_SECONDS, end and name those that did not connect."""
+        threading.Thread(target=self._run, name="watchdog", daemon=True).start()
         try:
-            self._meeting.hold()
+            self._rendezvous.wait()
         except RuntimeError as error:
             reason = first_line(error)
             leave(f"the store of the launcher failed ({reason}); start the same command again on every machine", LOST)
         self._deadline, self._late = math.inf, self._stuck
         self._met.set()
 
-    # ---- the watch ---------------------------------------------------------------------------------------------------
+    # ---- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while not (self._met.wait(min(1.0, self.interval)) or self._verdict):
-                self._judge_self(time.monotonic())
-            self._peers = self._meeting.peers if self._met.is_set() else {}
+                self._check_self(time.monotonic())
+            self._peers = self._rendezvous.peers if self._met.is_set() else {}
             for peer in self._peers.values():
                 peer.link.setblocking(False)
                 peer.heard = time.monotonic()
                 self._selector.register(peer.link, selectors.EVENT_READ, peer)
             beat = 0.0
             while not (self._over or self._verdict):
-                faulthandler.dump_traceback_later(self.timeout, exit=True)  # for a main thread that keeps the GIL
+                faulthandler.dump_traceback_later(self.timeout, exit=True)  # if the main thread holds the GIL
                 self._listen(self.interval)
                 now = time.monotonic()
                 if now >= beat:
                     for peer in self._peers.values():
                         peer.send("")
                     beat = now + self.interval
-                self._judge_others(now)
-                self._judge_self(now)
+                self._check_others(now)
+                self._check_self(now)
             faulthandler.cancel_dump_traceback_later()
             if self._verdict:
                 self._end()
-        except Exception:  # without this thread the others would wait for the patience to end
+        except Exception:  # without this thread, the others would wait until `patience` is over
             traceback.print_exc()
-            leave("the watch over the other processes failed; please report the lines above", 70)
+            leave("internal error in the watchdog of sr; please report the lines above", 70)
 
     def _listen(self, seconds: float) -> None:
         for key, _ in self._selector.select(seconds):
@@ -119,44 +121,44 @@ class Watchdog:
             self._selector.unregister(peer.link)
             self._peers = {rank: other for rank, other in self._peers.items() if other is not peer}
         code, _, text = text.partition(" ")
-        if kind == "said":
-            self._judge("told", f"{peer.name} ended: {text}", int(code))
-        elif kind in ("told", "gone"):
-            self._judge(kind, text, int(code))
+        if kind == "error":
+            self._decide("peer_error", f"{peer.name} ended: {text}", int(code))
+        elif kind in ("peer_error", "lost"):
+            self._decide(kind, text, int(code))
 
-    def _judge_others(self, now: float) -> None:
-        """Is another gone?"""
+    def _check_others(self, now: float) -> None:
+        """Decide to end where another process is lost."""
         if any(peer.closed for peer in self._peers.values()):
-            time.sleep(0.2)  # those that went with it: the rest of its machine
+            time.sleep(0.2)  # for other processes of the same machine
             self._listen(0)
-            self._judge("gone", _names([peer for peer in self._peers.values() if peer.closed], "connection closed"))
+            self._decide("lost", _names([peer for peer in self._peers.values() if peer.closed], "connection closed"))
         elif any(now - peer.heard > self.patience for peer in self._peers.values()):
             silent = [peer for peer in self._peers.values() if now - peer.heard > self.patience - 2 * self.interval]
-            self._judge("gone", _names(silent, f"no sign of life for {self.patience:.3g} s"))
+            self._decide("lost", _names(silent, f"no heartbeat for {self.patience:.3g} s"))
 
-    def _judge_self(self, now: float) -> None:
-        """Is the launcher gone, or does something take too long?"""
+    def _check_self(self, now: float) -> None:
+        """Decide to end where the launcher has ended or a step takes too long."""
         if self._parent is not None and os.getppid() != self._parent:
-            self._judge("said", "the launcher of this process is gone")
+            self._decide("error", "the launcher of this process has ended")
         elif now > self._deadline:
-            self._judge("said", self._late())
+            self._decide("error", self._late())
 
-    def _judge(self, kind: str, verdict: str, code: int = LOST) -> None:
-        """The reason to end, the first one; how the others are to hear of it."""
+    def _decide(self, kind: str, verdict: str, code: int = LOST) -> None:
+        """Keep the first reason to end, and the kind of line that reports it to the others."""
         if not self._verdict:
             self._kind, self.code, self._verdict = kind, code, verdict
 
     def _end(self) -> None:
-        for peer in self._peers.values() if self.rank == 0 or self._kind == "said" else ():
+        for peer in self._peers.values() if self.rank == 0 or self._kind == "error" else ():
             peer.send(f"{self._kind} {self.code} {self._verdict}")
         self._known.set()
-        if self._kind == "told":
+        if self._kind == "peer_error":
             time.sleep(GRACE_SECONDS)
             if self._over:
                 return
         print(file=sys.stderr)  # the main thread may have left a progress bar on the line
         if self._met.is_set() and time.monotonic() > self._deadline - self.timeout / 2:
-            faulthandler.dump_traceback(sys.__stderr__ or 2)  # it hangs, perhaps for its own reasons
+            faulthandler.dump_traceback(sys.__stderr__ or 2)  # this process hangs, perhaps for a reason in this process
         leave(self.sentence(self._verdict), self.code)
 
     # ---- from the main thread ----------------------------------------------------------------------------------------
@@ -181,38 +183,38 @@ class Watchdog:
         )
 
     def verdict(self) -> str | None:
-        """Who is gone, when something failed that others take part in; None where all live on."""
+        """Which process was lost, after a collective failed; None where all processes run."""
         self._known.wait(max(3.0, 2 * self.interval))
         return self._verdict or None
 
     def sentence(self, what: str) -> str:
-        """`what` happened, where, and what to do now; of a mistake its own words say that."""
+        """The final message: `what` happened, where, and what to do; the message of an error states the fix itself."""
         if self.code != LOST:
             return f"{self.place}, {what}"
         found: list[str] = []
-        asking = threading.Thread(target=lambda: found.append(self.resume()), daemon=True)
-        asking.start()
-        asking.join(2)
+        lookup = threading.Thread(target=lambda: found.append(self.resume()), daemon=True)  # the disk may hang
+        lookup.start()
+        lookup.join(2)
         where = "".join(found) or "the newest checkpoint"
-        return f"{what}, {self.place}; start the same command again on every machine: it continues from {where}"
+        return f"{what}, {self.place}; start the same command again on every machine: it resumes from {where}"
 
-    def last_words(self, message: str, code: int) -> None:
-        """Tell the others why this process ends, and how, and stop watching."""
+    def report(self, message: str, code: int) -> None:
+        """Send the reason and exit code of this process's end to the others and stop watching."""
         self._over = True
         for peer in self._peers.values():
-            peer.send(f"said {code} {' '.join(message.split())}")
+            peer.send(f"error {code} {' '.join(message.split())}")
 
     def shutdown(self) -> None:
-        """This process is done. Nobody is to wait for it any more, nor it for others."""
+        """Mark this process as finished: the others do not wait for it any more, and it does not watch them."""
         self._over = True
         for peer in self._peers.values():
             peer.send("bye")
 
 
 def leave(message: str, code: int) -> NoReturn:
-    """Say why, once, and end this process without clean-up, which may wait for processes that are no more."""
+    """Print the reason once and end this process without clean-up, which could wait for processes that have ended."""
     code = signals.exit_code(code)
-    _leaving.acquire()  # for ever: where both threads come here, the second waits for the end
+    _leaving.acquire()  # never released: if both threads come here, the second waits for the exit
     rank = os.environ.get("RANK", "0")
     print(f"sr: {message}" if rank == "0" else f"sr (rank {rank}): {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
@@ -220,10 +222,10 @@ def leave(message: str, code: int) -> NoReturn:
         child.kill()
     for thread in threading.enumerate():
         if not thread.daemon and thread not in (threading.main_thread(), threading.current_thread()):
-            thread.join(SAVING_SECONDS)  # what must not be cut short is no daemon
+            thread.join(SAVING_SECONDS)  # threads that must finish, such as the saver, are not daemons
     os._exit(code)
 
 
 def _names(peers: list[Peer], why: str) -> str:
     more = f" and {len(peers) - 4} more" if peers[4:] else ""
-    return f"{', '.join(peer.name for peer in peers[:4])}{more} {'are' if peers[1:] else 'is'} gone ({why})"
+    return f"{', '.join(peer.name for peer in peers[:4])}{more} {'were' if peers[1:] else 'was'} lost ({why})"
