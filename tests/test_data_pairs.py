@@ -135,3 +135,16 @@ def test_validation_pairs_as_training_does(tmp_path):
     assert [round(float(item.load().lq[0, 0, 0]) * 255) for item in found.items] == [200, 100]
     for item in found.items:
         f"{item.name} {item.place}".encode()
+
+
+def test_files_skipped_by_data_make_are_printed(tmp_path, capsys):
+    from types import SimpleNamespace
+
+    from sr.config.options import Make
+    from sr.train.builder import Builder
+
+    write_rgb(tmp_path / "set/a.png", 7, 64)
+    (tmp_path / "set/notes.txt").write_text("")
+    options = SimpleNamespace(scale=4, data=SimpleNamespace(source={"path": str(tmp_path / "out")}))
+    Builder._make_shards(SimpleNamespace(options=options), Make(photos=str(tmp_path / "set"), size=64, step=64))
+    assert f"data.make: 1 file skipped: 1 with suffix .txt ({tmp_path}/set/notes.txt)" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sr.config import registry
-from sr.config.options import Cycle, Options, Part, Player, resolve
+from sr.config.options import Cycle, Make, Options, Part, Player, resolve
 from sr.config.recipes import locate
 from sr.config.registry import PartOf, Table
 from sr.config.yaml_source import read
@@ -122,12 +122,8 @@ class Builder:
 
     def source(self) -> Any:
         """The source of samples; makes its shards first where the options say so. Collective."""
-        make = self.options.data.make
-        if make is not None:
-            out = Path(self.options.data.source["path"])
-            write = partial(make_shards, size=make.size, step=make.step, format=make.format, per_shard=make.per_shard)
-            scale = self.options.scale if make.lq else None
-            comm.on_main(lambda: write(make.photos, out, lq=make.lq, scale=scale, strict=True))
+        if self.options.data.make is not None:
+            comm.on_main(partial(self._make_shards, self.options.data.make))
         source = comm.agree(lambda: self._source(self.options.data.source))
         counts = [list(part.counts) for parts in sides_of(source) for part, _ in parts]
         if len(set(comm.gather(hashlib.sha256(repr(counts).encode()).digest()))) > 1:  # the order would not be one
@@ -135,6 +131,22 @@ class Builder:
         if comm.is_main():
             print(f"data: {summary(source)}", flush=True)
         return source
+
+    def _make_shards(self, make: Make) -> None:
+        """Make the shards that `data.make` describes, unless they exist; print what was skipped."""
+        report = make_shards(
+            make.photos,
+            self.options.data.source["path"],
+            size=make.size,
+            step=make.step,
+            format=make.format,
+            per_shard=make.per_shard,
+            lq=make.lq,
+            scale=self.options.scale if make.lq else None,
+            strict=True,
+        )
+        if report.others.total:
+            print(f"data.make: {report.others}", flush=True)
 
     def _source(self, part: Part) -> Any:
         """A source whose images have the channels that the generator asks for; of sets a and b in this order."""
