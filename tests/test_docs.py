@@ -147,6 +147,7 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
     yield from zip(["", *words], words, strict=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_photos.md", "fine_tuning.md"])
 def test_the_commands_of_a_document(place: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     ran = 0
@@ -162,6 +163,7 @@ def test_the_commands_of_a_document(place: Path, name: str, capfd: pytest.Captur
         assert list((place / "runs" / "mine" / "strips").iterdir())
 
 
+@pytest.mark.slow
 def test_parts_are_swapped_as_documented(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "swapping_parts.md").read_text()
     module = re.search(r"```python\n# (mylab/losses\.py)\n(.*?)```", text, re.DOTALL)

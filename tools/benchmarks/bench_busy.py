@@ -1,11 +1,12 @@
-"""A training step and a forward pass beside another busy process, by how OpenMP threads wait at barriers.
+"""A training step and a forward pass on idle and on busy cores, by the wait policy of OpenMP.
 
     python tools/benchmarks/benchmark.py busy --device cpu --pairs 3
 
-Arms: the spinning of GNU's OpenMP as torch ships it, the default of sr (`sr.core.openmp`), and no spinning at all. Each
-measurement is a process of its own on `--cores` cores, since the policy is read when torch is imported; the work is the
-recipe's step with its loader worker, and its generator alone without gradients. "busy": one more process computes on
-the same cores. The ratio compares arms under the same load; the note is the time over the same arm's time when idle.
+Arms: the spinning of GNU's OpenMP as torch ships it, the default of sr (`sr.core.openmp`), and no spinning. Each
+measurement runs in a separate process on `--cores` cores, because OpenMP reads the policy when torch is imported. The
+work is a step of the recipe with its loader worker, or its generator without gradients. "busy": one more process
+computes on the same cores. The ratio compares arms under the same load; the note is the time relative to the idle time
+of the same arm.
 """
 
 import argparse
@@ -81,7 +82,7 @@ def busy_process(cores: list[int]) -> Iterator[None]:
 def measured(
     args: argparse.Namespace, folder: Path, cores: list[int], work: str, policy: dict[str, str], *, steps: int
 ) -> float:
-    """Seconds of one run of `work`, in a process of its own."""
+    """Run `work` in a separate process; return the median of its seconds."""
     environ = {name: value for name, value in os.environ.items() if name not in USER} | policy
     environ |= {"OMP_NUM_THREADS": str(len(cores)), "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
