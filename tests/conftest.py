@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helpers.program import ROOT, TINY, sr, write_photos  # noqa: F401
+from tests.helpers.program import TINY, write_photos
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

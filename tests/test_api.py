@@ -12,7 +12,7 @@ from PIL import Image
 import sr
 from sr.core.errors import UserError
 from sr.images import bicubic
-from tests.conftest import ROOT
+from tests.helpers.program import ROOT
 
 
 @pytest.fixture(scope="module")

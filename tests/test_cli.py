@@ -126,7 +126,7 @@ UPSCALE = "upscale", ".", "-o", "x", "-m", "bicubic", "--scale", "2"
 def test_a_user_error_is_one_sentence(
     args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.conftest import ROOT
+    from tests.helpers.program import ROOT
 
     args = [str(ROOT / a) if a.startswith("options/") else a for a in args]
     (tmp_path / "image.png").write_bytes(b"")
