@@ -6,9 +6,10 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sr.data.codecs import decode
-from sr.images import ImageError, png, read_image, read_rgb
+from sr.images import ImageError, png, read_image, read_rgb, size_of
 from sr.images.png import ADAM7
 from tests.helpers.images import saved
 
@@ -95,3 +96,19 @@ def test_a_truncated_bomb_is_refused_by_its_size():
     data = png.SIGNATURE + png.pack([(b"IHDR", head), (b"IDAT", zlib.compress(bytes(200_000)))])
     with pytest.raises(ImageError, match="60000x60000 pixels are more than"):
         read_image(data, partial=True)
+
+
+def test_metadata_with_a_wrong_checksum_are_dropped(tmp_path):
+    info = PngInfo()
+    info.add_text("Title", "hello")
+    data = saved(PHOTO, format="PNG", pnginfo=info, dpi=(72, 72))
+    damaged = data.replace(b"hello", b"hallo")
+    (tmp_path / "a.png").write_bytes(damaged)
+    made = read_image(damaged)
+    assert np.array_equal((made.rgb * 255).round().permute(1, 2, 0), np.asarray(PHOTO))
+    assert made.meta.text == ()
+    assert made.meta.dpi == pytest.approx((72, 72), abs=0.1)
+    assert size_of(tmp_path / "a.png") == size_of(damaged) == (96, 128)
+    at = data.index(b"IHDR") + 4
+    with pytest.raises(ImageError):
+        read_image(data[:at] + b"\1" + data[at + 1 :])

@@ -65,6 +65,20 @@ def transparent_color(data: bytes) -> np.ndarray | None:
     return np.frombuffer(content, ">u2", count).astype(np.uint16) if count and len(content) >= 2 * count else None
 
 
+def without_damaged_chunks(data: bytes) -> bytes:
+    """Drop ancillary chunks, such as text, with a wrong checksum, as viewers do. Other data are returned unchanged."""
+    if not data.startswith(SIGNATURE):
+        return data
+    place, kept = len(SIGNATURE), [SIGNATURE]
+    for kind, content in read_chunks(data):
+        end = place + 12 + len(content)
+        whole = data[end - 4 : end] == struct.pack(">I", zlib.crc32(kind + content))
+        if whole or not kind[:1].islower() or end > len(data):
+            kept.append(data[place:end])
+        place = end
+    return data if sum(map(len, kept)) == place else b"".join([*kept, data[place:]])
+
+
 def is_whole(data: bytes) -> bool:
     return any(kind == b"IEND" for kind, _ in read_chunks(data))
 

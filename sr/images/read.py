@@ -148,7 +148,11 @@ def size_of(source: Source, *, name: str | None = None) -> tuple[int, int]:
     try:
         if _is_tiff(source):
             return tiff_size(_file(source))
-        with _open(source) as image:
+        try:
+            opened = _open(source)
+        except UnidentifiedImageError:
+            opened = _open(png.without_damaged_chunks(_bytes(source)))
+        with opened as image:
             turned = _orientation(image) in (5, 6, 7, 8)
             return image.size if turned else (image.height, image.width)
     except Exception as error:
@@ -168,7 +172,7 @@ def _read(
     bands: int = 0,
 ) -> _Read:
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = png.without_damaged_chunks(_bytes(source))
         if is_tiff(data[:4]):
             return _from_tiff(data, max_pixels, bands, first_frame)
         with _open(data, max_pixels) as image:
@@ -259,6 +263,10 @@ def _read_bands(source: Source, channels: int, name: str | None, max_pixels: int
         return read_bands(_file(source), channels, max_pixels)
     except Exception as error:
         raise _unreadable(source, name, error) from None
+
+
+def _bytes(source: Source) -> bytes:
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
 
 
 def _file(source: Source) -> str | Path | io.BytesIO:
