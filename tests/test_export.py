@@ -76,7 +76,7 @@ def test_onnx_of_translators(tmp_path, capsys, kind, kwargs):
     multiple = {"unet": 64, "resnet": 4}[kind]
     assert f"sides a multiple of {multiple}" in told
     assert metadata(file)["multiple"] == str(multiple)
-    assert ("its dropout is left out" in told) == (kind == "unet")
+    assert ("its dropout is removed" in told) == (kind == "unet")
     image = torch.rand(2, kwargs.get("num_in_ch", 3), 64, 192)
     assert torch.equal(run(file, image), run(file, image))
     export._without_dropout(net)  # what remains of test time: norms by the image itself

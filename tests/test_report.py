@@ -191,7 +191,7 @@ def test_what_cannot_be_shown_is_listed_and_the_rest_continues(tmp_path, folders
     assert "1 image(s) in" in told.out
     assert "3 image(s) left out:" in told.err
     assert "plain: not an image in a known format" in told.err
-    assert "has no image of its name" in told.err
+    assert "has no image of this name" in told.err
     assert "ours is 65x48, ground truth is 64x48" in told.err
     assert Read((tmp_path / "page.html").read_text(encoding="utf-8")).text("h2") == [ODD[2]]
 
@@ -216,7 +216,7 @@ def test_a_report_replaces_its_own_folder_and_no_other(tmp_path, folders, capsys
     (tmp_path / "page_files" / "thesis.txt").touch()
     before = (tmp_path / "page.html").read_bytes()
     assert report(folders, tmp_path / "page.html", "--embed", "0") == 2
-    assert "no folder of a report" in capsys.readouterr().err
+    assert "is not the folder of a report" in capsys.readouterr().err
     assert (tmp_path / "page.html").read_bytes() == before
     assert (tmp_path / "page_files" / "thesis.txt").exists()
     assert {name for name in os.listdir(tmp_path) if name.startswith(".")} == set()

@@ -192,7 +192,7 @@ def test_images_in_tars_and_names_that_would_leave_the_folder(tmp_path, run):
     (tmp_path / "in" / "bad.tar").write_bytes(b"x" * 600)
     report = run()
     assert len(report.kept) == 3
-    assert "not a whole, uncompressed tar" in dict(report.failed)[tmp_path / "in" / "bad.tar"]
+    assert "not a complete, uncompressed tar" in dict(report.failed)[tmp_path / "in" / "bad.tar"]
 
 
 # ---- readers, writers, failures --------------------------------------------------------------------------------------

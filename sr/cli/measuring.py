@@ -93,7 +93,7 @@ def report(args: argparse.Namespace) -> int:
     metrics = args.metrics and known(args.metrics, enlarging=True)
     made = make_report(args.folder, Path(args.output), models=models, metrics=metrics, **chosen)
     _print_omitted(made.left_out)
-    folder = f" and {made.aside}" if made.aside else ""
+    folder = f" and {made.folder}" if made.folder else ""
     print(f"{made.images} image(s) in {args.output}{folder}")
     common.list_failures(made.failed, "image(s) left out")
     return 1 if made.failed else 0

@@ -1,4 +1,4 @@
-"""A trained generator as a file for other programs: ONNX, the published .pth layouts, safetensors."""
+"""Export a trained generator for other programs: ONNX, the published .pth layouts, safetensors."""
 
 import json
 import warnings
@@ -17,7 +17,7 @@ from sr.nets.io.state_dicts import State, load_weights, save_pth, save_safetenso
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.translation import Dropout, Translator
 
-TOLERANCE = 1e-4  # largest difference from PyTorch, of values in 0..1, with which an ONNX file gets its name
+TOLERANCE = 1e-4  # largest difference from PyTorch, of values in 0..1, with which an ONNX file is kept
 OPSET = 17  # of 2022: every runtime in use has it, and no network here needs a newer one
 Layout = Literal["published", "old-esrgan"]
 
@@ -38,13 +38,20 @@ def export(
     layout: Layout = "published",
     opset: int = OPSET,
 ) -> str:
-    """Write the generator in `path` as the ending of `target` says, whole or not at all; returns what to tell of it.
+    """Write the generator in `path` in the format of the suffix of `target`. Returns a line that describes the file.
 
-    .onnx: float32 [batch, channels, height, width], all but channels open, which onnxruntime computes as PyTorch does
-    within TOLERANCE at two sizes. .pth: {"params_ema": weights}, and for translation the weights alone, as published.
-    .safetensors: weights and metadata. direction: which of the two generators of CycleGAN (a_to_b). scale: of a
-    published x3, whose file does not tell. layout: `old-esrgan` for the names of the first ESRGAN release.
-    Raises UserError where the file cannot be opened, or the network cannot be written so.
+    .onnx: float32 [batch, channels, height, width] with dynamic sizes; onnxruntime agrees with PyTorch within TOLERANCE
+    at two sizes. .pth: {"params_ema": weights}, and for translation the weights alone, as published. .safetensors:
+    weights and metadata. The write is atomic.
+
+    Args:
+        scale: of a published x3 model, whose file does not store it.
+        direction: which of the two generators of a CycleGAN (a_to_b).
+        layout: `old-esrgan` for the names of the first ESRGAN release.
+        opset: of ONNX.
+
+    Raises:
+        UserError: the file cannot be opened, or the network cannot be written in this format.
     """
     known: dict[str, Callable[[_Source, Path], str]] = {".onnx": _onnx, ".pth": _pth, ".safetensors": _safetensors}
     write = known.get(target.suffix.lower())
@@ -64,9 +71,9 @@ def export(
 
 
 def _state(source: _Source) -> dict[str, Any]:
-    """The weights under the names by which other programs open them."""
+    """The weights under the names that other programs expect."""
     net = source.model.net
-    if not hasattr(net, "scale"):  # spandrel runs it, and opens it by the names in its own file
+    if not hasattr(net, "scale"):  # run by spandrel, which opens it by the names in its file
         return load_weights(source.path, "generator")[0]
     return to_old_esrgan(net.state_dict()) if source.layout == "old-esrgan" else net.state_dict()
 
@@ -85,7 +92,7 @@ def _pth(source: _Source, target: Path) -> str:
 
 
 def _check_shapes_suffice(model: Model, state: State, target: Path) -> None:
-    """Raises UserError where other programs would take the file for a network of another scale or other channels.
+    """Raise UserError where other programs would read the file as a network of another scale or other channels.
 
     A .pth has no metadata, and at x1 and x2 the input is folded into channels.
     """
@@ -98,7 +105,7 @@ def _check_shapes_suffice(model: Model, state: State, target: Path) -> None:
 
 def _safetensors(source: _Source, target: Path) -> str:
     metadata = load_weights(source.path)[1]
-    if metadata.get("architecture", "").startswith("{"):  # of a file with two directions it tells of one
+    if metadata.get("architecture", "").startswith("{"):  # of a file with two generators it describes one
         part = json.loads(metadata["architecture"])
         channels = {"num_in_ch": source.model.channels, "num_out_ch": source.model.out_channels}
         part["kwargs"] |= {key: count for key, count in channels.items() if part["kwargs"].get(key, 3) != count}
@@ -115,7 +122,7 @@ def _onnx(source: _Source, target: Path) -> str:
     if missing:
         raise UserError(f"{target}: {' and '.join(missing)} not installed here; run: pip install 'sr-train[export]'")
     model = source.model
-    still = _without_dropout(model.net)
+    had_dropout = _without_dropout(model.net)
     with replacing(target, sync=True) as aside:
         _trace(model, aside, source.opset)
         differences = [_difference(model, aside, size) for size in _sizes(model.multiple)]
@@ -128,12 +135,12 @@ def _onnx(source: _Source, target: Path) -> str:
         multiple = 1 if _takes_any_size(model, aside) else model.multiple
         _describe(model, aside, multiple)
     sides = f"sides a multiple of {multiple}" if multiple > 1 else "sides of any length"
-    noise = "; its dropout is left out" if still else ""
+    noise = "; its dropout is removed" if had_dropout else ""
     return f"opset {source.opset}, {sides}, at most {worst:.1e} from PyTorch in onnxruntime{noise}"
 
 
 def _without_dropout(net: nn.Module) -> bool:
-    """A graph computes one answer: the noise of pix2pix has no place in it. True where there was any."""
+    """Remove the dropout of pix2pix, which a static graph cannot hold. Returns whether there was any."""
     found = [module for module in net.modules() if isinstance(module, Dropout) and module.as_paper and module.p > 0]
     for module in found:
         module.as_paper = False
@@ -141,37 +148,37 @@ def _without_dropout(net: nn.Module) -> bool:
 
 
 def _trace(model: Model, path: Path, opset: int) -> None:
-    """By the TorchScript exporter, which torch 2.6 to 2.15 have alike and which needs no further package."""
+    """Write the graph with the TorchScript exporter, which torch 2.6 and later have and needs no other package."""
     height, width = _sizes(model.multiple)[0]
     axes = {0: "batch", 2: "height", 3: "width"}
     open_axes = {"image": axes, "output": {axis: f"output_{name}" if axis else name for axis, name in axes.items()}}
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["output"], "dynamic_axes": open_axes}
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # about tracing, which is checked below by its outcome
+        warnings.simplefilter("ignore")  # about tracing; the result is compared with PyTorch below
         try:
             image = torch.zeros(1, model.channels, height, width)
             torch.onnx.export(model.net, (image,), str(path), dynamo=False, opset_version=opset, **names)
-        except Exception as error:  # whatever a layer without an ONNX form raises
+        except Exception as error:  # a layer without an ONNX form raises any of many types
             raise UserError(
                 f"{model.name} has no ONNX form ({first_line(error)}); export .safetensors, or try --opset"
             ) from None
 
 
 def _sizes(multiple: int) -> list[tuple[int, int]]:
-    """(height, width) to compare at: of both kinds of rectangle, and none the other's transpose."""
+    """(height, width) to compare at: two rectangles that are not transposes of each other."""
     side = -(-32 // multiple) * multiple
     return [(side, side + multiple), (2 * side, side + 2 * multiple)]
 
 
 def _difference(model: Model, path: Path, size: tuple[int, int]) -> float:
-    """max |onnxruntime - PyTorch| over two images of noise; infinite where the file does not run or the shapes differ.
+    """max |onnxruntime - PyTorch| over two images of noise, on the CPU in float32.
 
-    Both on the CPU in float32.
+    Infinite where the file does not run or the shapes differ.
     """
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4  # a size that does not fit is an answer here
+    settings.log_severity_level = 4  # a size that does not fit is an expected result
     images = torch.rand(2, model.channels, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.net(images)
@@ -184,7 +191,7 @@ def _difference(model: Model, path: Path, size: tuple[int, int]) -> float:
 
 
 def _takes_any_size(model: Model, path: Path) -> bool:
-    """Whether sides that are no multiple work too: some networks pad by a traced amount, others branch on the size."""
+    """Return whether other sides work too: some networks pad by a traced amount, others branch on the size."""
     side = _sizes(model.multiple)[0][0]
     return model.multiple == 1 or all(
         _difference(model, path, size) <= TOLERANCE
@@ -193,11 +200,11 @@ def _takes_any_size(model: Model, path: Path) -> bool:
 
 
 def _describe(model: Model, path: Path, multiple: int) -> None:
-    """What a program that runs the file has to know, as its metadata."""
+    """Add the metadata that a program needs to run the file."""
     import onnx
 
     graph = onnx.load(str(path))
-    told = {"model": model.name, "scale": model.scale, "multiple": multiple, "range": "0..1", "colours": model.colours}
-    for key, value in told.items():
+    facts = {"model": model.name, "scale": model.scale, "multiple": multiple, "range": "0..1", "colours": model.colours}
+    for key, value in facts.items():
         graph.metadata_props.add(key=key, value=str(value))
     onnx.save(graph, str(path))

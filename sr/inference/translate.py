@@ -1,4 +1,4 @@
-"""Images, files or folder trees, translated: labels into photographs, horses into zebras, grey into colour."""
+"""Translate images, files and folder trees: labels to photographs, horses to zebras, grey to colour."""
 
 import dataclasses
 import json
@@ -24,9 +24,9 @@ from sr.nets.io.state_dicts import load_weights
 
 
 def pick_translator(name: str, direction: Direction | None = None) -> tuple[Model, Direction]:
-    """The model in a file, and the direction it goes: as said, else as it was trained, else a_to_b.
+    """Open a model file. Returns the model and its direction: `direction`, else the trained one, else a_to_b.
 
-    Raises UserError when it changes the size.
+    Raises UserError where the model changes the size.
     """
     chosen = direction or trained_direction(name)
     model = open_model(name, direction=chosen)
@@ -36,12 +36,12 @@ def pick_translator(name: str, direction: Direction | None = None) -> tuple[Mode
 
 
 def trained_direction(name: str) -> Direction:
-    """What the options in a file of ours say; a_to_b for other files."""
+    """The direction in the options that sr stores with a model; a_to_b for other files."""
     try:
-        said = json.loads(load_weights(name)[1]["options"])["data"]["direction"]
+        stored = json.loads(load_weights(name)[1]["options"])["data"]["direction"]
     except (KeyError, TypeError, ValueError):
         return "a_to_b"
-    return "b_to_a" if said == "b_to_a" else "a_to_b"
+    return "b_to_a" if stored == "b_to_a" else "a_to_b"
 
 
 # ---- images --------------------------------------------------------------------------------------------------------
@@ -51,14 +51,14 @@ def half(image: ImageData, direction: Direction) -> ImageData:
     """The input in a file that holds a and b side by side: its left half for a_to_b, its right half for b_to_a."""
     height, width = image.rgb.shape[-2:]
     if width % 2:
-        raise UserError(f"{width}x{height} does not part into two equal halves")
+        raise UserError(f"{width}x{height} cannot be split into two equal halves; give images of even width")
     part = slice(0, width // 2) if direction == "a_to_b" else slice(width // 2, width)
-    alpha = None if image.alpha is None else image.alpha[..., part]
-    return dataclasses.replace(image, rgb=image.rgb[..., part], alpha=alpha)
+    alpha, bands = (None if planes is None else planes[..., part] for planes in (image.alpha, image.bands))
+    return dataclasses.replace(image, rgb=image.rgb[..., part], alpha=alpha, bands=bands)
 
 
 def resized(image: ImageData, size: int) -> ImageData:
-    """size x size by Pillow's bicubic, as `sr.data.source.resized`, with all the bits there are."""
+    """Resize to size x size by Pillow's bicubic, as `sr.data.source.resized`, without rounding to 8 bit."""
 
     def plane(values: Tensor) -> Tensor:
         small = Image.fromarray(values.numpy()).resize((size, size), Image.Resampling.BICUBIC)
@@ -67,8 +67,8 @@ def resized(image: ImageData, size: int) -> ImageData:
     def planes(rgb: Tensor) -> Tensor:
         return torch.stack([plane(values) for values in rgb])
 
-    alpha = None if image.alpha is None else planes(image.alpha)
-    return dataclasses.replace(image, rgb=planes(image.rgb), alpha=alpha)
+    alpha, bands = (None if values is None else planes(values) for values in (image.alpha, image.bands))
+    return dataclasses.replace(image, rgb=planes(image.rgb), alpha=alpha, bands=bands)
 
 
 def redraw(
@@ -80,10 +80,10 @@ def redraw(
     device: torch.device | str = "cpu",
     on_tiles: OnTiles | None = None,
 ) -> ImageData:
-    """What the model makes of an image, of the same size: grey or RGB as the model has it, 16 bit where it was 16 bit.
+    """Translate one image. The output has its size and depth, and the channels of the model.
 
-    tile: 0 gives the net the whole image, which a norm over the image needs to see. Alpha is kept, unless the
-    model makes it. A model of Lab gets the lightness, and its colours are joined with that at full precision.
+    Alpha is kept unless the model returns one. A model of Lab gets the lightness; its colours are joined with the
+    lightness at full precision. tile: 0 runs the network on the whole image, which a norm over the image requires.
     """
     if image.alpha is not None and model.channels in (1, 3):
         image = dataclasses.replace(image, rgb=bleed_colors(image.rgb, image.alpha))
@@ -106,10 +106,12 @@ def translate(
     device: torch.device | str = "cpu",
     **files: Any,
 ) -> ConversionReport:
-    """Translate files and folder trees into `output`. files: see `sr.inference.folders.convert.convert`.
+    """Translate files and folder trees into `output`.
 
-    side: the files hold a and b side by side, and this direction's input is taken. size: resize the input to
-    size x size first, as the published tests of pix2pix do; else it stays as it is.
+    Args:
+        side: the files hold a and b side by side, and the input is the half of this direction.
+        size: resize the input to size x size first, as the published tests of pix2pix do; None keeps its size.
+        files: see `sr.inference.folders.convert.convert`.
     """
     check_overlap(tile, overlap)
     model.net.to(device)

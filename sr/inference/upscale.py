@@ -1,4 +1,4 @@
-"""Images, files or folder trees, through a trained generator."""
+"""Upscale images, files and folder trees with a trained generator."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, as `sr.images.with_channels` makes 
 
 
 class Bicubic(nn.Module):
-    """MATLAB's bicubic upscaling in the place of a generator: what every generator has to beat."""
+    """MATLAB's bicubic upscaling as a network: the baseline of every generator."""
 
     def __init__(self, *, scale: int) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ def pick_model(name: str, *, scale: int | None = None) -> Model:
 
 
 def mix_models(parts: Sequence[str], *, scale: int | None = None) -> Model:
-    """The model between several (`sr.nets.io.interpolate`). Raises UserError as `pick_model`."""
+    """Interpolate between the weights of models (`sr.nets.io.interpolate`). Raises UserError like `pick_model`."""
     return for_images(blend(parts, expect_scale=scale), " ".join(parts))
 
 
 def for_images(model: Model, name: str) -> Model:
-    """The same model. Raises UserError when its channels are not those of an image."""
+    """Return `model`. Raises UserError where its channels are not those of an image."""
     if model.colours != "rgb":
         raise UserError(f"{name} is a model of {model.colours}, which keeps the size; use sr translate")
     return model
@@ -76,9 +76,9 @@ def through(
     device: torch.device | str,
     on_tiles: OnTiles | None = None,
 ) -> Tensor:
-    """What the net makes of an image: [c, h, w] in 0..1 -> float32 [C, h*scale, w*scale] on the host, clipped to 0..1.
+    """Run a network on an image: [c, h, w] in 0..1 -> float32 [C, h*scale, w*scale] on the host, clipped to 0..1.
 
-    Raises UserError where the net returns numbers that are no image.
+    Raises UserError where the network returns values that are not finite.
     """
     run = Predictor(model, tile=tile, overlap=overlap, device=device, precision="tf32")
     return run([image], on_tiles)[0]
@@ -114,10 +114,10 @@ def with_planes(image: ImageData, made: Tensor) -> ImageData:
 
 
 class Upscaler:
-    """Images -> the same, larger, of the same kind: gray stays gray, 16 bit stays 16 bit, alpha is kept.
+    """Upscale images and keep their kind: grey stays grey, 16 bit stays 16 bit, alpha is kept.
 
-    Transparent pixels take the colours around them first (`sr.images.alpha`). A network for grey upscales red, green
-    and blue one by one. A network of other channels is given and makes them as `planes_of` orders them.
+    Transparent pixels first take the colours around them (`sr.images.alpha`). A network for grey upscales red, green
+    and blue one by one. A network of other channels takes and returns them in the order of `planes_of`.
 
     Args:
         outscale: factor of the output size, any number up to MAX_SCALE. The output of the network is resampled by
@@ -134,14 +134,14 @@ class Upscaler:
         self._colours_alone = (model.channels, model.out_channels) in ((1, 1), (3, 3))
 
     def __call__(self, images: Sequence[ImageData], on_tiles: OnTiles | None = None) -> list[ImageData]:
-        """All at once, so that tiles of equal size share batches."""
+        """Upscale several images together, so that tiles of equal size share batches."""
         planes = [self._planes(image) for image in images]
         made = iter(self._run([plane for each in planes for plane in each], on_tiles))
         parted = [[next(made) for _ in each] for each in planes]
         return [self._joined(image, each) for image, each in zip(images, parted, strict=True)]
 
     def _planes(self, image: ImageData) -> list[Tensor]:
-        """What the net is to see of an image: [channels, h, w] each."""
+        """The inputs of the network for an image, [channels, h, w] each."""
         channels = self.model.channels
         if not self._colours_alone:
             return [planes_of(image, channels)]
@@ -204,15 +204,18 @@ def upscale(
     tta: bool = False,
     **files: Any,
 ) -> ConversionReport:
-    """Upscale files and folder trees into `output`. files: see `sr.inference.folders.convert.convert`; the rest: see
-    `Upscaler`."""
+    """Upscale files and folder trees into `output`.
+
+    Args:
+        files: see `sr.inference.folders.convert.convert`. All others: see `Upscaler`.
+    """
     settings = {"verb": "upscale", "model": fingerprint(model.net), "name": model.name, "outscale": outscale}
     settings |= {"alpha": alpha, "precision": precision, "tta": tta}
     how: dict[str, Any] = {"tile": tile, "overlap": overlap, "device": device, "precision": precision, "tta": tta}
-    enlarge = Upscaler(model, outscale=outscale, alpha=alpha, **how)
+    upscaler = Upscaler(model, outscale=outscale, alpha=alpha, **how)
 
     def work(image: ImageData, on_tiles: OnTiles) -> ImageData:
-        return enlarge([image], on_tiles)[0]
+        return upscaler([image], on_tiles)[0]
 
     files |= {"bands": model.channels}
-    return convert(inputs, output, work, title=model.name, many=enlarge, settings=settings, **files)
+    return convert(inputs, output, work, title=model.name, many=upscaler, settings=settings, **files)

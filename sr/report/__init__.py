@@ -1,4 +1,4 @@
-"""A page to look at: what programs and models made of images, beside bicubic and the ground truth."""
+"""A page that compares upscaled images of programs and models with bicubic and the ground truth."""
 
 from sr.report.make import Made, make_report
 

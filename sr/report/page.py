@@ -1,4 +1,4 @@
-"""The page itself: one HTML text that asks for nothing from anywhere. Whatever comes from outside is escaped."""
+"""The page of a report: one HTML text without requests to other hosts. Names and paths are escaped."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ Scores = dict[str, float]
 
 
 class Card(NamedTuple):
-    """One image. files: one for each layer. scores: against the ground truth, for each layer but that."""
+    """One image. files: one for each layer. scores: against the ground truth, for each layer except it."""
 
     name: str
     width: int
@@ -29,14 +29,19 @@ class Card(NamedTuple):
 def page(
     title: str, layers: Sequence[str], metrics: Sequence[str], cards: Sequence[Card], link: Callable[[Path], str]
 ) -> str:
-    """layers: names, the first is what the others are compared with. link: what an <img> is to ask for."""
+    """The HTML text.
+
+    Args:
+        layers: names; the others are compared with the first.
+        link: the address of a file for an <img>.
+    """
     style, script = ((files("sr.report") / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     shown = [metric for metric in metrics if any(metric in scores for card in cards for scores in card.scores)]
     lower = [metric for metric in shown if METRICS[metric].perfect == 0]
     sorted_cards = sorted(enumerate(cards), key=lambda one: (_gain(one[1], shown), one[0]))
     body = "\n".join(_card(card, place, layers, shown, link) for place, card in sorted_cards)
     orders = shown if len(cards[0].scores) > 1 else []
-    told = _comparison(layers, orders, len(cards))
+    summary = _comparison(layers, orders, len(cards))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -51,10 +56,10 @@ def page(
 <body>
 <header>
 <h1>{escape(title)}</h1>
-<p class="quiet">{told}</p>
+<p class="quiet">{summary}</p>
 {_means(cards, layers, shown)}
-<p class="quiet">Drag on an image, or move the slider under it. Pointing at an image upscales the place below; with
-the image focused the arrow keys move it (with Shift by a pixel), + and - zoom, Escape closes.</p>
+<p class="quiet">Drag on an image, or move the slider under it. Point at an image to see that place magnified. With
+an image focused, the arrow keys move the loupe (with Shift by one pixel), + and - zoom, Escape closes.</p>
 </header>
 <div class="tools"><div role="toolbar" aria-label="What is shown">{_tools(layers, orders)}</div></div>
 <main id="cards" data-lower="{escape(" ".join(lower))}">
@@ -68,7 +73,7 @@ the image focused the arrow keys move it (with Shift by a pixel), + and - zoom, 
 
 
 def _policy(script: str) -> str:
-    """No network, and no script but ours."""
+    """No network access, and no script except that of the page."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; img-src 'self' data: file:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
@@ -134,7 +139,7 @@ def _means(cards: Sequence[Card], layers: Sequence[str], metrics: Sequence[str])
 
 
 def _table(rows: Sequence[Scores], layers: Sequence[str], metrics: Sequence[str], caption: str = "") -> str:
-    """A row for each layer; behind each value its difference from the first row's."""
+    """A row for each layer; each value is followed by its difference from the first row."""
     if not metrics:
         return ""
     head = "".join(f'<th scope="col">{escape(metric)}</th>' for metric in metrics)
@@ -158,7 +163,7 @@ def _cell(row: Scores, first: Scores, metric: str) -> str:
 
 
 def _difference(metric: str, row: Scores, first: Scores) -> float:
-    """How much nearer to perfect `row` is than `first`."""
+    """By how much `row` is closer to a perfect value than `first`."""
     if metric not in row or metric not in first or row[metric] == first[metric]:
         return 0.0 if metric in row and metric in first else math.inf
     difference = row[metric] - first[metric]
@@ -166,7 +171,7 @@ def _difference(metric: str, row: Scores, first: Scores) -> float:
 
 
 def _gain(card: Card, metrics: Sequence[str]) -> float:
-    """Of the second layer over the first, by the first metric; 0 where nothing was measured, so by name."""
+    """The gain of the second layer over the first by the first metric; 0 where nothing was measured."""
     return _difference(metrics[0], card.scores[1], card.scores[0]) if metrics and len(card.scores) > 1 else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Which files of several folders show the same image."""
+"""Find the files of several folders that show the same image."""
 
 import re
 from collections import Counter
@@ -20,25 +20,28 @@ class Entry(NamedTuple):
     lr: Path | None
 
 
-Failed = list[tuple[str, str]]  # (image, why it is not on the page)
+Failed = list[tuple[str, str]]  # (image, reason why it is not on the page)
 
 
 def pair(folders: Sequence[str], *, hr: str | None, lr: str | None) -> tuple[list[Entry], Failed]:
-    """The images that all folders have, by the place and the stem in the folder; hr's and lr's may end in HR, LR or
-    x4, those of outputs in whatever was appended. The hr say which there are, else the lr, else the first folder.
+    """Match the images of all folders by their path in the folder, without suffix.
 
-    Raises UserError for a folder that is not there, has no images, or two of one name.
+    Names in `hr` and `lr` may end in HR, LR or x4; names of outputs may have any ending appended. The names of `hr`
+    count, else those of `lr`, else those of the first folder.
+
+    Raises:
+        UserError: a folder does not exist, has no images, or has two of one name.
     """
     given = [folder for folder in (hr, lr, *folders) if folder is not None]
     named = {folder: _named(folder) for folder in given}
     keys = dict.fromkeys(map(_key, named[given[0]]))
     if len(keys) < len(named[given[0]]):
-        raise UserError(f"{given[0]}: two images are called alike but for HR, LR or x4; rename one")
+        raise UserError(f"{given[0]}: two names differ only by HR, LR or x4; rename one")
     found = [by_beginning(keys, {path: name for name, path in named[folder].items()}) for folder in given]
     entries, failed = [], []
     for key in keys:
         wrong = [
-            f"{folder} has {len(paths[key]) or 'no'} {'images' if paths[key] else 'image'} of its name"
+            f"{folder} has {len(paths[key]) or 'no'} {'images' if paths[key] else 'image'} of this name"
             for folder, paths in zip(given, found, strict=True)
             if len(paths[key]) != 1
         ]
@@ -52,7 +55,7 @@ def pair(folders: Sequence[str], *, hr: str | None, lr: str | None) -> tuple[lis
 
 
 def _named(folder: str) -> dict[str, Path]:
-    """Place and stem of every image -> its file; with its ending where two share a stem, as `sr upscale` names it."""
+    """Path without suffix -> file. Where two share it, the suffix is appended, as `sr upscale` names outputs."""
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{folder}: there is no such folder; give folders of images")

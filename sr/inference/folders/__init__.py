@@ -1,1 +1,1 @@
-"""Folders of images at scale: what goes where, what is done already, who does what, and no part waits for another."""
+"""Convert folders of images: plan, manifest of finished outputs, work queue of a launch, pipeline."""

@@ -1,7 +1,7 @@
-"""What is done, by content and settings: one line for each output, in `.sr/` of the output folder.
+"""The manifest of finished outputs by content and settings: one JSON line per output, in `.sr/` of the output folder.
 
-Each process appends to a file of its own, so no two ever write one; when a run ends, rank 0 folds all of them into one.
-A line stands only for an output that was renamed before it; one that was cut off by a crash is passed over.
+Each process appends to a separate file. When a run ends, rank 0 merges all files into one. A line is written after the
+output has its final name; a line that a crash cut off is ignored.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class Record(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """An input as it is now."""
+    """Size and modification time (ns) of an input."""
 
     bytes: int
     mtime: int
@@ -60,8 +60,12 @@ def stamp(job: ConversionJob) -> Stamp:
 
 
 class Manifest:
-    """folder: the output folder; None remembers nothing. settings: for each kind of job, a digest of all that changes
-    its output."""
+    """The records of an output folder.
+
+    Args:
+        folder: the output folder; None records nothing.
+        settings: for each kind of job, a digest of everything that changes its output.
+    """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, str]) -> None:
         self.folder, self.settings = folder, settings
@@ -71,6 +75,7 @@ class Manifest:
         self._read: dict[Path, int] = {}
 
     def load(self) -> None:
+        """Read all files of the manifest; of several records of an output the latest counts."""
         for path in sorted(self.folder.joinpath(FOLDER).glob("*.jsonl")) if self.folder else ():
             with contextlib.suppress(OSError):
                 data = path.read_bytes()
@@ -88,7 +93,7 @@ class Manifest:
                 self._known[record.target] = record
 
     def candidate(self, job: ConversionJob) -> Record | None:
-        """The record of this job's output, where that is still there as it was made, by these settings."""
+        """The record of the output of a job, if it was made by these settings and still has the size it had then."""
         record = self._known.get(self._key(job))
         if record is None or record.settings != self.settings[job.kind]:
             return None
@@ -139,7 +144,7 @@ class Manifest:
                 file.writelines(json.dumps(record._asdict()) + "\n" for record in records)
 
     def fold(self) -> None:
-        """All files into one. What another run appended to meanwhile stays."""
+        """Merge all files into one. A file that another run appended to meanwhile stays."""
         if self.folder is None:
             return
         self.load()
@@ -159,11 +164,12 @@ class Manifest:
 
 
 def digest(settings: Mapping[str, Setting]) -> str:
+    """A short hash of settings, independent of their order."""
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
 def sweep(jobs: Sequence[ConversionJob], *, older: float = 600.0) -> None:
-    """Remove what a killed run was writing when it died: files beside the outputs, untouched for `older` seconds."""
+    """Remove temporary files that a killed run left next to the outputs, unchanged for `older` seconds."""
     names: dict[Path, set[str]] = {}
     for job in jobs:
         names.setdefault(job.target.parent, set()).add(short_name(job.target.name))

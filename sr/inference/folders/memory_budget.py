@@ -1,14 +1,14 @@
-"""A bound on what is in memory at once, in pixels."""
+"""A bound on the pixels in memory at once."""
 
 import threading
 
 
 class Closed(Exception):
-    """Nobody waits for room any more."""
+    """The budget was closed while a thread waited."""
 
 
 class MemoryBudget:
-    """Room for `limit` pixels; something larger than that is let in alone. Turns are in order, so none can starve."""
+    """Room for `limit` pixels. A larger image is admitted alone. Turns are served in order, so none can starve."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -26,11 +26,13 @@ class MemoryBudget:
             self._changed.notify_all()
 
     def give(self, pixels: int) -> None:
+        """Return what `take` took."""
         with self._changed:
             self._used -= pixels
             self._changed.notify_all()
 
     def close(self) -> None:
+        """Make all waiting and later calls of `take` raise Closed."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

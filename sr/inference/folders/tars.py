@@ -1,4 +1,4 @@
-"""Images inside tars, each one read away; no name leads out of the folder that mirrors the tar."""
+"""Images inside tars, each read by its offset. No name can lead out of the folder that mirrors the tar."""
 
 import tarfile
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from sr.data.index import expect_end
 
 
 class Member(NamedTuple):
-    """name: of the member. offset, size: of its bytes in the tar."""
+    """A file in a tar. offset, size: of its bytes."""
 
     name: str
     offset: int
@@ -18,9 +18,12 @@ class Member(NamedTuple):
 
 
 def members(tar: Path, suffixes: Sequence[str]) -> tuple[list[Member], list[tuple[str, str]]]:
-    """The images of a tar by suffix, and those refused: (name, reason). Of equal names the last counts, as for tar.
+    """List the images of a tar by suffix, and those refused as (name, reason). Of equal names the last one counts.
 
-    Costs one pass over the headers. Raises UserError, which does not name it, where it is no whole, uncompressed tar.
+    Costs one pass over the headers.
+
+    Raises:
+        UserError: the file is not a complete, uncompressed tar. The message does not name it.
     """
     found: dict[str, Member] = {}
     refused: dict[str, str] = {}
@@ -37,7 +40,7 @@ def members(tar: Path, suffixes: Sequence[str]) -> tuple[list[Member], list[tupl
                     found[str(name)] = Member(str(name), one.offset_data, one.size)
             expect_end(archive, str(tar))
     except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as error:
-        raise UserError(f"not a whole, uncompressed tar ({error}); make or copy it again") from None
+        raise UserError(f"not a complete, uncompressed tar ({error}); make or copy it again") from None
     return list(found.values()), list(refused.items())
 
 
@@ -52,7 +55,7 @@ def _unfit(one: tarfile.TarInfo, name: PurePosixPath, size: int) -> str:
 
 
 def read_member(tar: Path, offset: int, size: int) -> bytes:
-    """Raises OSError, ValueError where the tar has changed."""
+    """Read the bytes of a member. Raises OSError, and ValueError where the tar has become shorter."""
     with open(tar, "rb") as file:
         file.seek(offset)
         data = file.read(size)

@@ -1,9 +1,8 @@
-"""The processes of a launch at one list of jobs: each takes the next when it is free, rank 0 tells of all of them.
+"""The work queue of a launch: each process takes the next job when it is free, and rank 0 collects the results.
 
-What they share lies in the store of the launch (`sr.distributed.rendezvous`): the list, a counter of what is taken,
-one of what is
-done, and at the end what became of each process's part. So nothing is claimed on a disk, and a process that dies leaves
-nothing behind: the launch ends (`sr.distributed.watchdog`), and the next one does what has no record.
+The processes share the list of jobs, counters of taken and finished jobs, and the results through the store of the
+launch (`sr.distributed.rendezvous`). Nothing is claimed on disk, so a process that dies leaves no claims: the watchdog
+(`sr.distributed.watchdog`) ends the launch, and the next launch does the jobs that have no record.
 """
 
 import functools
@@ -18,15 +17,15 @@ from torch.distributed import TCPStore
 
 from sr.distributed import comm
 
-TIMEOUT = 600.0  # seconds; a process that is silent for half of it is gone
-PIECE = 4 << 20  # bytes of a message to the store
-AHEAD = 64  # jobs at most that a process takes before their turn
+TIMEOUT = 600.0  # seconds; a process that is silent for half as long counts as lost
+PIECE = 4 << 20  # bytes per message to the store
+AHEAD = 64  # jobs that a process takes in advance, at most
 
 T = TypeVar("T")
 
 
 class WorkQueue(Generic[T]):
-    """One process's view. Without a launcher it is alone."""
+    """The view of one process. Without a launcher it is the only one."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
@@ -43,7 +42,7 @@ class WorkQueue(Generic[T]):
         return self.rank == 0
 
     def share(self, value: Any) -> Any:
-        """Rank 0's value on every rank, in the order of the calls."""
+        """Return the value of rank 0 on every rank. All ranks make the same calls in the same order."""
         if self._store is not None:
             self._shared += 1
             if not self.is_main:
@@ -52,33 +51,33 @@ class WorkQueue(Generic[T]):
         return value
 
     def begin(self, jobs: Sequence[T]) -> None:
-        """The list, which is rank 0's."""
+        """Set the list of jobs to that of rank 0."""
         self.jobs = self.share(jobs)
 
     def take(self) -> T | None:
-        """The next job that nobody has; None when there are no more."""
+        """The next job that no process has taken; None when there are no more."""
         turn = self._taken if self._store is None else self._store.add(f"{self._name}/taken", 1) - 1
         self._taken = turn + 1
         return self.jobs[turn] if turn < len(self.jobs) else None
 
     @property
     def ahead(self) -> int:
-        """How many jobs to hold at once: few near the end, so that all end together."""
+        """How many jobs to hold at once: few near the end, so that all processes end together."""
         return max(min((len(self.jobs) - self._taken) // (2 * self.world), AHEAD), 2)
 
     def tick(self, count: int = 1) -> None:
-        """So many jobs ended, well or not."""
+        """Count finished jobs, whether they succeeded or failed."""
         self._done = self._done + count if self._store is None else self._store.add(f"{self._name}/done", count)
 
     @property
     def done(self) -> int:
-        """Of all processes, as far as this one knows; rank 0 of several asks the store."""
+        """Finished jobs: of all processes on rank 0, else of this process."""
         if self._store is not None and self.is_main:
             self._done = self._store.add(f"{self._name}/done", 0)
         return self._done
 
     def gather(self, part: Any) -> Iterator[Any]:
-        """Every process's part, on rank 0, which waits for them; the others leave theirs and get nothing."""
+        """Yield the part of every process on rank 0, which waits for them. The others send theirs and yield nothing."""
         if self.is_main:
             yield part
             for rank in range(1, self.world):
@@ -87,7 +86,7 @@ class WorkQueue(Generic[T]):
             self._send(f"part/{self.rank}", part)
 
     def shutdown(self) -> None:
-        """This process is done, and nobody is to miss it."""
+        """Mark this process as finished."""
         if self._store is not None:
             comm.shutdown()
 
@@ -100,11 +99,11 @@ class WorkQueue(Generic[T]):
         self._store.set(f"{self._name}/{key}", str(len(pieces)))
 
     def _receive(self, key: str) -> Any:
-        """Waits as long as rank 0 lives. What lies there is of this launch's own processes."""
+        """Wait for a value while rank 0 lives. Unpickling is safe: only processes of this launch write to the store."""
         assert self._store is not None
         name = f"{self._name}/{key}"
         while not self._store.check([name]):
-            time.sleep(0.1)  # in steps: a wait inside the store would not hear Ctrl-C
+            time.sleep(0.1)  # in steps: a wait inside the store would block Ctrl-C
         return pickle.loads(b"".join(self._store.get(f"{name}/{n}") for n in range(int(self._store.get(name)))))
 
 
@@ -112,10 +111,10 @@ _calls = 0
 
 
 def _joined() -> tuple[TCPStore, str]:
-    """The launch's store, and a name in it for this call: all processes make the same calls."""
+    """The store of the launch, and a key prefix for this call. All processes make the same calls."""
     global _calls
     _calls += 1
-    return _store(), f"sr/crew/{_calls}"
+    return _store(), f"sr/queue/{_calls}"
 
 
 @functools.cache
