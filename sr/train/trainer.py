@@ -289,8 +289,8 @@ class Trainer:
         self.saver.wait()  # before anything is gathered: there is room for one
         state, tensors = self.snapshot()
         discriminator = self.models / f"net_d_{self.step}.safetensors" if self.options.save.discriminator else None
-        files = {"model": self.last_model, "discriminator": discriminator}
-        self.saver.checkpoint(state, tensors, spare=self.best.get("step"), **files)
+        best = self.best.get("step")
+        self.saver.checkpoint(state, tensors, spare=best, model=self.last_model, discriminator=discriminator)
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """State and tensors of a checkpoint, as they are now. Collective."""
