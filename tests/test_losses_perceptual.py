@@ -190,7 +190,7 @@ def test_weights_from_a_file(tmp_path, images):
     loaded = VGG19(layers=SHALLOW, weights=str(tmp_path / "vgg.pth"))
     assert torch.equal(random(*images), loaded(*images))
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
-    with pytest.raises(UserError, match=r"part\.pth holds no weights of torchvision's vgg19"):
+    with pytest.raises(UserError, match=r"part\.pth does not hold the weights of torchvision's vgg19"):
         VGG19(layers=SHALLOW, weights=str(tmp_path / "part.pth"))
 
 
@@ -202,7 +202,7 @@ def test_timm_weights_from_a_file(tmp_path, images):
     assert torch.equal(backbone.network.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
     del state["layer3.0.conv1.weight"]
     torch.save(state, tmp_path / "part.pth")
-    with pytest.raises(UserError, match=r"timm/resnet10t cannot be had .*layer3\.0\.conv1"):
+    with pytest.raises(UserError, match=r"timm/resnet10t cannot be loaded .*layer3\.0\.conv1"):
         open_backbone("timm/resnet10t", {"layer1": 1.0}, weights=str(tmp_path / "part.pth"))
 
 
@@ -214,7 +214,7 @@ def test_offline_explains_how_to_get_the_weights(monkeypatch):
     with pytest.raises(UserError, match=r"cannot be downloaded .* put https://.*vgg19.* set the loss's `weights`"):
         VGG19()
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match=r"timm/resnet10t cannot be had .* set the loss's `weights` to a file"):
+    with pytest.raises(UserError, match=r"timm/resnet10t cannot be loaded .* set the loss's `weights` to a file"):
         Perceptual(backbone="timm/resnet10t")
 
 

@@ -1,4 +1,4 @@
-"""A generator in half precision, as far as its images stay the same: ways to run it, fastest first, and the check."""
+"""Run a generator in the fastest precision that keeps its output close to float32."""
 
 import contextlib
 import copy
@@ -17,10 +17,10 @@ from sr.nets.rrdbnet import ResidualDenseBlock
 
 Precision = Literal["auto", "fp32", "tf32", "mixed", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-WITHIN = 0.5 / 255  # of fp32, on what is looked at, for a precision that nobody asked for: half of what is promised
-BROKEN = 32 / 255  # one that was asked for is given up beyond this, or at numbers that are not finite
+WITHIN = 0.5 / 255  # largest deviation from fp32 on the test images for `auto`: half of what the documentation promises
+BROKEN = 32 / 255  # largest deviation of a precision that the user chose; beyond it, fp32 is used
 
-# ---- ways to run a net -----------------------------------------------------------------------------------------------
+# ---- ways to run a network -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -36,31 +36,30 @@ class Way:
 
 
 def exact(net: nn.Module, device: torch.device) -> Way:
-    """fp32 throughout, without the shortened multiplications (TF32) that torch otherwise allows itself on CUDA."""
+    """float32 without TF32, which torch otherwise uses for convolutions on CUDA."""
     if device.type == "cpu":
-        place(net, device)  # faster, and the same up to rounding
+        place(net, device)  # faster, and equal up to rounding
     return Way("fp32", lambda x: _called(net, x.float(), tf32=False, last=device.type == "cpu"))
 
 
 def shortened(net: nn.Module, device: torch.device) -> Way:
-    """What torch does with an fp32 net by itself: on CUDA with TF32 multiplications, 10 bits of mantissa like fp16."""
+    """float32 with TF32 multiplications on CUDA, which have 10 bits of mantissa like fp16."""
     cuda = device.type == "cuda"
     return Way("tf32" if cuda else "fp32", lambda x: _called(net, x.float(), tf32=True, last=cuda))
 
 
 def halved(net: nn.Module, kind: str) -> Way:
-    """All weights and all that is computed in `kind` (bf16, fp16): the fastest, and off by several 8-bit steps in bf16,
-    whose numbers near 1 are 1/256 apart."""
+    """All weights and activations in `kind` (bf16, fp16). bf16 deviates by several 8-bit steps, because its values
+    near 1 are 1/256 apart."""
     dtype = DTYPES[kind]
     half = copy.deepcopy(net).to(dtype).to(memory_format=torch.channels_last)
     return Way(kind, lambda x: _called(half, x.to(dtype), tf32=True, last=True), element=2)
 
 
 def mixed(net: nn.Module, kind: str) -> Way | None:
-    """`kind` inside the residual blocks, whose outputs are small corrections, and fp32 for the sum that they add to and
-    for all before and after them. None where the net has no such blocks.
+    """`kind` inside the residual blocks, and fp32 for the sum that they add to and for all other layers.
 
-    Of an RRDBNet 64/23 that is 92 % of the operations.
+    Returns None if the network has no such blocks. In an RRDBNet 64/23 they are 92 % of the operations.
     """
     dtype = DTYPES[kind]
     net = copy.deepcopy(net).to(memory_format=torch.channels_last)
@@ -80,7 +79,7 @@ def mixed(net: nn.Module, kind: str) -> Way | None:
 
 
 class _Within(nn.Module):
-    """A module in half precision; its output, still half, becomes fp32 where it is added to fp32."""
+    """A module in half precision. Its output becomes float32 when it is added to float32."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -91,7 +90,7 @@ class _Within(nn.Module):
 
 
 class _DenseBlock(nn.Module):
-    """`ResidualDenseBlock` on fp32 features with its convolutions in half precision."""
+    """`ResidualDenseBlock` on float32 features with its convolutions in half precision."""
 
     def __init__(self, block: ResidualDenseBlock, dtype: torch.dtype) -> None:
         super().__init__()
@@ -118,7 +117,7 @@ def _multiplications(device: torch.device, *, tf32: bool) -> Iterator[None]:
         return
     conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     value: str | bool = tf32
-    if hasattr(conv, "conv"):  # torch 2.9 and later, where reading `allow_tf32` can raise once this was set
+    if hasattr(conv, "conv"):  # torch 2.9; reading `allow_tf32` raises once these were set
         switches, name, value = (conv.conv, matmul), "fp32_precision", "tf32" if tf32 else "ieee"
     else:
         switches, name = (conv, matmul), "allow_tf32"
@@ -132,12 +131,12 @@ def _multiplications(device: torch.device, *, tf32: bool) -> Iterator[None]:
             setattr(switch, name, was)
 
 
-# ---- which one -------------------------------------------------------------------------------------------------------
+# ---- choose a precision ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Choice:
-    """way: what to run. deviation: from fp32 on what was looked at. refused: one phrase per way that was given up."""
+    """way: what to run. deviation: the largest from fp32 on the test images. refused: why others were not chosen."""
 
     way: Way
     deviation: float
@@ -145,8 +144,10 @@ class Choice:
 
 
 def choose(net: nn.Module, precision: Precision, *, device: torch.device, looks: list[Tensor]) -> Choice:
-    """The fastest way that gives fp32's images of `looks` ([B, c, h, w] each) within WITHIN; a precision that was
-    asked for unless it breaks them. The net in fp32 is the last resort.
+    """Choose the fastest way whose output for the test images `looks` ([B, c, h, w] each) is within WITHIN of fp32.
+
+    A precision that the user chose is kept unless it deviates by more than BROKEN, overflows or does not run; then
+    fp32 is chosen.
     """
     if precision == "tf32":
         return Choice(shortened(net, device), 0.0, [])
@@ -156,7 +157,7 @@ def choose(net: nn.Module, precision: Precision, *, device: torch.device, looks:
     for make in makers:
         way = make()
         if way is None:
-            refused += ["it has no blocks that sr knows to mix"] if precision == "mixed" else []
+            refused += ["the network has no residual blocks to mix"] if precision == "mixed" else []
             continue
         bound = WITHIN if precision == "auto" else BROKEN
         try:
@@ -189,7 +190,7 @@ def _makers(net: nn.Module, precision: Precision, device: torch.device) -> list[
 
 
 def _deviation(way: Way, looks: list[Tensor], wanted: list[Tensor], device: torch.device) -> float:
-    """The largest difference of images, infinity where one is not finite."""
+    """The largest difference of outputs clipped to 0..1; infinity if one is not finite."""
     worst = 0.0
     for look, right in zip(looks, wanted, strict=True):
         made = way.run(look.to(device))
@@ -202,13 +203,13 @@ def _deviation(way: Way, looks: list[Tensor], wanted: list[Tensor], device: torc
 def _wrong(deviation: float) -> str:
     if deviation == torch.inf:
         return "overflows"
-    return f"is off by up to {deviation * 255:.1f}/255"
+    return f"differs from fp32 by up to {deviation * 255:.1f}/255"
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Of the device, or of the host where that is the device."""
-    said = str(error).lower()
-    told = "can't allocate memory", "not enough memory", "out of memory"
+    """Whether an error means that the memory of the device, or of the host, is exhausted."""
+    message = str(error).lower()
+    phrases = "can't allocate memory", "not enough memory", "out of memory"
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(phrase in said for phrase in told)
+        isinstance(error, RuntimeError) and any(phrase in message for phrase in phrases)
     )

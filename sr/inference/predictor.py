@@ -1,4 +1,4 @@
-"""A generator at work on images: in which tiles, in which precision, and what to do when memory runs out."""
+"""Run a generator on images of any size: tiles, precision, and recovery when memory runs out."""
 
 import os
 import sys
@@ -22,8 +22,8 @@ OnTiles = Callable[[int, int], None]
 Run = Callable[[Tensor], Tensor]
 
 
-def tell(sentence: str) -> None:
-    """On standard error, beside a progress bar; of several processes each with its rank."""
+def report(sentence: str) -> None:
+    """Print a message to stderr without breaking the progress bar, with the rank if there are several processes."""
     rank = os.environ.get("RANK", "0")
     tqdm.write(f"sr: {sentence}" if rank == "0" else f"sr (rank {rank}): {sentence}", file=sys.stderr)
 
@@ -47,7 +47,7 @@ class Predictor:
         overlap: int | None = None,
         precision: Precision = "fp32",
         tta: bool = False,
-        say: Callable[[str], None] = tell,
+        say: Callable[[str], None] = report,
     ) -> None:
         if tile is not None:
             check_overlap(tile, overlap or 0)
@@ -62,20 +62,19 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Tensor], on_tiles: OnTiles | None = None) -> list[Tensor]:
-        """[c, h, w] in 0..1 on the host, each -> float32 [C, h*scale, w*scale] there, clipped to 0..1.
+        """Run the model on images on the host: [c, h, w] in 0..1 -> float32 [C, h*scale, w*scale], clipped to 0..1.
 
-        Raises UserError where the net returns numbers that are no image, torch.OutOfMemoryError where memory does
-        not hold the smallest tile.
+        Raises UserError if the output is not finite, torch.OutOfMemoryError if the smallest tile does not fit.
         """
         way = self._chosen(images[0]).way
         made = self._fitted(way.run, images, on_tiles)
         if way.name != "fp32" and not all(torch.isfinite(each).all() for each in made):
-            self._say(f"{way.name} overflowed; from here on in fp32")
+            self._say(f"{way.name} overflowed; using fp32 from now on")
             self._choice = choose(self.model.net, "fp32", device=self.device, looks=[])
             self.policy.element = self._choice.way.element
             made = self._fitted(self._choice.way.run, images, on_tiles)
         if not all(torch.isfinite(each).all() for each in made):
-            raise UserError(f"{self.model.name} returned values that are not finite; the model is broken, give another")
+            raise UserError(f"{self.model.name} returned values that are not finite; use another model")
         return [each[0].clamp_(0, 1) for each in made]
 
     # ---- precision ----
@@ -90,10 +89,10 @@ class Predictor:
                 if not out_of_memory(error):
                     raise
                 choice = choose(self.model.net, "fp32", device=self.device, looks=[])
-                self._say(f"no memory to compare precisions; going on in {choice.way.name}")
+                self._say(f"not enough memory to compare precisions; using {choice.way.name}")
             self._choice, self.policy.element = choice, choice.way.element
             if choice.refused:
-                self._say(f"{', '.join(choice.refused)}: now in {choice.way.name}")
+                self._say(f"{', '.join(choice.refused)}; using {choice.way.name}")
             if self.precision in ("mixed", "bf16", "fp16") and choice.way.name != "fp32":
                 self._say(f"{choice.way.name} differs from fp32 by up to {choice.deviation * 255:.2f}/255")
         return self._choice
@@ -145,8 +144,7 @@ class Predictor:
 
 
 class _TooLarge(Exception):
-    """Memory does not hold what the net makes of tiles of this shape. failure: what was raised, without its frames,
-    which hold tensors."""
+    """A batch of tiles of this shape does not fit. failure: the error without its frames, which hold tensors."""
 
     def __init__(self, shape: torch.Size, failure: BaseException) -> None:
         super().__init__(shape)
@@ -154,7 +152,7 @@ class _TooLarge(Exception):
 
 
 def _guarded(run: Run, device: torch.device) -> Run:
-    """On the device; raises _TooLarge where memory runs out, and any other error as it is."""
+    """Run on the device. Raises _TooLarge when memory runs out; other errors are passed on."""
 
     def guarded(tiles: Tensor) -> Tensor:
         try:
@@ -169,7 +167,7 @@ def _guarded(run: Run, device: torch.device) -> Run:
 
 
 def _ensemble(run: Run) -> Run:
-    """The mean over the 8 flips and rotations of the input, each turned back (self-ensemble of EDSR, section 3.4)."""
+    """The mean of the outputs for the 8 flips and rotations of the input (self-ensemble, EDSR, section 3.4)."""
 
     def ensemble(tiles: Tensor) -> Tensor:
         total: Any = 0
@@ -183,7 +181,7 @@ def _ensemble(run: Run) -> Run:
 
 
 def _centre(image: Tensor, side: int, multiple: int) -> Tensor:
-    """[1, c, at most side, at most side] of its middle, in the image's own phase."""
+    """[1, c, at most side, at most side] of its center, in the phase of the image."""
     rows, columns = (
         slice((length - min(length, side)) // 2 // multiple * multiple, None) for length in image.shape[-2:]
     )

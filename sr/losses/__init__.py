@@ -1,7 +1,7 @@
-"""Losses: one file each, one row each. Weights and schedules are the caller's.
+"""Losses: one file and one table row each. Weights and schedules are applied by the caller.
 
 A reconstruction loss is a module called with (output, target), both [B, 3, h, w] in 0..1; it returns a float32 scalar.
-One that needs more than the target has `compare(output, *, batch, average)` instead
+A loss that needs more than the target has `compare(output, *, batch, average)` instead
 (sr.tasks.task.ReconstructionLosses).
 An adversarial loss has `generator` and `discriminator`, called with (critic, real=..., fake=...), both [B, 3, h, w];
 they return float32 scalars by name.
@@ -58,7 +58,7 @@ ADVERSARIAL: dict[str, type] = {
     "relativistic": Relativistic,
 }
 LOGITS_ALONE = frozenset({"vanilla", "lsgan", "hinge", "softplus", "wgan", "relativistic"})
-"""Those that neither look inside the critic nor take gradients of its gradients."""
+"""GAN losses that use only the logits: no inner features of the critic and no second-order gradients."""
 GAN_TERMS: dict[str, type] = {
     "r1": R1,
     "r2": R2,

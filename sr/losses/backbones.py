@@ -1,4 +1,4 @@
-"""Networks trained to recognise things, as extractors of features: frozen, and cut off after the last layer needed."""
+"""Pretrained classification networks as frozen feature extractors, truncated after the last layer that is used."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -45,22 +45,25 @@ class Backbone(nn.Module):
 def open_backbone(
     name: str, layers: Mapping[str, float] | None = None, *, weights: str = "pretrained", checkpointing: bool = False
 ) -> Backbone:
-    """A row of BACKBONES, or `timm/NAME` for any model of timm that gives features.
+    """Load a row of BACKBONES, or `timm/NAME` for any timm model with feature extraction.
 
-    layers: names and weights; None for the backbone's own choice. weights: `pretrained` (also spelled `torchvision`
-    or `timm`, after where it comes from), a file of that state dict, or `random` (seeded, with a warning).
-    checkpointing: compute the features a second time in the backward pass instead of keeping those between layers.
-    Raises UserError for unknown layers and for weights that cannot be had.
+    layers: names and weights; None for the backbone's default. weights: `pretrained` (or its source, `torchvision` or
+    `timm`), a file with that state dict, or `random` (seeded, with a warning).
+    checkpointing: recompute the features in the backward pass instead of storing those between layers.
+    Raises UserError for unknown layers and for weights that cannot be loaded.
     """
     if weights == "random":
-        warnings.warn(f"{name} runs with random weights: its loss is no measure of perception", stacklevel=3)
+        warnings.warn(
+            f"{name} has random weights, so its loss does not measure perceptual similarity; set weights: pretrained",
+            stacklevel=3,
+        )
     of_timm = name.startswith("timm/")
     if weights == ("timm" if of_timm else "torchvision"):
         weights = "pretrained"
     if of_timm:
         return _open_timm(name.removeprefix("timm/"), layers, weights, checkpointing)
     known = BACKBONES[name]
-    with torch.device("meta"):  # no memory for the classifiers, which are never used
+    with torch.device("meta"):  # allocates no memory for the classifiers, which are not used
         net = known.build()
     names = known.names(net)
     layers = _in_order(name, layers or known.layers, list(names))
@@ -74,13 +77,13 @@ def open_backbone(
 
 
 def _spare_input(module: nn.Module) -> None:
-    """The ReLU after a layer that is looked at must not overwrite it; all others may, which saves a pass."""
+    """Keep the ReLU after a layer that is used from overwriting it. All others work in place, which is faster."""
     if isinstance(module, nn.ReLU | nn.ReLU6):
         module.inplace = False
 
 
 class _Chain(nn.Module):
-    """The outputs of each of the segments, which follow on each other."""
+    """Run segments one after the other and return the output of each."""
 
     def __init__(self, segments: list[nn.Sequential], checkpointing: bool) -> None:
         super().__init__()
@@ -100,11 +103,11 @@ class _Chain(nn.Module):
 # ---- torchvision ---------------------------------------------------------------------------------------------------
 
 Names = dict[str, list[str]]
-"""The layers of a network in the order they run: what each is called -> the paths of the modules that make it."""
+"""The layers of a network in execution order: name -> paths of its modules."""
 
 
 def _vgg_names(net: nn.Module) -> Names:
-    """conv1_1, relu1_1, ... pool1, conv2_1 and so on, as Simonyan and Zisserman number them."""
+    """conv1_1, relu1_1, ... pool1, conv2_1 and so on, numbered as by Simonyan and Zisserman."""
     names, block, number = {}, 1, 0
     for place, module in net.get_submodule("features").named_children():
         if isinstance(module, nn.MaxPool2d):
@@ -129,7 +132,7 @@ def _numbered_names(net: nn.Module) -> Names:
 
 @dataclass(frozen=True)
 class Known:
-    """A network of torchvision, how its layers are called, and those that a loss takes unless told otherwise."""
+    """A torchvision network, the names of its layers, and the layers that a loss uses by default."""
 
     build: Callable[[], nn.Module]
     published: models.WeightsEnum
@@ -175,7 +178,7 @@ def _in_order(backbone: str, layers: Mapping[str, float], names: list[str]) -> d
 
 
 def _segments(names: Names, wanted: set[str]) -> list[list[str]]:
-    """The paths of the modules up to each wanted layer from the one before; nothing after the last."""
+    """The module paths of each segment, which ends at a wanted layer. Modules after the last one are left out."""
     segments, current = [], []
     for name, paths in names.items():
         current += paths
@@ -196,16 +199,16 @@ def _weights(name: str, source: str, wanted: State) -> State:
         return _random(wanted)
     published = BACKBONES[name].published
     found = _download(name) if source == "pretrained" else load_weights(source)[0]
-    # older files lack these counters, which play no part in eval mode
+    # older files lack these counters, which eval mode does not use
     found = {key: torch.zeros(()) for key in wanted if key.endswith("num_batches_tracked")} | found
     state = {key: found[key].float() for key in wanted if key in found}
     if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in wanted.items()}:
-        raise UserError(f"{source} holds no weights of torchvision's {name}; download {published.url}")
+        raise UserError(f"{source} does not hold the weights of torchvision's {name}; download {published.url}")
     return state
 
 
 def _random(wanted: Mapping[str, Tensor]) -> State:
-    """Draws that keep the features' scale from layer to layer (He et al. 2015), the same in every run."""
+    """Random values that preserve the scale of the features (He et al. 2015), the same in every run."""
     generator = torch.Generator().manual_seed(0)
     state = {}
     for key, value in wanted.items():
@@ -234,28 +237,28 @@ def _download(name: str) -> State:
 
 
 def _open_timm(name: str, layers: Mapping[str, float] | None, weights: str, checkpointing: bool) -> Backbone:
-    """Layers are called as timm's `feature_info` calls them: `layer3`, `stages.2`, `blocks.11`."""
+    """Load a timm model. Layers have the names of its `feature_info`: `layer3`, `stages.2`, `blocks.11`."""
     options: dict[str, Any] = {"pretrained": weights != "random"}
     if weights not in ("pretrained", "random"):
         options["pretrained_cfg_overlay"] = {"state_dict": load_weights(weights)[0]}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            # built whole first: that names all layers, and refuses a file that features_only would load in part
+            # The complete model has the names of all layers, and refuses a file that features_only would load in part.
             whole, sizing = _create_timm(name, options)
             names = [info["module"] for info in whole.feature_info]
             layers = _in_order(name, layers or _even(*names[-4:]), names)
             places = [names.index(layer) for layer in layers]
             options |= sizing | {"features_only": True, "out_indices": places}
             patch = getattr(getattr(whole, "patch_embed", None), "patch_size", None)
-            if patch:  # the getter gives maps as [B, channels, h, w] where the model has them otherwise
+            if patch:  # returns [B, channels, h, w] for models with another layout
                 options["feature_cls"] = "getter"
             network, _ = _create_timm(name, options)
     except UserError:
         raise
-    except Exception as error:  # timm, Hugging Face's client and each model fail in their own ways
+    except Exception as error:  # timm, the Hugging Face client and the models raise many types
         raise UserError(
-            f"timm/{name} cannot be had ({first_line(error)}); check the name and the network, or set the "
+            f"timm/{name} cannot be loaded ({first_line(error)}); check the name and the network, or set the "
             "loss's `weights` to a file of the model's state dict"
         ) from None
     if checkpointing:
@@ -268,7 +271,7 @@ def _open_timm(name: str, layers: Mapping[str, float] | None, weights: str, chec
 
 
 class _Patches(nn.Module):
-    """A transformer fed with whole patches: the last column and row are repeated up to a multiple of the patch."""
+    """Pad the input of a transformer to whole patches by repeating the last column and row."""
 
     def __init__(self, network: nn.Module, patch: tuple[int, int]) -> None:
         super().__init__()
@@ -280,13 +283,13 @@ class _Patches(nn.Module):
 
 
 def _create_timm(name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The model, made to take images of any size where it can, and the options that this took."""
+    """Create the model so that it accepts any image size, if possible. Returns it and the options for that."""
     import timm
 
     for sizing in _sizings():
         try:
             return timm.create_model(name, **{**sizing, **options}), sizing
-        except TypeError as error:  # a model that knows no such option takes any size already
+        except TypeError as error:  # a model without this option accepts any size
             if not sizing or "unexpected keyword" not in str(error):
                 raise
     raise AssertionError("the last sizing is empty")

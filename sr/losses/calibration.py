@@ -1,4 +1,4 @@
-"""The few learned numbers that turn features into a measure of perception, out of their authors' packages."""
+"""Load the learned channel weights of LPIPS and DISTS from their authors' packages."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -9,9 +9,9 @@ from sr.nets.io.state_dicts import State, load_weights
 
 
 def load_calibration(source: str | None, published: tuple[str, str, str], sizes: Mapping[str, int]) -> State:
-    """Flat float32 values under the names of `sizes`, of these lengths, from the file `source`.
+    """Return flat float32 values with the names and lengths of `sizes`, from the file `source`.
 
-    None takes the published file: (distribution, package, file in it); no code of the package runs.
+    None: the published file (distribution, package, file in it). No code of the package is run.
     """
     distribution, package, file = published
     if source is None:

@@ -1,4 +1,4 @@
-"""Colour consistency: what is left of an image without its detail."""
+"""Color consistency: compare images after a low-pass filter."""
 
 import math
 from typing import Annotated
@@ -11,10 +11,10 @@ from sr.losses.filters import gaussian, smooth
 
 
 class Colour(nn.Module):
-    """mean |G * output - G * target|, G a Gaussian low-pass, so that colour and brightness stay and detail is free.
+    """mean |G * output - G * target|, G a Gaussian low-pass, which constrains color and brightness but not detail.
 
-    The colour loss of Ignatov et al. 2017 (DPED), with L1 for their squared distance.
-    sigma: of the Gaussian, in pixels; detail finer than a few times that is not judged. Borders are continued.
+    The color loss of Ignatov et al. 2017 (DPED), with L1 for their squared distance.
+    sigma: of the Gaussian, in pixels; detail finer than a few times sigma is ignored. Borders are replicated.
     """
 
     def __init__(self, *, sigma: Annotated[float, Field(gt=0)] = 3.0) -> None:

@@ -1,4 +1,4 @@
-"""Learning from a larger generator (Hinton et al. 2015; features as in FitNets, Romero et al. 2015)."""
+"""Distill a larger generator (Hinton et al. 2015; features as in FitNets, Romero et al. 2015)."""
 
 from functools import partial
 from typing import Any
@@ -16,11 +16,11 @@ from sr.nets.io.load import open_model
 class Distill(nn.Module):
     """distance(output, teacher(lq)) + feature_weight * sum of distances of features.
 
-    teacher: a generator's file, ours or any that spandrel opens; it is frozen, and costs one forward pass.
-    features: the generator's modules to compare and the teacher's to compare them with, by their names, for example
-    {conv_body: conv_body}; both must give the same shape. They need `watch` to have seen the generator, and are
-    taken as they stand after the forward pass, so after an activation that works in place.
-    Raises UserError where the two do not go together.
+    teacher: a generator file of sr or any that spandrel opens; it is frozen and costs one forward pass.
+    features: names of the generator's modules, and for each the teacher's module to compare it with, for example
+    {conv_body: conv_body}; both must have outputs of the same shape. Call `watch` with the generator first. Outputs
+    are read after the forward pass, so after an in-place activation.
+    Raises UserError if generator and teacher do not fit.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Distill(nn.Module):
         self._hook("teacher", self.teacher, list(features.values()))
 
     def watch(self, generator: nn.Module) -> None:
-        """Check that teacher and generator go together and note the generator's features from now on.
+        """Check that teacher and generator fit, and record the generator's features from now on.
 
         generator: the raw module that training runs, on the teacher's device.
         """
@@ -60,13 +60,13 @@ class Distill(nn.Module):
         for of, names in (("generator", self.features), ("teacher", self.features.values())):
             for name in names:
                 if not isinstance(self._seen[of].get(name), Tensor):
-                    raise UserError(f"features: '{name}' of the {of} gives no tensor; choose a layer it calls")
+                    raise UserError(f"features: '{name}' of the {of} returns no tensor; choose a module that it calls")
         for mine, theirs in self.features.items():
             ours, wanted = list(self._seen["generator"][mine].shape), list(self._seen["teacher"][theirs].shape)
             if ours != wanted:
                 raise UserError(
-                    f"features: '{mine}' gives {ours} and the teacher's '{theirs}' {wanted} on a 32 x 32 input; "
-                    "choose modules of the same shape"
+                    f"features: '{mine}' has shape {ours} and the teacher's '{theirs}' {wanted} for a 32 x 32 input; "
+                    "choose modules with outputs of the same shape"
                 )
 
     def compare(self, output: Tensor, *, batch: Batch, average: object) -> Tensor:
@@ -93,5 +93,5 @@ def _note(seen: dict[str, Tensor], name: str, module: nn.Module, inputs: Any, ou
 
 
 def _plain(x: Tensor) -> Tensor:
-    """A tensor that a gradient may be computed with: spandrel's come out of inference mode."""
+    """A tensor that autograd accepts: those of spandrel are made in inference mode."""
     return x.clone() if x.is_inference() else x

@@ -15,9 +15,9 @@ class DISTS(nn.Module):
     """1 - sum over channels of (alpha * l + beta * s), the mean over images (equations 5 to 7).
 
     l and s compare the means and the (co)variances over each feature map of the image itself and of VGG16 after the
-    ReLU, with its poolings replaced by a blur of the squares; so the same texture in other places is near.
-    weights: of the backbone, as in `Perceptual`. calibration: a file with `alpha` and `beta`, or left out for the
-    one in the package `dists-pytorch`.
+    ReLU, with L2 pooling instead of max pooling. Equal textures at shifted positions therefore have a small distance.
+    weights: of the backbone, as in `Perceptual`. calibration: a file with `alpha` and `beta` (default:
+    that of the package `dists-pytorch`).
     """
 
     alpha: Tensor
@@ -74,5 +74,5 @@ class _L2Pool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         kernel = self.get_buffer("kernel").expand(channels, 1, 3, 3)
-        with torch.autocast(x.device.type, enabled=False):  # squares leave the range of half precision, 1e-12 too
+        with torch.autocast(x.device.type, enabled=False):  # squares and 1e-12 exceed the range of half precision
             return (F.conv2d(x.float().square(), kernel, stride=2, padding=1, groups=channels) + 1e-12).sqrt()

@@ -1,4 +1,4 @@
-"""Losses on the Sobel gradient, scaled to slopes: the change per pixel (the kernels are divided by 8)."""
+"""Losses on the Sobel gradient, in change per pixel (the kernels are divided by 8)."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ _ACROSS, _ALONG = (-0.5, 0.0, 0.5), (0.25, 0.5, 0.25)
 
 
 class Gradient(nn.Module):
-    """mean |S_x (output - target)| + mean |S_y (output - target)|, S the Sobel operators: place and sign of edges."""
+    """mean |S_x (output - target)| + mean |S_y (output - target)|, S the Sobel operators: where edges are."""
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         horizontal, vertical = _sobel(output.float() - target.float())
@@ -16,9 +16,9 @@ class Gradient(nn.Module):
 
 
 class Edge(nn.Module):
-    """mean | |S output| - |S target| |, |S| the length of the Sobel gradient: how strong edges are, whatever way.
+    """mean | |S output| - |S target| |, |S| the length of the Sobel gradient: strength of edges.
 
-    Ma et al. 2020 (SPSR) compare gradient maps so, with plain differences for Sobel's.
+    Ma et al. 2020 (SPSR) compare gradient maps in this way, with plain differences.
     """
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Features of targets that come again need not be computed again."""
+"""Cache the features of targets that occur more than once."""
 
 import hashlib
 from collections import OrderedDict
@@ -11,12 +11,12 @@ Features = dict[str, Tensor]
 
 
 class FeatureCache:
-    """The features of targets on the device they came from, the least recently used dropped beyond `megabytes` MiB.
+    """Features of targets on their device. Beyond `megabytes` MiB, the least recently used are removed.
 
-    It serves data without random crops, flips or sharpening draws, where an epoch brings the same targets again.
-    Entries are found by the target's content, so no order or name of samples is involved. Each call costs a copy of
-    the targets to the host, which waits for the device, and a BLAKE2 hash of about 1 GB/s. A target of 256 x 256
-    takes 31 MiB with the default layers of VGG19 in float32, so this pays for few targets or deep layers.
+    Useful for data without random crops, flips or sharpening, where every epoch has the same targets. Entries are
+    found by the content of the target, independent of the order or name of samples. Each call costs a copy of the
+    targets to the host, which synchronizes with the device, and a BLAKE2 hash (about 1 GB/s). A target of 256 x 256
+    takes 31 MiB with the default layers of VGG19 in float32, so the cache is for few targets or deep layers.
     """
 
     def __init__(self, extract: Callable[[Tensor], Features], *, megabytes: int) -> None:
@@ -43,7 +43,7 @@ class FeatureCache:
         return {name: torch.stack([features[name] for features in batch]) for name in batch[0]}
 
     def hit_rate(self) -> float:
-        """The share of targets since the last call of this whose features were at hand."""
+        """The share of targets since the last call of this method whose features were cached."""
         rate = self._hits / max(self._seen, 1)
         self._hits = self._seen = 0
         return rate

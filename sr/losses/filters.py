@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def slide(x: Tensor, taps: Sequence[float], axis: int) -> Tensor:
-    """Correlate along one axis with `taps`, inside only: that axis gets len(taps) - 1 shorter.
+    """Correlate along one axis with `taps` without padding: the axis gets len(taps) - 1 shorter.
 
-    A weighted sum of shifted views, because autocast and TF32 would round the operands of a convolution: SSIM
-    subtracts nearly equal means, and few digits of the difference would be left.
+    A weighted sum of shifted views instead of a convolution, whose operands autocast and TF32 would round: SSIM
+    subtracts nearly equal means, so that few digits of the difference would remain.
     """
     length = x.shape[axis] - len(taps) + 1
     views = [tap * x.narrow(axis, i, length) for i, tap in enumerate(taps) if tap]
@@ -19,7 +19,7 @@ def slide(x: Tensor, taps: Sequence[float], axis: int) -> Tensor:
 
 
 def smooth(x: Tensor, taps: Sequence[float]) -> Tensor:
-    """[..., h, w] correlated with `taps` along height and width, inside only."""
+    """[..., h, w] correlated with `taps` along height and width, without padding."""
     return slide(slide(x, taps, -2), taps, -1)
 
 
@@ -30,5 +30,5 @@ def gaussian(sigma: float, reach: int) -> list[float]:
 
 
 def length(*parts: Tensor) -> Tensor:
-    """Root of the sum of squares; its slope is 0, not undefined, where all parts are 0."""
+    """Root of the sum of squares, with gradient 0 where all parts are 0."""
     return torch.stack([part.square() for part in parts]).sum(0).add(1e-12).sqrt()

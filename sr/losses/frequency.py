@@ -5,15 +5,15 @@ from torch import Tensor, nn
 
 from sr.losses.weight_schedules import NonNegative
 
-_QUIET = 1e-3  # about what rounding to 8 bit leaves in an orthonormal coefficient: 1 / (255 * sqrt(12))
+_SILENT = 1e-3  # about the rounding noise of 8 bits in an orthonormal coefficient: 1 / (255 * sqrt(12))
 
 
 class FFT(nn.Module):
     """amplitude * mean ||F(o)| - |F(t)|| + phase * mean |angle F(o) - angle F(t)| (Fuoli et al. 2021).
 
-    F is the orthonormal transform of each channel under a Hann window, so that the border makes no edge of its own.
-    amplitude, phase: the weights of the two halves. Phases differ by 0 to pi, the short way round; where a
-    coefficient is quieter than 8-bit rounding, its phase is noise and is left out.
+    F is the orthonormal transform of each channel under a Hann window, so that the border does not add an edge.
+    amplitude, phase: the weights of the two terms. Phase differences are in 0..pi. The phase of a coefficient below
+    8-bit rounding noise is ignored.
     """
 
     def __init__(self, *, amplitude: NonNegative = 0.5, phase: NonNegative = 0.5) -> None:
@@ -28,8 +28,8 @@ class FFT(nn.Module):
 class FocalFrequency(nn.Module):
     """mean w |F(o) - F(t)|², w = |F(o) - F(t)|^alpha / its largest value in the channel (Jiang et al. 2021).
 
-    F is the orthonormal transform of each channel; w takes no gradient. What is hardest to match weighs most.
-    alpha: 0 weighs all frequencies alike (then it is the l2 loss).
+    F is the orthonormal transform of each channel; w has no gradient. Frequencies with the largest error weigh most.
+    alpha: 0 weighs all frequencies equally, which is the l2 loss.
     """
 
     def __init__(self, *, alpha: NonNegative = 1.0) -> None:
@@ -51,7 +51,7 @@ def _windowed_spectrum(images: Tensor) -> Tensor:
 
 
 def _phase_distance(o: Tensor, t: Tensor) -> Tensor:
-    """|angle o - angle t| in 0..pi; 0 and without gradient where either is quiet (the slope grows as 1 / amplitude)."""
+    """|angle o - angle t| in 0..pi; 0 where either is silent, because the gradient grows as 1 / amplitude."""
     turn = o * t.conj()
-    no_sync = torch.minimum(o.detach().abs(), t.detach().abs()) < _QUIET
-    return torch.atan2(turn.imag.masked_fill(no_sync, 0), turn.real.masked_fill(no_sync, 1)).abs()
+    silent = torch.minimum(o.detach().abs(), t.detach().abs()) < _SILENT
+    return torch.atan2(turn.imag.masked_fill(silent, 0), turn.real.masked_fill(silent, 1)).abs()

@@ -12,12 +12,12 @@ _WINDOW = 7
 
 
 class LDL(nn.Module):
-    """mean M |output - target|: L1 where the generator makes artefacts, and only there.
+    """mean M |output - target|: L1 loss only where the generator makes artifacts.
 
-    M = var(R)^(1/5) * var_7x7(R), R the error summed over channels: large where the error is uneven, in the image and
-    around the pixel. M = 0 where the generator's moving average errs more than the generator does.
-    M is a weight and takes no gradient. Costs one more forward of the generator per step, without gradient.
-    Images are at least 4 pixels a side.
+    M = var(R)^(1/5) * var_7x7(R), R the error summed over channels: large where the error varies, in the image and
+    around the pixel. M = 0 where the error of the generator's EMA is larger than that of the generator.
+    M is a weight without gradient. Costs one more forward pass of the generator per step, without gradient.
+    Images must have at least 4 pixels per side.
     """
 
     def compare(self, output: Tensor, *, batch: Batch, average: Callable[[Tensor], Tensor]) -> Tensor:
@@ -31,8 +31,8 @@ class LDL(nn.Module):
 
 
 def artefact_map(residual: Tensor) -> Tensor:
-    """The map M before the moving average clears it: [B, 1, h, w] -> [B, 1, h, w], borders mirrored."""
-    centred = residual - residual.mean((-2, -1), keepdim=True)  # else the variances below lose their digits
+    """The map M before the EMA masks it: [B, 1, h, w] -> [B, 1, h, w], with reflected borders."""
+    centred = residual - residual.mean((-2, -1), keepdim=True)  # keeps the variances below accurate
     padded = F.pad(centred, [_WINDOW // 2] * 4, mode="reflect")
     mean, square = F.avg_pool2d(padded, _WINDOW, 1), F.avg_pool2d(padded.square(), _WINDOW, 1)
     count = _WINDOW**2

@@ -12,7 +12,7 @@ Net = Literal["vgg", "alex", "squeeze"]
 _VGG = dict.fromkeys(("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"), 1.0)
 _NETS: dict[Net, tuple[str, dict[str, float] | None, tuple[int, ...]]] = {
     "vgg": ("vgg16", _VGG, (64, 128, 256, 512, 512)),
-    "alex": ("alexnet", None, (64, 192, 384, 256, 256)),  # None: the backbone's own choice is LPIPS's
+    "alex": ("alexnet", None, (64, 192, 384, 256, 256)),  # None: the backbone's default layers are those of LPIPS
     "squeeze": ("squeezenet1_1", None, (64, 128, 256, 384, 384, 512, 512)),
 }
 
@@ -20,10 +20,10 @@ _NETS: dict[Net, tuple[str, dict[str, float] | None, tuple[int, ...]]] = {
 class LPIPS(nn.Module):
     """mean over images and sum over layers of mean over pixels of w · (f(output) - f(target))² (equation 1).
 
-    f: features after the ReLU, scaled to length 1 over the channels of each pixel; w >= 0: the published calibration,
+    f: features after the ReLU, normalized over the channels of each pixel; w >= 0: the published calibration,
     version 0.1. vgg is the usual choice for a loss, alex for a metric.
-    weights: of the backbone, as in `Perceptual`. calibration: a file like `lpips/weights/v0.1/vgg.pth`, or left out
-    for the one in the package `lpips`.
+    weights: of the backbone, as in `Perceptual`. calibration: a file like `lpips/weights/v0.1/vgg.pth` (default:
+    that of the package `lpips`).
     """
 
     def __init__(
@@ -55,6 +55,6 @@ class LPIPS(nn.Module):
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Length 1 over the channels. vector_norm has gradient 0 where all are 0, the root of a sum has nan."""
+    """Normalize over the channels. Where all are 0, vector_norm has gradient 0, unlike the root of a sum."""
     features = features.float()
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)

@@ -1,4 +1,4 @@
-"""Losses on the features of a network trained to recognise things (Johnson et al. 2016)."""
+"""Losses on the features of a pretrained classification network (Johnson et al. 2016)."""
 
 from typing import Literal
 
@@ -18,15 +18,15 @@ DISTANCES: dict[Distance, type[nn.Module]] = {"l1": L1, "l2": L2, "charbonnier":
 class Perceptual(nn.Module):
     """sum over layers of weight * (distance of features + style_weight * distance of their Gram matrices).
 
-    backbone: a row of `sr.losses.backbones`, or `timm/NAME`. layers: their names and weights; the default is the
-    backbone's own choice: for vgg16 and vgg19 `conv1_2` and its like (before the ReLU, as in ESRGAN; `relu1_2` is
-    after it), for timm the last four of its `feature_info`, each 1.
-    weights: `pretrained` (downloaded once, from torchvision or timm), a file of that state dict, or `random` (for
-    trials of everything else: the loss means nothing then).
-    checkpointing: what the backbone keeps for the gradient shrinks to the layers named, for one more forward pass.
-    cache: MiB of device memory for features of targets that come again, see `FeatureCache`; 0 for none.
-    The backbone is frozen and ends at the last layer named. It runs in the precision of the surrounding autocast;
-    the distance is float32. Raises UserError for unknown layers and for weights that cannot be had.
+    backbone: a row of `sr.losses.backbones`, or `timm/NAME`. layers: their names and weights; by default, for vgg16
+    and vgg19 the last convolution of each block (`conv1_2` is before the ReLU, as in ESRGAN; `relu1_2` is after it),
+    for timm the last four layers of its `feature_info`, each with weight 1.
+    weights: `pretrained` (downloaded once, from torchvision or timm), a file with that state dict, or `random` (to
+    test everything else; the loss is then meaningless).
+    checkpointing: store only the outputs of the named layers for the backward pass, for one more forward pass.
+    cache: MiB of device memory for features of repeated targets, see `FeatureCache`; 0 disables it.
+    The backbone is frozen and ends at the last named layer. It runs in the precision of the surrounding autocast;
+    the distance is computed in float32. Raises UserError for unknown layers and for weights that cannot be loaded.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Perceptual(nn.Module):
         return loss + self.style_weight * self.distance(gram(got), gram(wanted)) if self.style_weight else loss
 
     def report(self) -> dict[str, float]:
-        """`cache_hits`: the share of targets since the last report whose features were at hand."""
+        """`cache_hits`: the share of cached targets since the last report."""
         return {"cache_hits": self.cache.hit_rate()} if self.cache else {}
 
 
 class Style(Perceptual):
-    """sum over layers of weight * distance of the features' Gram matrices (Gatys et al. 2016), else as `Perceptual`.
+    """sum over layers of weight * distance of the features' Gram matrices (Gatys et al. 2016); else as `Perceptual`.
 
-    To have both on one pass through the backbone, set `style_weight` of `Perceptual` instead.
+    To compute both with one pass through the backbone, set `style_weight` of `Perceptual` instead.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Style(Perceptual):
 
 
 class VGG19(Perceptual):
-    """`Perceptual` as ESRGAN and Real-ESRGAN have it: mean |difference| of VGG19's features before the ReLU.
+    """`Perceptual` as in ESRGAN and Real-ESRGAN: mean |difference| of VGG19's features before the ReLU.
 
     layers: names `conv1_1` to `conv5_4` and their weights; the default is Real-ESRGAN's.
-    weights: `torchvision` (ImageNet; downloaded once, 548 MB), a file of that state dict, or `random`.
+    weights: `torchvision` (ImageNet; downloaded once, 548 MB), a file with that state dict, or `random`.
     """
 
     def __init__(self, *, layers: Layers = REAL_ESRGAN, weights: str = "torchvision") -> None:

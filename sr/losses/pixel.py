@@ -10,17 +10,16 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 def mean(x: Tensor) -> Tensor:
-    """`x.mean()`, whose gradient lies in memory as x does.
+    """`x.mean()` with a gradient in the memory format of x.
 
-    That of `Tensor.mean` lies plane by plane, and everything that it meets on its way back through a channels_last
-    network is laid out anew.
+    The gradient of `Tensor.mean` is contiguous, which costs copies in the backward pass of a channels_last network.
     """
     return x.sum() / x.numel()
 
 
 class _Pixel(nn.Module):
-    """range: the width of the pixel range that the weight is meant for. Images are 0..1 here; 2 makes the loss that
-    of -1..1, so that the lambda of pix2pix, 100, can be given as 100.
+    """range: the width of the pixel range that the weight is meant for. Images are in 0..1; with 2 the loss equals that
+    for images in -1..1, so that lambda = 100 of pix2pix is the weight 100.
     """
 
     def __init__(self, *, range: Positive = 1.0) -> None:
@@ -43,9 +42,9 @@ class L2(_Pixel):
 
 
 class Charbonnier(_Pixel):
-    """mean sqrt((range * (output - target))² + eps): L1 with a rounded tip (Lai et al. 2017, LapSRN).
+    """mean sqrt((range * (output - target))² + eps): smooth L1 (Lai et al. 2017, LapSRN).
 
-    eps: as basicsr has it, inside the root; LapSRN's is 1e-6.
+    eps: inside the root, as in basicsr; LapSRN uses 1e-6.
     """
 
     def __init__(self, *, eps: Positive = 1e-12, range: Positive = 1.0) -> None:
@@ -59,7 +58,7 @@ class Charbonnier(_Pixel):
 class Huber(_Pixel):
     """mean of d² / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = range * (output - target) (Huber 1964).
 
-    delta: in the unit of d; range and more make it half the squared error everywhere.
+    delta: in the unit of d; from `range` on, the loss is half the squared error everywhere.
     """
 
     def __init__(self, *, delta: Positive = 0.1, range: Positive = 1.0) -> None:

@@ -1,5 +1,4 @@
-"""Structural similarity as a loss. The metric of that name (sr.evaluate.metrics.ssim) counts 8-bit values; this one
-does not."""
+"""Structural similarity as a loss. The metric (sr.evaluate.metrics.ssim) rounds to 8 bits; the loss does not."""
 
 from typing import Annotated
 
@@ -19,8 +18,8 @@ _EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 class SSIM(nn.Module):
     """1 - SSIM, the mean over R, G and B (Wang et al. 2004, equation 13; Zhao et al. 2017 train with it).
 
-    The window is the paper's 11 x 11 Gaussian of sigma 1.5, where it lies inside the image; images are at least
-    11 pixels a side, else UserError.
+    The window is the paper's 11 x 11 Gaussian of sigma 1.5, without padding. Raises UserError for images
+    of less than 11 pixels per side.
     """
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
@@ -30,11 +29,11 @@ class SSIM(nn.Module):
 
 
 class MSSSIM(nn.Module):
-    """1 - l_M prod_j (cs_j)^exponent_j, j from fine to coarse, halved by 2 x 2 means (Wang et al. 2003, equation 7).
+    """1 - l_M prod_j (cs_j)^exponent_j, j from fine to coarse, by 2 x 2 means (Wang et al. 2003, equation 7).
 
-    cs_j is the mean of contrast times structure at scale j; the luminance l_M of the coarsest alone is in its factor.
-    exponents: one per scale. The paper's five need images of 176 pixels a side, three need 44; smaller ones raise
-    UserError. A factor below 1e-4 (unlike images, before training has begun) counts as 1e-4 and has no gradient.
+    cs_j is the mean of contrast times structure at scale j; the luminance l_M is used at the coarsest scale only.
+    exponents: one per scale. The paper's five need images of 176 pixels per side, three need 44; smaller ones raise
+    UserError. A factor below 1e-4 (unrelated images at the start of training) is clamped and has no gradient.
     """
 
     def __init__(
@@ -69,4 +68,6 @@ def _require(images: Tensor, *, scales: int, name: str) -> None:
     side, needed = min(images.shape[-2:]), len(_TAPS) * 2 ** (scales - 1)
     if side < needed:
         fewer = "" if scales == 1 else " or give fewer exponents"
-        raise UserError(f"{name} needs images of {needed} pixels a side, given {side}; upscale data.gt_size{fewer}")
+        raise UserError(
+            f"{name} needs images of {needed} pixels per side, but got {side}; increase data.gt_size{fewer}"
+        )

@@ -8,10 +8,10 @@ from sr.losses.filters import length
 
 
 class TV(nn.Module):
-    """The mean difference between neighbours (Rudin, Osher and Fatemi 1992); the target has no part in it.
+    """The mean difference between neighbours (Rudin, Osher and Fatemi 1992); the target is not used.
 
-    anisotropic: mean |d_x| + mean |d_y|, as in basicsr. isotropic: mean sqrt(d_x² + d_y²), alike at any angle.
-    Too high a weight paints flat patches.
+    anisotropic: mean |d_x| + mean |d_y|, as in basicsr. isotropic: mean sqrt(d_x² + d_y²), independent of the angle.
+    Too high a weight makes flat patches.
     """
 
     def __init__(self, *, kind: Literal["anisotropic", "isotropic"] = "anisotropic") -> None:

@@ -8,7 +8,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Constant:
-    """`value` throughout; a plain number means the same."""
+    """`value` at every step; the same as a plain number."""
 
     def __init__(self, *, value: NonNegative) -> None:
         self.value = value
@@ -20,7 +20,7 @@ class Constant:
 class Ramp:
     """0 before step `start`, then linear from `begin` to `to` within `over` steps, then `to`.
 
-    A GAN term that comes in late gives the discriminator time: {type: ramp, to: 1e-3, start: 5000, over: 5000}.
+    Starting the GAN term late lets the discriminator train first: {type: ramp, to: 1e-3, start: 5000, over: 5000}.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What GAN losses share: they are given the critic and images, not logits."""
+"""Base of GAN losses, which receive the critic and images, not logits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,17 +19,17 @@ class CriticProtocol(Protocol):
 
 
 def over_maps(loss: Callable[[Tensor], Tensor], maps: list[Tensor]) -> Tensor:
-    """The mean of `loss` over logit maps in float32; a map weighs the same whatever its size."""
+    """The mean of `loss` over logit maps in float32; every map has the same weight, independent of its size."""
     return torch.stack([loss(logits.float()) for logits in maps]).mean()
 
 
 class Labelled(ABC):
-    """Losses that pull each logit towards a label: D its reals to `real_label` and its fakes to `fake_label`,
-    G its fakes to `real_label`."""
+    """Losses with a target label for each logit. D: `real_label` for reals and `fake_label` for fakes; G: `real_label`
+    for fakes."""
 
     real_label: float
     fake_label: float
-    boundary = 0.0  # logits above it are taken for real
+    boundary = 0.0  # logits above count as real
 
     @abstractmethod
     def distance(self, logits: Tensor, label: float) -> Tensor:

@@ -9,7 +9,7 @@ from sr.losses.adversarial.base import CriticProtocol, over_maps
 class Hinge:
     """D: max(0, 1 - D(real)) + max(0, 1 + D(fake)). G: -D(fake). Means over logits.
 
-    Logits beyond the margin teach the discriminator nothing more, which keeps it from running away.
+    Logits beyond the margin have no gradient for the discriminator, which keeps its logits bounded.
     """
 
     boundary = 0.0

@@ -1,4 +1,4 @@
-"""Feature matching: the generator copies what the discriminator sees in real images (pix2pixHD)."""
+"""Feature matching: bring the discriminator's features of fake images close to those of real ones (pix2pixHD)."""
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ LAYERS = 4
 class FeatureMatching:
     """4 * mean over layers i of mean |D_i(real) - D_i(fake)| (Wang et al. 2018, pix2pixHD, equation 4).
 
-    The paper sums over the 4 inner layers of its discriminator; here the weight means the same with any depth. At
-    several scales all layers of all of them are averaged. For the generator alone, real features without gradient;
-    costs two more forwards of the discriminator.
+    The paper sums over the 4 inner layers of its discriminator; here the weight does not depend on the depth. With
+    several scales, all layers of all scales are averaged. Used for the generator only; real features have no gradient.
+    Costs two more forward passes of the discriminator.
     """
 
     def generator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:

@@ -1,11 +1,11 @@
-"""Penalties on the slope of the discriminator; they go with any GAN loss.
+"""Gradient penalties for the discriminator, usable with any GAN loss.
 
-The papers' discriminators give one logit for an image. For a map of N logits the gradient of their sum is divided by
-sqrt(N): were the logits to look at patches apart from each other, the squared slope would be the mean over them, so
-a weight means the same whatever the size of the map. (A penalty on the sum alone is N times as large.)
+The discriminators of the papers return one logit per image. For a map of N logits, the gradient of their sum is
+divided by sqrt(N): for logits of disjoint patches, the squared norm is then the mean over the patches, so that the
+weight does not depend on the size of the map. (A penalty on the sum itself is N times as large.)
 
-A slope is that of one image only where images do not meet: avoid batch norm. Each penalty costs the discriminator one
-more forward and two backwards, in float32 outside autocast, for half precision loses gradients of gradients.
+The gradient is per image only without batch norm in the discriminator. Each penalty costs one more forward and two
+backward passes of the discriminator, in float32 outside autocast, because half precision loses second-order gradients.
 """
 
 import torch
@@ -17,7 +17,7 @@ from sr.losses.adversarial.base import CriticProtocol
 
 
 class _Lazy:
-    """`every` = N: acts at every Nth step, with N times its weight (Karras et al. 2020, section 3.1)."""
+    """`every` = N: applied every Nth step with N times its weight (Karras et al. 2020, section 3.1)."""
 
     def __init__(self, *, every: PositiveInt = 16) -> None:
         self.every = every
@@ -29,7 +29,7 @@ class _Lazy:
 class R1(_Lazy):
     """1/2 ||grad D(real)||^2 (Mescheder et al. 2018, equation 9); the weight is their gamma.
 
-    It acts at every Nth step (`every` = N) with N times its weight.
+    Applied every Nth step (`every` = N) with N times its weight.
     """
 
     def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ class R1(_Lazy):
 class R2(_Lazy):
     """1/2 ||grad D(fake)||^2 (Mescheder et al. 2018, equation 10); the weight is their gamma.
 
-    It acts at every Nth step (`every` = N) with N times its weight.
+    Applied every Nth step (`every` = N) with N times its weight.
     """
 
     def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -47,9 +47,9 @@ class R2(_Lazy):
 
 
 class GradientPenalty:
-    """(||grad D(x)|| - 1)^2, each x at a random place between a real and a fake (Gulrajani et al. 2017, equation 3).
+    """(||grad D(x)|| - 1)^2, x random between a real and a fake image (Gulrajani et al. 2017, equation 3).
 
-    The places are drawn anew for each step and rank, so other numbers of processes see other places.
+    x is drawn for each step and rank, so it depends on the number of processes.
     """
 
     def generator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ class GradientPenalty:
 
     def discriminator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         between = torch.lerp(fake.float(), real.float(), torch.rand(len(real), 1, 1, 1, device=real.device))
-        slopes = (_squared_slopes(critic, between) + 1e-12).sqrt()  # the root of 0 has no gradient
+        slopes = (_squared_slopes(critic, between) + 1e-12).sqrt()  # the gradient of the root is not finite at 0
         return {"gp": (slopes - 1).square().mean()}
 
 
@@ -65,7 +65,7 @@ def _squared_slopes(critic: CriticProtocol, images: Tensor) -> Tensor:
     """||gradient of the logits by the image||^2 for each map and image, [maps, B]."""
     images = images.detach().float().requires_grad_()
     squares = []
-    # Fused attention has no gradient of its gradient.
+    # Fused attention has no second-order gradient.
     with torch.autocast(images.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         for logits in critic(images):
             (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)

@@ -15,14 +15,14 @@ BASES: dict[str, Callable[[Tensor], Tensor]] = {
     "lsgan": lambda x: (x - 1).square().mean(),
     "hinge": lambda x: F.relu(1 - x).mean(),
 }
-"""How far logits are from "real"; from "fake" it is the same of -x, so the labels of lsgan are 1 and -1."""
+"""Distance of logits from "real". From "fake" it is that of -x, so the labels of lsgan are 1 and -1."""
 
 
 class Relativistic:
-    """Is a real image more real than the fakes are on average, and the other way round?
+    """Compare each real image with the average fake, and each fake with the average real image.
 
     r = D(real) - mean D(fake), f = D(fake) - mean D(real), the means over all logits of a map on all ranks, with
-    gradient. D: base(r) / 2 + base(-f) / 2. G: base(-r) / 2 + base(f) / 2, so real images teach the generator too.
+    gradient. D: base(r) / 2 + base(-f) / 2. G: base(-r) / 2 + base(f) / 2, which depends on real images too.
     """
 
     def __init__(self, *, base: Literal["vanilla", "lsgan", "hinge"] = "vanilla") -> None:

@@ -1,4 +1,4 @@
-"""The logistic, non-saturating GAN loss as StyleGAN writes it (Goodfellow et al. 2014; Karras et al. 2019)."""
+"""The logistic, non-saturating GAN loss as in StyleGAN (Goodfellow et al. 2014; Karras et al. 2019)."""
 
 import torch.nn.functional as F
 from torch import Tensor

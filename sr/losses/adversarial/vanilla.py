@@ -13,9 +13,9 @@ Label = Annotated[float, Field(ge=0, le=1)]
 
 
 class Vanilla(Labelled):
-    """Binary cross entropy on logits: D tells real (`real_label`) from fake (`fake_label`), G aims at `real_label`.
+    """Binary cross entropy on logits: `real_label` and `fake_label` for D, `real_label` for G.
 
-    Labels short of 1 and 0 smooth the targets.
+    A real label below 1 or a fake label above 0 is label smoothing.
     """
 
     def __init__(self, *, real_label: Label = 1.0, fake_label: Label = 0.0) -> None:

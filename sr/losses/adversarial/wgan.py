@@ -1,4 +1,4 @@
-"""The Wasserstein GAN, bare (Arjovsky et al. 2017) and with the gradient penalty (Gulrajani et al. 2017)."""
+"""The Wasserstein GAN, without penalty (Arjovsky et al. 2017) and with the gradient penalty (Gulrajani et al. 2017)."""
 
 from typing import Annotated
 
@@ -12,8 +12,7 @@ from sr.losses.adversarial.penalties import GradientPenalty
 class WGAN:
     """D: D(fake) - D(real). G: -D(fake). Means over logits.
 
-    It has no lower bound by itself: give the discriminator spectral norm, or add a penalty (`wgan_gp`, or
-    `regularizers`).
+    The loss has no lower bound: use spectral norm in the discriminator, or add a penalty (`wgan_gp` or `regularizers`).
     """
 
     def generator(self, critic: CriticProtocol, *, real: Tensor, fake: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A residual dense block as one operation, for where `sr.nets.cpu.winograd` does its convolutions."""
+"""A residual dense block as one operation, if its convolutions are those of `sr.nets.cpu.winograd`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sr.nets.cpu.winograd import LAYOUT, Conv2d, Side, conv, fits, kernel_gradient, lying, side
+from sr.nets.cpu.winograd import LAYOUT, Conv2d, Side, channels_last, conv, fits, kernel_gradient, side
 
 SLOPE, SHARE = 0.2, 0.2  # of the leaky ReLU after each convolution but the last; of what the block adds
 
 
 def takes(x: Tensor, convs: Sequence[nn.Conv2d]) -> bool:
-    """Whether `block` can do it: all convolutions of the kind that fits, and nobody who listens to one of them."""
+    """Whether `block` supports these convolutions: all fit, and none has hooks."""
     return all(
         type(each) is Conv2d and fits(x, each.weight) and not each._forward_hooks and not each._forward_pre_hooks
         for each in convs
@@ -23,8 +23,8 @@ def takes(x: Tensor, convs: Sequence[nn.Conv2d]) -> bool:
 def block(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
     """x + SHARE * convs[-1](all features), where each other convolution adds its features to those before it.
 
-    Features are written side by side, so that nothing is concatenated in either direction, and the backward pass keeps
-    each of them once. There are no gradients of its gradients.
+    All features are in one tensor, so that nothing is concatenated in either direction and the backward pass stores
+    each feature once. Second-order gradients are not supported.
     """
     parameters = [part for each in convs for part in (each.weight, each.bias)]
     made: Tensor = _Block.apply(x, side(x, *parameters), *parameters)
@@ -49,7 +49,7 @@ class _Block(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         features, *weights, last = ctx.saved_tensors
-        gradient = lying(gradient)
+        gradient = channels_last(gradient)
         passed = conv(gradient, last, transposed=True, factor=SHARE)
         found = [SHARE * kernel_gradient(features, gradient, last), SHARE * gradient.sum((0, 2, 3))]
         for weight in reversed(weights):

@@ -1,9 +1,8 @@
 """3 x 3 convolutions in float32 on a CPU with a quarter of the multiplications (Winograd's F(4x4, 3x3)).
 
-The work is done by winograd.c, which is compiled when the package is installed. Where there was no compiler, and for
-all that it does not take (`fits`), torch's own convolution does the work: slower, and the same up to rounding. Of the
-sums it makes, errors are about 2e-6 of their size, where torch's are 3e-7. Where nobody asks for gradients, F(6x6, 3x3)
-takes a fifth of the multiplications, with errors of 5e-6.
+Implemented in winograd.c, which is compiled when the package is installed. Without a compiler, and for convolutions
+that do not fit (see `fits`), torch's convolution is used: slower, and equal up to rounding. Relative errors are about
+2e-6, against 3e-7 of torch. Without gradients, F(6x6, 3x3) needs a fifth of the multiplications, with errors of 5e-6.
 """
 
 import ctypes
@@ -19,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VERSION = 2  # of winograd.c: one that was compiled before, and not again, is left alone
+VERSION = 2  # of winograd.c: a library of another version is not used
 LAYOUT = torch.channels_last
 Side = Literal[4, 6]  # of a tile of the output, in pixels
-MOST = 2048  # channels; winograd.c says the same
-FEWEST_6, GAIN_6 = 64, 0.95  # tiles of 6 x 6 pixels in an image; their products as a part of those of 4 x 4
-FEWEST = {1: 32, 2: 128}  # tiles of 4 x 4 pixels at a stride: with less, to take the kernel to its places costs more
+MOST = 2048  # channels; the same as in winograd.c
+FEWEST_6, GAIN_6 = 64, 0.95  # tiles of 6 x 6 pixels; their products relative to those of 4 x 4
+FEWEST = {1: 32, 2: 128}  # stride: tiles of 4 x 4 pixels; with fewer, transforming the kernel costs more
 
 
 class _Image(ctypes.Structure):
@@ -52,8 +51,8 @@ class _Kernel(ctypes.Structure):
 
 
 def _compiled() -> Iterator[Path]:
-    """Where the library may be: next to this file, or in an installed package that a checkout in the working directory
-    takes precedence over (`accelerate launch -m sr` there)."""
+    """Possible paths of the library: next to this file, or in an installed package that a checkout in the working
+    directory shadows (as with `accelerate launch -m sr`)."""
     package = Path(*__name__.split(".")[:-1])
     for folder in (Path(__file__).parent, *(Path(entry) / package for entry in sys.path)):
         yield from (folder / f"_winograd{suffix}" for suffix in EXTENSION_SUFFIXES)
@@ -79,16 +78,16 @@ def available() -> bool:
 
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
-_PLAIN = (Tensor, nn.Parameter)  # others (fake, distributed) have no memory to look into
+_PLAIN = (Tensor, nn.Parameter)  # other types (fake, distributed) have no accessible memory
 
 
 def fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether a convolution of x with weight is taken here: of stride 1, with a margin of one zero."""
+    """Whether a 3 x 3 convolution of x with weight is supported: stride 1, padding 1."""
     return weight.shape[2:] == (3, 3) and _takes(x, weight, stride=1)
 
 
 def folds(x: Tensor, weight: Tensor) -> bool:
-    """The same of 4 x 4 taps, of stride 2, with a margin of one zero."""
+    """Whether a 4 x 4 convolution of x with weight is supported: stride 2, padding 1."""
     return weight.shape[2:] == (4, 4) and x.shape[-1] % 2 == x.shape[-2] % 2 == 0 and _takes(x, weight, stride=2)
 
 
@@ -111,7 +110,7 @@ def _takes(x: Tensor, weight: Tensor, *, stride: int) -> bool:
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """`torch.nn.functional.conv2d`, in the faster way where that fits."""
+    """`torch.nn.functional.conv2d`, computed by winograd.c if it fits."""
     if stride == padding == 1 and fits(x, weight):
         made: Tensor = _Conv.apply(x, weight, bias, side(x, weight, bias))
     elif (stride, padding) == (2, 1) and folds(x, weight):
@@ -125,10 +124,10 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
 def _unshuffled(weight: Tensor) -> Tensor:
     """[out, in, 4, 4] -> [out, 4 * in, 3, 3]: a convolution of stride 2 as one of stride 1 of the unshuffled image.
 
-    Of an image's even rows it takes the one at its place and the next, of the odd ones that before and at its place.
+    Of the even rows it uses the current and the next one, of the odd rows the previous and the current one.
     """
     out, inside = weight.shape[:2]
-    spread = weight.new_zeros(out, 36, inside)  # 6 x 6: on each axis three taps for the even, three for the odd
+    spread = weight.new_zeros(out, 36, inside)  # 6 x 6: three taps for even and three for odd pixels on each axis
     taps = torch.tensor([3, 1, 4, 2])
     spread[:, (6 * taps[:, None] + taps).flatten()] = weight.permute(0, 2, 3, 1).flatten(1, 2)
     parts = spread.view(out, 2, 3, 2, 3, inside).permute(0, 2, 4, 5, 1, 3)
@@ -136,20 +135,23 @@ def _unshuffled(weight: Tensor) -> Tensor:
 
 
 class Conv2d(nn.Conv2d):
-    """The faster way, in place of `nn.Conv2d` of 3 x 3, stride 1, padding 1."""
+    """`nn.Conv2d` with 3 x 3 taps, stride 1 and padding 1, computed by winograd.c if it fits."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return conv2d(input, weight, bias, stride=1, padding=1)
 
 
 def use_fast_conv(net: AnyModule, device: torch.device) -> AnyModule:
-    """Let the convolutions of `net` that are of this kind go the faster way, on a device that has it. Returns `net`."""
+    """Replace the supported convolutions of `net` by fast ones, if the device is a CPU. Returns `net`.
+
+    Warns if winograd.c is not compiled.
+    """
     if device.type != "cpu":
         return net
     if _library is None:
         warnings.warn(
-            "sr was installed without a C compiler, or pulled since: convolutions on this CPU take two to three times "
-            "as long; install one (gcc), and sr again",
+            "sr was installed without a C compiler, or updated since, so convolutions on this CPU take two to three times "
+            "as long; install one (gcc), then reinstall sr",
             stacklevel=2,
         )
     for module in net.modules():
@@ -175,13 +177,13 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         to_x, to_weight, to_bias, _ = needed = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # of gradients of gradients torch knows more
+        if torch.is_grad_enabled():  # torch supports second-order gradients
             ones, zeros = [1, 1], [0, 0]
             found = torch.ops.aten.convolution_backward(
                 gradient, x, weight, [len(weight)], ones, ones, ones, False, zeros, 1, needed[:3]
             )
             return *(g if wanted else None for g, wanted in zip(found, needed[:3], strict=True)), None
-        gradient = lying(gradient)
+        gradient = channels_last(gradient)
         return (
             conv(gradient, weight, transposed=True) if to_x else None,
             kernel_gradient(x, gradient, weight) if to_weight else None,
@@ -194,10 +196,10 @@ class _Conv(torch.autograd.Function):
 
 
 def side(x: Tensor, *others: Tensor | None) -> Side:
-    """Of the tiles for a convolution of x: 4 where somebody wants gradients, of x or of others that go in.
+    """The side of the output tiles for a convolution of x: 4 if gradients of x or of `others` are needed.
 
-    Else 6 for large images: for 36 pixels they take 64 places in place of 81, but waste more at the edges, and the
-    kernel's way is longer. How many images go together changes nothing.
+    Otherwise 6 for large images: 36 pixels need 64 products instead of 81, but more is wasted at the borders, and the
+    kernel transform costs more. The batch size has no effect.
     """
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, *others)):
         return 4
@@ -218,12 +220,12 @@ def conv(
     into: Tensor | None = None,
     side: Side = 4,
 ) -> Tensor:
-    """leaky_relu(factor * (x convolved with weight + bias), slope) + add, for what `fits`.
+    """leaky_relu(factor * (x convolved with weight + bias), slope) + add, for tensors that `fits` accepts.
 
-    transposed: with the kernel whose result is the gradient of x. into: where it goes, some channels of a tensor in
-    channels_last, which may also be `add`; None for a new tensor. side: of the tiles.
+    transposed: use the kernel that computes the gradient of x. into: the output, which may be some channels of a
+    channels_last tensor, and the same as `add`; None: a new tensor. side: of the output tiles.
     """
-    x, kernel, out = lying(x), _kernel(weight), weight.shape[0]
+    x, kernel, out = channels_last(x), _kernel(weight), weight.shape[0]
     if transposed:
         row, col = kernel.row, kernel.col
         kernel = _Kernel(kernel.taps + 8 * (row + col), getattr(kernel, "in"), kernel.out, -row, -col)
@@ -232,7 +234,7 @@ def conv(
     if into is None:
         into = torch.empty((batch, out, height, width), memory_format=LAYOUT)
     if add is not None:
-        add = lying(add)
+        add = channels_last(add)
     bias = None if bias is None else bias.contiguous()
     output = _Output(
         into.data_ptr(),
@@ -251,8 +253,8 @@ def conv(
 
 
 def kernel_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of weight, of that of the convolution's result."""
-    x, gradient, made = lying(x), lying(gradient), torch.empty_like(weight)
+    """The gradient of weight, from the gradient of the output of the convolution."""
+    x, gradient, made = channels_last(x), channels_last(gradient), torch.empty_like(weight)
     image = _Image(len(x), *x.shape[2:])
     _check(
         _library.winograd_kernel_gradient(image, _input(x), _input(gradient), _kernel(made), torch.get_num_threads())
@@ -260,8 +262,8 @@ def kernel_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
     return made
 
 
-def lying(x: Tensor) -> Tensor:
-    """x as winograd.c reads it: pixel by pixel, of which x may be some of the channels. A copy where it is not so."""
+def channels_last(x: Tensor) -> Tensor:
+    """x in channels_last, as winograd.c reads it; x may be some of the channels of a tensor. Copies other layouts."""
     batch, _, height, width = x.shape
     pixel = x.stride(3)
     strides = height * width * pixel if batch > 1 else x.stride(0), 1, width * pixel, pixel
