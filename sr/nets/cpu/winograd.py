@@ -150,7 +150,7 @@ def use_fast_conv(net: AnyModule, device: torch.device) -> AnyModule:
         return net
     if _library is None:
         warnings.warn(
-            "sr was installed without a C compiler, or updated since, so convolutions on this CPU take two to three times "
+            "sr was installed without a C compiler, or updated since, so convolutions on a CPU take two to three times "
             "as long; install one (gcc), then reinstall sr",
             stacklevel=2,
         )
