@@ -124,19 +124,19 @@ def test_killed_at_any_moment_the_one_before_is_whole(
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut short": (lambda f: os.truncate(f / "ema.safetensors", 40), "ema.safetensors has 40 bytes where the manifest"),
-    "a bit": (lambda f: flip(f / "generator.safetensors"), "generator.safetensors does not have the content that"),
+    "a bit": (lambda f: flip(f / "generator.safetensors"), "generator.safetensors does not match its checksum"),
     "gone": (lambda f: (f / "ema.safetensors").unlink(), "ema.safetensors is missing"),
-    "state": (lambda f: (f / "state.json").write_text('{"step": 9}'), "state.json does not have the content"),
+    "state": (lambda f: (f / "state.json").write_text('{"step": 9}'), "state.json does not match its checksum"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json cannot be read"),
-    "half a manifest": (lambda f: os.truncate(f / "manifest.json", 30), "manifest.json cannot be understood"),
-    "an empty manifest": (lambda f: (f / "manifest.json").write_text("{}"), "manifest.json cannot be understood"),
-    "a list": (lambda f: (f / "manifest.json").write_text("[1]"), "manifest.json cannot be understood"),
+    "half a manifest": (lambda f: os.truncate(f / "manifest.json", 30), "manifest.json is invalid"),
+    "an empty manifest": (lambda f: (f / "manifest.json").write_text("{}"), "manifest.json is invalid"),
+    "a list": (lambda f: (f / "manifest.json").write_text("[1]"), "manifest.json is invalid"),
     "other format": (lambda f: manifest(f, lambda m: m.update(format=7)), "has format 7, this version reads format 2"),
     "other step": (lambda f: manifest(f, lambda m: m.update(step=2)), "its manifest is of step 2"),
     "no state": (lambda f: manifest(f, lambda m: m["files"].pop("state.json")), "does not name state.json"),
     "other size": (
         lambda f: manifest(f, lambda m: m["files"]["state.json"].update(bytes=1)),
-        "where the manifest says 1",
+        "where the manifest has 1",
     ),
 }
 
@@ -158,7 +158,7 @@ def test_damage_is_reported_and_skipped_on_request(
     assert found.state["step"] == 1
     said = capsys.readouterr().out
     assert [f"step_0000000{step}: damaged" in said for step in (1, 2, 3)] == [False, True, True]
-    put(tmp_path, 2, keep=1)  # what was passed over does not count among those kept
+    put(tmp_path, 2, keep=1)  # what was skipped does not count among those kept
     assert checkpoint.steps(tmp_path) == [2]
     assert (tmp_path / "damaged_step_00000003").is_dir()
 
@@ -166,7 +166,7 @@ def test_damage_is_reported_and_skipped_on_request(
 def test_without_a_valid_checkpoint_the_run_does_not_restart(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path / "nothing", fallback=True) is None
     flip(put(tmp_path, 1) / "ema.safetensors")
-    with pytest.raises(UserError, match="not one of its checkpoints is whole"):
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
         checkpoint.load_newest(tmp_path, fallback=True)
 
 

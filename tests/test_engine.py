@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_refused(recipe: Recipe, tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"step_00000004: damaged, generator.safetensors.*remove that folder"):
         engine(recipe(), "train.total_steps=6").run()
     weights.write_bytes(content[:-9])
-    with pytest.raises(UserError, match="bytes where the manifest says"):
+    with pytest.raises(UserError, match="bytes where the manifest has"):
         engine(recipe(), "train.total_steps=6").run()
 
 

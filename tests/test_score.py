@@ -234,7 +234,7 @@ def test_an_output_goes_with_the_longest_name_and_hr_loses_what_it_lacks(tmp_pat
     shutil.rmtree(out)
     shutil.copytree(photos, out)
     assert main(["validate", "--outputs", str(out), "--hr", str(hr), "--scale", "2"]) == 2
-    assert "goes with none of 6 images" in capsys.readouterr().err
+    assert "matches none of 6 images" in capsys.readouterr().err
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------

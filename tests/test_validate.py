@@ -87,7 +87,7 @@ def test_wrong_sets(tmp_path, hr):
 
 
 def test_wrong_scale_of_the_model(hr):
-    with pytest.raises(UserError, match=r"img 0.png: the model made 25x20 of 3 channels where 50x40 of 3 channels is"):
+    with pytest.raises(UserError, match=r"img 0.png: the model returns 25x20 of 3 channels, not 50x40 of 3 channels"):
         evaluate(lambda lq: lq, [val_set("set", hr=hr, scale=2)], scale=2)
 
 
@@ -260,9 +260,9 @@ def test_lab_is_measured_in_rgb_and_against_grey():
 
 def test_sources_that_cannot_be_measured():
     for source, settings, message in [
-        (object(), {}, "has no pairs of its own"),
+        (object(), {}, "its source has no pairs"),
         (Pairs(sides=(8, 40)), {}, r"street 0: 40x8 is too small"),
-        (Pairs((3, 2)), {}, r"the model made 24x24 of 3 channels where 24x24 of 2 channels is right"),
+        (Pairs((3, 2)), {}, r"the model returns 24x24 of 3 channels, not 24x24 of 2 channels"),
     ]:
         with pytest.raises(UserError, match=message):
             evaluate(lambda x: x, [source_set("set", source, **settings)], scale=1, metrics=["l1"])
@@ -272,7 +272,7 @@ def test_sources_that_cannot_be_measured():
             return Sample(gt=super().read(shard, index).gt)
 
     for direction in ("a_to_b", "b_to_a"):
-        with pytest.raises(UserError, match=r"shard-0.tar: street 0: has no partner.*; take it out"):
+        with pytest.raises(UserError, match=r"shard-0.tar: street 0: has no partner.*; remove it"):
             evaluate(lambda x: x, [source_set("set", Alone(), direction=direction)], scale=1)
     seen = evaluate(lambda x: bicubic.resize(x, scale=2), [source_set("set", Alone(), scale=2)], scale=2)
     assert seen.means["set"]["ssim_y"] == pytest.approx(1)  # super-resolution makes the partner

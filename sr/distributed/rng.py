@@ -1,4 +1,4 @@
-"""Random draws that a name or a place in the run decides, and no history."""
+"""Random generators seeded by a name or a position in the run, independent of history."""
 
 import hashlib
 import os
@@ -14,12 +14,12 @@ from sr.distributed import comm
 
 @contextmanager
 def fork_rng(name: str) -> Iterator[None]:
-    """Inside, torch's generators start from `name`; behind, they are as they were before.
+    """Seed torch's generators by `name` inside the block and restore them after it.
 
-    So a net that draws noise makes the same of the same image every time.
+    A network that draws noise then returns the same output for the same image every time.
     """
     seed = int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "big") >> 1
-    # Forking all devices would open a context, hundreds of megabytes, on those of the other ranks too.
+    # Forking all devices would create a context of hundreds of megabytes on the GPUs of other ranks too.
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -27,7 +27,7 @@ def fork_rng(name: str) -> Iterator[None]:
 
 
 def reseed(seed: int, step: int, micro: int) -> None:
-    """Global generators as a function of the position, so no checkpoint carries their state (dropout, users' code)."""
+    """Seed the global generators by the position, so that no checkpoint holds their state (dropout, user code)."""
     value = int(np.random.SeedSequence([seed, step, micro, comm.rank()]).generate_state(1, np.uint64)[0] >> 1)
     torch.manual_seed(value)
     random.seed(value)

@@ -1,4 +1,4 @@
-"""Saving beside the training: a snapshot now, the disk later, one at a time, and no failure lost."""
+"""Asynchronous saving: a snapshot is taken at once, and a thread writes it while training continues."""
 
 import os
 import re
@@ -18,14 +18,15 @@ from sr.train import checkpoint
 from sr.train.host_snapshot import Snapshot
 
 Tensors = Mapping[str, Tensor]
-NICE = 10  # a tenth of a core where everything else is busy: not 19, or a checkpoint might not be done by the next
+NICE = 10  # a tenth of a core on a busy machine; at 19 a checkpoint might not be written before the next
 
 
 class AsyncSaver:
-    """Rank 0 copies what is to be saved and lets a thread write it; all ranks learn of a failure.
+    """Rank 0 copies the tensors and a thread writes them; a failure is raised on all ranks.
 
-    One file after the other in the order asked for, so no checkpoint tells of a model that is not there yet. After a
-    failure nothing more is written. export(weights, path, step): writes the weights that other programs open.
+    Files are written one after another in the order of the calls, so that no checkpoint refers to a best model that
+    does not exist yet. After a failure nothing more is written. export(weights, path, step): writes the weights for
+    other programs.
     """
 
     def __init__(
@@ -72,15 +73,15 @@ class AsyncSaver:
         comm.on_main(lambda: self._start({"ema": weights}, lambda: self._write_model(path, step)))
 
     def wait(self) -> None:
-        """Until all is on the disk. Raises what went wrong there, on all ranks. Collective."""
+        """Wait until everything is on disk. Raises a write error on all ranks. Collective."""
         comm.on_main(self._finish)
 
     def check(self) -> None:
-        """Raises what went wrong so far, on all ranks, without waiting. Collective."""
+        """Raise a write error that occurred so far, on all ranks, without waiting. Collective."""
         comm.on_main(self._report)
 
     def close(self) -> None:
-        """Let the thread finish when the run ends by another error, and tell of its own, which nobody will raise."""
+        """Wait for the thread when the run ends by another error, and print the thread's own error."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
@@ -90,12 +91,12 @@ class AsyncSaver:
         self._finish()
         for name, group in tensors.items():
             self._snapshots.setdefault(name, Snapshot()).take(group)
-        self._thread = threading.Thread(target=self._run, args=(write, list(tensors)), name="saver")  # no daemon: the
-        # interpreter, and whoever ends this process, waits until a checkpoint is whole
+        self._thread = threading.Thread(target=self._run, args=(write, list(tensors)), name="saver")  # not a daemon:
+        # the interpreter waits at its exit until the checkpoint is complete
         self._thread.start()
 
     def _run(self, write: Callable[[], None], names: list[str]) -> None:
-        if sys.platform == "linux":  # where threads have priorities: on full cores the next step comes first
+        if sys.platform == "linux":  # threads have priorities: on busy cores the next step comes first
             thread = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
         try:
@@ -109,7 +110,7 @@ class AsyncSaver:
         try:
             self._export(self._snapshots["ema"].tensors, path, step)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be written ({error}); free space, run again") from None
+            raise UserError(f"{path}: cannot be written ({error}); free space and run the command again") from None
 
     def _finish(self) -> None:
         if self._thread is not None:

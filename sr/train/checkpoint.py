@@ -1,9 +1,9 @@
-"""Checkpoints: written aside, then renamed; verified before they are believed; nothing in them is unpickled.
+"""Checkpoints: written atomically, verified before they are loaded, and without pickled content.
 
     <run>/checkpoints/step_00000500/  state.json, <name>.safetensors ..., manifest.json (bytes and CRC-32 of each file)
 
-What is in it does not depend on how many processes wrote it, so any number may continue. A folder named
-`.step_*.tmp` is the rest of a crash and is cleared by the next save. Only rank 0 writes.
+The content does not depend on the number of processes that wrote it, so any number may resume. A folder named
+`.step_*.tmp` is left by a crash and removed by the next save. Only rank 0 writes.
 """
 
 import json
@@ -30,6 +30,8 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """A loaded checkpoint. state: the content of state.json. tensors: by file and name."""
+
     folder: Path
     state: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]]
@@ -38,49 +40,50 @@ class Checkpoint:
 def write(
     root: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Snapshot], *, keep: int, spare: int | None
 ) -> Path:
-    """Write one checkpoint, then drop the oldest beyond `keep`, sparing step `spare` (the best one).
+    """Write one checkpoint, then remove the oldest beyond `keep`, except that of step `spare` (the best one).
 
-    Killed at any moment, it leaves those before it as they were: for a while there are keep + 1 of them on the disk.
+    A kill at any moment leaves the earlier checkpoints intact; for this, the disk holds keep + 1 of them for a while.
+    Raises UserError where it cannot be written.
     """
     final = _folder(root, step)
-    aside = final.with_name(f".{final.name}.tmp")
+    scratch = final.with_name(f".{final.name}.tmp")
     try:
         root.mkdir(parents=True, exist_ok=True)
         for leftover in root.glob(".step_*.tmp"):
             shutil.rmtree(leftover)
-        aside.mkdir()
-        files = {f"{name}.safetensors": group.write(aside / f"{name}.safetensors") for name, group in tensors.items()}
-        files["state.json"] = host_snapshot.write(aside / "state.json", json.dumps(dict(state)).encode())
-        facts = {name: {"bytes": (aside / name).stat().st_size, "crc32": digest} for name, digest in files.items()}
+        scratch.mkdir()
+        files = {f"{name}.safetensors": group.write(scratch / f"{name}.safetensors") for name, group in tensors.items()}
+        files["state.json"] = host_snapshot.write(scratch / "state.json", json.dumps(dict(state)).encode())
+        facts = {name: {"bytes": (scratch / name).stat().st_size, "crc32": digest} for name, digest in files.items()}
         manifest = {"format": FORMAT, "step": step, "files": facts}
-        host_snapshot.write(aside / "manifest.json", json.dumps(manifest).encode())
-        _sync(aside)
-        going = [_retire(final)] if final.exists() else []  # the same step once more
-        os.rename(aside, final)
+        host_snapshot.write(scratch / "manifest.json", json.dumps(manifest).encode())
+        _sync(scratch)
+        retired = [_retire(final)] if final.exists() else []  # the same step was saved before
+        os.rename(scratch, final)
         _sync(root)
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         raise UserError(
-            f"{final}: cannot be written ({error}); earlier checkpoints are untouched: free space, run again"
+            f"{final}: cannot be written ({error}); earlier checkpoints are untouched: free space, then resume"
         ) from None
-    going += [_retire(_folder(root, old)) for old in steps(root)[:-keep] if old != spare]
-    for folder in going:
+    retired += [_retire(_folder(root, old)) for old in steps(root)[:-keep] if old != spare]
+    for folder in retired:
         shutil.rmtree(folder)
     return final
 
 
 def steps(root: Path) -> list[int]:
-    """Steps of the finished checkpoints, oldest first."""
+    """Return the steps of the finished checkpoints, oldest first."""
     names = [re.fullmatch(r"step_(\d{8,})", path.name) for path in root.glob("step_*") if path.is_dir()]
     return sorted(int(name[1]) for name in names if name)
 
 
 def load_newest(root: Path, *, fallback: bool = False) -> Checkpoint | None:
-    """The newest checkpoint, verified, the same on all ranks; None where there is none. Collective.
+    """Load the newest checkpoint, verified and the same on all ranks; None where there is none. Collective.
 
-    Before anyone reads it, the first rank of each node compares every byte with the manifest, the others sizes alone:
-    on 64 GPUs of 8 nodes, 8 readings. Raises UserError when it is damaged; with `fallback` it is set aside
-    instead, and the one before it is looked at.
+    Before it is loaded, the first rank of each node compares contents with the manifest, the other ranks compare sizes:
+    64 GPUs on 8 nodes read it 8 times. Raises UserError when it is damaged; with `fallback`, it is renamed and the one
+    before it is tried.
     """
     seen = comm.gather(steps(root))
     if any(found != seen[0] for found in seen):
@@ -93,17 +96,17 @@ def load_newest(root: Path, *, fallback: bool = False) -> Checkpoint | None:
             return load(folder)
         if not fallback:
             raise UserError(
-                f"{folder}: damaged, {reason}; set save.fallback: true to continue from the newest good checkpoint, "
+                f"{folder}: damaged, {reason}; set save.fallback: true to resume from the newest good checkpoint, "
                 "or remove that folder"
             )
-        comm.on_main(lambda folder=folder, reason=reason: _set_aside(folder, reason))  # type: ignore[misc]
+        comm.on_main(lambda folder=folder, reason=reason: _rename_damaged(folder, reason))  # type: ignore[misc]
     if seen[0]:
-        raise UserError(f"{root}: not one of its checkpoints is whole; use another `name`, or remove it to start anew")
+        raise UserError(f"{root}: all checkpoints are damaged; remove the folder to start again")
     return None
 
 
 def load(folder: Path) -> Checkpoint:
-    """A checkpoint as it is; see `damage` for whether to believe it."""
+    """Load a checkpoint without verification; see `damage`. Raises UserError."""
     try:
         names = json.loads((folder / "manifest.json").read_text())["files"].keys() - {"state.json"}
         tensors = {Path(name).stem: load_file(folder / name) for name in sorted(names)}
@@ -113,7 +116,7 @@ def load(folder: Path) -> Checkpoint:
 
 
 def progress(state: Mapping[str, Any]) -> tuple[int, int, int, dict[str, Any]]:
-    """(step, consumed, bad, best) of a run's state. Raises ValueError where they are not what they must be."""
+    """Return (step, consumed, bad, best) of a run's state. Raises ValueError for wrong types or values."""
     numbers = [state.get(name) for name in ("step", "consumed", "bad")]
     best = state.get("best")
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
@@ -124,7 +127,7 @@ def progress(state: Mapping[str, Any]) -> tuple[int, int, int, dict[str, Any]]:
 
 
 def damage(folder: Path, *, content: bool = True) -> str | None:
-    """What is wrong with a checkpoint, as its manifest has it; None where nothing is. content=False: sizes alone."""
+    """Compare a checkpoint with its manifest and return what differs, or None. content=False: compare sizes only."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
@@ -140,25 +143,25 @@ def damage(folder: Path, *, content: bool = True) -> str | None:
                 return f"{name} is missing"
             size = (folder / name).stat().st_size
             if size != facts["bytes"]:
-                return f"{name} has {size} bytes where the manifest says {facts['bytes']}"
+                return f"{name} has {size} bytes where the manifest has {facts['bytes']}"
             if content and _crc32(folder / name) != facts["crc32"]:
-                return f"{name} does not have the content that the manifest says"
+                return f"{name} does not match its checksum in the manifest"
     except OSError as error:
         return f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
     except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return f"manifest.json cannot be understood ({type(error).__name__}: {error})"
+        return f"manifest.json is invalid ({type(error).__name__}: {error})"
     return None
 
 
-def _set_aside(folder: Path, reason: str) -> None:
-    """Out of the way of the run, which will come to that step again; for a person to look at and to remove."""
-    aside = folder.with_name(f"damaged_{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+def _rename_damaged(folder: Path, reason: str) -> None:
+    """Rename a damaged checkpoint, because the run will save that step again; the user can inspect and remove it."""
+    renamed = folder.with_name(f"damaged_{folder.name}")
+    shutil.rmtree(renamed, ignore_errors=True)
     try:
-        os.rename(folder, aside)
+        os.rename(folder, renamed)
     except OSError as error:
-        raise UserError(f"{folder}: damaged, {reason}; it cannot be set aside ({error}): remove it") from None
-    print(f"{folder}: damaged, {reason}; passed over, it is now {aside.name}", flush=True)
+        raise UserError(f"{folder}: damaged, {reason}; it cannot be renamed ({error}): remove it") from None
+    print(f"{folder}: damaged, {reason}; skipped and renamed to {renamed.name}", flush=True)
 
 
 def _folder(root: Path, step: int) -> Path:
@@ -166,10 +169,10 @@ def _folder(root: Path, step: int) -> Path:
 
 
 def _retire(folder: Path) -> Path:
-    """Its new name, to be removed under: a kill must not leave half a checkpoint under its own."""
-    going = folder.with_name(f".{folder.name}.old.tmp")
-    os.rename(folder, going)
-    return going
+    """Rename a checkpoint before it is removed: a kill must not leave a part of it under its name."""
+    retired = folder.with_name(f".{folder.name}.old.tmp")
+    os.rename(folder, retired)
+    return retired
 
 
 def _crc32(path: Path) -> str:
@@ -181,7 +184,7 @@ def _crc32(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Force a folder onto the disk: a rename must not become visible before what it names."""
+    """fsync a folder: a rename must not reach the disk before the files."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The health of a GAN: what people plot by hand, and a diagnosis in words when a known pattern lasts."""
+"""GAN diagnostics: gradient shares, output statistics, and advice when a known failure pattern persists."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,11 +15,12 @@ Values = Mapping[str, float]
 
 
 def shares(phase: Phase) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Each loss's `share` of the gradient at the output, |dL_i/dx| over the sum of them all, and its `ratio`, that of
-    the weighted values; both add up to 1. And a loss of which only the way back through the net is left to go.
+    """Return the gradient share of each loss at the output, and a loss for the rest of the backward pass.
 
-    Its gradient is that of all losses together, up to rounding, so that measuring goes no way twice. It is None where
-    a loss reaches parameters past the output too (features inside the net). No sync.
+    `share`: |dL_i/dx| over the sum of all losses; `ratio`: the same of the weighted loss values. Both sum to 1.
+
+    The gradient of that loss equals that of all losses together, up to rounding, so that measuring computes nothing
+    twice. It is None where a loss reaches parameters without passing the output (features inside the network). No sync.
     """
     output = phase.output
     if output is None or not output.requires_grad:
@@ -61,7 +62,7 @@ def _passes_by(loss: Tensor, output: Tensor) -> bool:
 
 @torch.no_grad()
 def looks(output: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """How the output differs from its target where losses do not say it; both [B, C, h, w] in 0..1.
+    """Return statistics of the output against its target that losses do not show; both [B, C, h, w] in 0..1.
 
     sharpness: high-frequency energy over the target's; below 1 is blurred, above 1 oversharp or noisy.
     colour: mean absolute difference of the two after averaging 8 x 8 pixels, in 0..1.
@@ -75,11 +76,12 @@ def looks(output: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A state that is no accident when it holds at `lasts` measured entries in a row; `needs`: what measures it."""
+    """A failure pattern: reported when `holds` is true for `lasts` measured entries in a row. needs: the values that
+    measure it. advice: the message."""
 
     needs: tuple[str, ...]
     holds: Callable[[Values, Values], bool]
-    says: str
+    advice: str
     lasts: int = 10
 
 
@@ -114,10 +116,10 @@ PATTERNS = (
 
 
 class Diagnosis:
-    """Fed with every log entry; says each pattern once when it has lasted, and again after it was gone.
+    """Observes every log entry and reports a pattern once when it has persisted, and again after it had ended.
 
-    What a pattern compares with is the mean of the first BASELINE entries: one of them is one small batch.
-    Entries that do not measure a pattern (those of validations and saves between two log steps) leave it as it is.
+    Patterns compare with the mean of the first BASELINE entries, because one entry is one small batch. Entries that do
+    not measure a pattern (those of validations and saves between two log steps) do not change its count.
     """
 
     def __init__(self) -> None:
@@ -126,17 +128,17 @@ class Diagnosis:
         self._runs = [0] * len(PATTERNS)
 
     def observe(self, values: Values) -> list[str]:
-        """What is new to say after this entry."""
+        """Return the advice that is new after this entry."""
         if "g/pixel" not in values and "g/l1" in values:
             values = {**values, "g/pixel": values["g/l1"]}
         for name, value in values.items():
             count = self._counts[name] = self._counts.get(name, 0) + 1
             if count <= BASELINE:
                 self._first[name] = self._first.get(name, 0.0) * (count - 1) / count + value / count
-        said = []
+        advice = []
         for number, pattern in enumerate(PATTERNS):
             if all(name in values for name in pattern.needs):
                 self._runs[number] = self._runs[number] + 1 if pattern.holds(values, self._first) else 0
                 if self._runs[number] == pattern.lasts:
-                    said.append(pattern.says)
-        return said
+                    advice.append(pattern.advice)
+        return advice

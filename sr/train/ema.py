@@ -1,4 +1,4 @@
-"""Exponential moving average of a net: what is validated, saved for use and upscaled with."""
+"""Exponential moving average (EMA) of a network: it is validated, exported and used for upscaling."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from sr.distributed.backends.ddp import ReplicatedBackend, buffers, fill, fit
 
 
 class EMA:
-    """average <- d * average + (1 - d) * weights, buffers copied; one fused pass over what this rank holds of them.
+    """average <- d * average + (1 - d) * weights; buffers are copied. One fused pass over this rank's shard.
 
-    With warm_up, d rises to `decay` as (1 + step) / (10 + step): a young average would otherwise be mostly its random
-    start. Without, it is `decay` from the first step on: for a network whose start is trained already.
-    Where the weights are in parts so is the average: it costs memory for this rank's part alone and no exchange, and
-    is put together when it is looked at.
+    With warm_up, d rises to `decay` as (1 + step) / (10 + step): an early average would otherwise consist mostly of its
+    random start. Without, d is `decay` from the first step on, for a network with pretrained weights.
+    Where the weights are sharded, the average is too: it costs memory for this rank's shard only and no communication,
+    and is unsharded for use.
     """
 
     def __init__(self, backend: ReplicatedBackend, *, decay: float, warm_up: bool = True) -> None:
@@ -27,6 +27,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, *, step: int) -> None:
+        """Move the average towards the weights after update `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warm_up else self.decay
         torch._foreach_lerp_(list(self.parts.values()), list(self._backend.owned().values()), 1 - decay)
         for average, value in zip(self._net.buffers(), self._backend.raw.buffers(), strict=True):
@@ -34,7 +35,7 @@ class EMA:
 
     @contextmanager
     def unsharded(self) -> Iterator[nn.Module]:
-        """The average as a net in eval mode, for as long as the block lasts. Collective."""
+        """Provide the average as a network in eval mode inside the block. Collective."""
         if not self.sharded:
             yield self._net
             return
@@ -46,19 +47,19 @@ class EMA:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """What the average makes of `x`. Collective: where it is in parts, each call puts them together."""
+        """Return the output of the averaged network. Collective: where it is sharded, each call gathers it."""
         with self.unsharded() as net:
             output: Tensor = net(x)
         return output
 
     def state(self) -> dict[str, Tensor]:
-        """The average's state dict; complete on rank 0. Collective."""
+        """Return the average's state dict; complete on rank 0. Collective."""
         held = buffers(self._net) if self.sharded else self._net.state_dict()
         return held | self._backend.gathered(self.parts)
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`, given all of it on every rank. Raises ValueError naming what does not fit."""
+        """Load a complete `state`, given on every rank. Raises ValueError naming what does not match."""
         fit(self._net, state)
         for name, part in self.parts.items():
             part.copy_(self._backend.shard(name, state[name]))

@@ -1,4 +1,4 @@
-"""Tensors as they are at one moment, in host memory in the form of a safetensors file: training goes on meanwhile."""
+"""A copy of tensors at one moment, in host memory and in safetensors layout, to write while training continues."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ from torch import Tensor
 from sr.core.errors import UserError
 
 CHUNK = 16 << 20  # bytes written and checked at a time, without holding the interpreter
-PAGE = 4096  # what disks are written by past the cache: addresses, lengths and places in the file are multiples of it
+PAGE = 4096  # O_DIRECT needs addresses, lengths and file offsets that are multiples of it
 TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -29,10 +29,10 @@ TYPES = {
 
 
 class Snapshot:
-    """The tensors of one file. Its memory is kept for the next `take`, which must wait until this one is used up.
+    """The tensors of one file. Its memory is reused by the next `take`, which must wait until this one is written.
 
-    `tensors` are views of one buffer that is the file's content, header and all, so that writing copies nothing and one
-    pass over it checks it too. Costs: host memory as large as the tensors (pinned where they lie on a GPU).
+    `tensors` are views of one buffer that holds the file's content including the header, so that writing makes no copy
+    and the checksum needs one pass. Costs host memory of the size of the tensors (pinned for tensors on a GPU).
     """
 
     def __init__(self) -> None:
@@ -43,17 +43,17 @@ class Snapshot:
 
     @torch.no_grad()
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy what `tensors` hold now; they may change as soon as this returns.
+        """Copy the values of `tensors`; they may change as soon as this returns.
 
-        From a GPU in two goes: a copy beside them, a few launches in the queue of the step that wrote them and as much
-        GPU memory until `arrive` has run; the way to the host is `arrive`'s, while the next step computes.
+        From a GPU in two steps: a copy on the GPU, which costs a few launches in the step's stream and the same amount
+        of GPU memory until `arrive` has run; `arrive` then copies to the host while the next step computes.
         """
         kinds = {key: (value.dtype, value.shape) for key, value in tensors.items()}
         if kinds != {key: (value.dtype, value.shape) for key, value in self.tensors.items()}:
             self._allocate(tensors)
         far = {key: value for key, value in tensors.items() if value.is_cuda}
         self._staged = {key: torch.empty_like(value) for key, value in far.items()}
-        for dtype in {value.dtype for value in far.values()}:  # fused only among tensors of one type
+        for dtype in {value.dtype for value in far.values()}:  # foreach copies fuse tensors of one type only
             keys = [key for key, value in far.items() if value.dtype == dtype]
             torch._foreach_copy_([self._staged[key] for key in keys], [far[key] for key in keys])
         self._event = torch.cuda.current_stream(next(iter(far.values())).device).record_event() if far else None
@@ -61,7 +61,7 @@ class Snapshot:
             self.tensors[key].copy_(tensors[key])
 
     def arrive(self) -> None:
-        """Wait for what comes from a GPU, on a stream of its own. Called from the thread that writes."""
+        """Copy staged tensors from the GPU on a separate stream and wait for them. Called by the writing thread."""
         if self._event is None:
             return
         stream = torch.cuda.Stream(next(iter(self._staged.values())).device)
@@ -90,7 +90,7 @@ class Snapshot:
         content = len(text).to_bytes(8, "little") + text
         self._bytes = len(content) + end
         pinned = any(value.is_cuda for value in tensors.values())
-        self.tensors = {}  # the old buffer goes before the new one comes
+        self.tensors = {}  # free the old buffer before the new one is allocated
         self._buffer = torch.empty(0, dtype=torch.uint8)
         room = torch.zeros(self._bytes + 2 * PAGE, dtype=torch.uint8, pin_memory=pinned)
         start = -room.data_ptr() % PAGE
@@ -104,9 +104,9 @@ class Snapshot:
 def write(path: Path, content: bytes | memoryview, size: int | None = None) -> str:
     """Write `content` to `path`, wait until it is on the disk, and return its CRC-32 in hex.
 
-    size: how many of its bytes count; it then consists of whole pages, and goes past the system's cache where it can.
-    CRC-32 finds damage, which is all that is asked of it, and takes a fraction of the time of SHA-256: time that a
-    training on the same cores would have to do without.
+    size: the number of bytes that count; `content` then consists of whole pages and is written by O_DIRECT where
+    possible. CRC-32 detects damage, which is its only purpose here, in a fraction of the time of SHA-256, on cores that
+    the training uses too.
     """
     pages = memoryview(content)
     counted = pages[:size]
@@ -123,10 +123,10 @@ def write(path: Path, content: bytes | memoryview, size: int | None = None) -> s
 
 
 def _write_past_cache(path: Path, pages: memoryview, size: int) -> bool:
-    """Write the first `size` bytes of whole pages to `path` and wait for the disk; False where that is not to be had.
+    """Write the first `size` bytes of whole pages to `path` by O_DIRECT and fsync; False where it is not supported.
 
-    Nobody reads a checkpoint soon, the shards that are read again stay in the cache, and to copy into it costs more of
-    a processor than all the rest.
+    A checkpoint is not read soon, so that shards stay in the page cache instead; and copying into the cache would cost
+    more processor time than the rest of the save.
     """
     flag = getattr(os, "O_DIRECT", 0)
     if not flag:
@@ -135,14 +135,14 @@ def _write_past_cache(path: Path, pages: memoryview, size: int) -> bool:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | flag, 0o666)
         try:
             for part in _chunks(pages):
-                if os.write(file, part) != len(part):  # what is left would not begin at a page
+                if os.write(file, part) != len(part):  # the rest would not start at a page
                     return False
             os.ftruncate(file, size)
             os.fsync(file)
         finally:
             os.close(file)
     except OSError as error:
-        if error.errno == errno.EINVAL:  # a file system that has no such thing
+        if error.errno == errno.EINVAL:  # a file system without O_DIRECT
             return False
         raise
     return True

@@ -1,8 +1,8 @@
-"""A player: one module, one optimizer, one schedule, spread over the processes in one way.
+"""A player of a task: one module with its optimizer, schedule and distributed backend.
 
-Mixed precision is ours (autocast in the engine, a gradient scaler here), because a discriminator used as a fixed
-critic is called past the wrapper that accelerate would autocast, and because accelerate's scaler refuses fp16 on a
-CPU, where it has to be tested.
+Mixed precision is implemented here (autocast in the trainer, a gradient scaler in this file) instead of in accelerate:
+a discriminator used as a fixed critic is called without the wrapper that accelerate would autocast, and accelerate's
+scaler refuses fp16 on a CPU, where it is tested.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware of every rank multiplies it faster than fp32, else fp32. Collective."""
+    """Return the precision to train in; `auto` is the fastest type that all ranks support. Collective."""
     if asked != "auto":
         return asked
     found = comm.gather(_fastest(device))
@@ -37,7 +37,7 @@ def _fastest(device: torch.device) -> str:
 
 
 class ModelOptimizer:
-    """Updates one module. `module` is what the task calls; `raw` is the net itself; `backend` how it is spread.
+    """Updates one module. `module`: what the task calls; `raw`: the network itself; `backend`: how it is distributed.
 
     keep: see `sr.distributed.backends.wrap`.
     """
@@ -74,11 +74,11 @@ class ModelOptimizer:
         self.raw, self.module = net, self.backend.module
 
     def no_sync(self, last: bool) -> AbstractContextManager[None]:
-        """No gradient exchange inside an accumulation window; must enclose the forward too."""
+        """Skip the gradient exchange inside an accumulation window; must enclose the forward pass too."""
         return self.backend.no_sync(last)
 
     def update(self, loss: Tensor, *, step: int, last: bool, measure: bool = False) -> Tensor | None:
-        """Backward; at the end of the window also clip and step. Returns the gradient norm if clipping or `measure`."""
+        """Run backward; at the end of the window also clip and step. Returns the gradient norm where it is measured."""
         self.backend.backward(self.scaler.scale(loss), last=last)
         if not last:
             return None
@@ -91,9 +91,9 @@ class ModelOptimizer:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def state(self) -> dict[str, Tensor]:
-        """Everything to continue from, by the names of the parameters: `model/<name>`, `<moment>/<name>`. Collective.
+        """Return the state to resume from, by parameter name: `model/<name>`, `<optimizer state>/<name>`. Collective.
 
-        The same whatever the backend and the number of processes; complete on rank 0.
+        It is the same for every backend and number of processes, and complete on rank 0.
         """
         state = self.backend.state()
         if self.scaler.is_enabled():
@@ -103,7 +103,7 @@ class ModelOptimizer:
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`, given all of it on every rank. Raises ValueError naming what does not fit."""
+        """Load a complete `state`, given on every rank. Raises ValueError naming what does not match."""
         self.backend.load({key: value for key, value in state.items() if not key.startswith("scaler/")})
         if self.scaler.is_enabled() and "scaler/scale" in state:
             scaler = self.scaler.state_dict()

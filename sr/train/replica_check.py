@@ -1,4 +1,4 @@
-"""Do all ranks still hold the same weights? Ranks that do not train different models, and nothing else would tell."""
+"""Check that all ranks hold the same weights: diverged ranks train different models without any other symptom."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,10 @@ WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_ranks(players: Mapping[str, ModelOptimizer], ema: EMA, *, step: int, every: int) -> None:
-    """Compare what every rank holds whole, each `every` steps (0: never). Raises UserError on all ranks. Collective.
+    """Compare replicated parameters and averages every `every` steps (0: never). Raises UserError on all ranks.
+    Collective.
 
-    That is parameters and averages. Those in parts (ZeRO-3, FSDP2) are there only once; buffers may differ between two
-    exchanges, running statistics do.
+    Sharded tensors (ZeRO-3, FSDP2) have no replicas. Buffers are not compared: running statistics differ between ranks.
     """
     if every and step % every == 0:
         held = {name: player.backend for name, player in players.items()}
@@ -30,9 +30,9 @@ def check_ranks(players: Mapping[str, ModelOptimizer], ema: EMA, *, step: int, e
 
 
 def compare(tensors: Mapping[str, Tensor], *, step: int) -> None:
-    """Raises UserError, on every rank, naming the first of `tensors` that is not the same on all. Collective.
+    """Raise UserError on every rank, naming the first of `tensors` that differs between ranks. Collective.
 
-    Costs one pass over them, one device sync, and a message of a few bytes.
+    Costs one pass over the tensors, one device sync and a message of a few bytes.
     """
     if comm.world() == 1 or not tensors:
         return
@@ -44,11 +44,11 @@ def compare(tensors: Mapping[str, Tensor], *, step: int) -> None:
         others = [rank for rank, value in enumerate(seen) if value != seen[0]]
         if others:
             raise UserError(
-                f"step {step}: {name} on rank {', '.join(map(str, others))} is not what it is on rank 0; run the same "
-                "command to continue from the last checkpoint, and if it happens again, leave out those ranks' machines"
+                f"step {step}: {name} on rank {', '.join(map(str, others))} differs from rank 0; run the same "
+                "command to resume from the last checkpoint, and if it happens again, leave out those ranks' machines"
             )
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The sum of a tensor's values, read as integers: one bit that differs changes it."""
+    """Return the sum of a tensor's bits read as integers: one different bit changes it."""
     return tensor.detach().view(WORDS[tensor.element_size()]).sum(dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""What a run writes down: TensorBoard, one JSON line per entry, and the meter that sums losses on the device."""
+"""Logging of a run: TensorBoard, log.jsonl, and a meter that sums losses on the device."""
 
 import json
 import threading
@@ -22,9 +22,9 @@ class NotFinite(UserError):
 
 
 class Meter:
-    """Sums of named scalars since the last reading, and the first step at which each was not finite.
+    """Sums of named scalars since the last `read`, and the first step at which each was not finite.
 
-    Everything stays on the device: the one sync is in `read`, which every rank calls together.
+    Everything stays on the device; the only sync is in `read`, which is collective.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,8 @@ class Meter:
         self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor], *, step: int, checked: bool = True) -> None:
-        """checked=False: what may be infinite in a healthy run, such as a norm under a loss scaler, counts as 0."""
+        """Add scalars. checked=False: values that may be infinite in a healthy run, such as a norm under a loss scaler,
+        count as 0 then."""
         for name, value in values.items():
             value = value.detach().float()
             if not checked:
@@ -47,7 +48,7 @@ class Meter:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def read(self) -> dict[str, float]:
-        """Means over the steps and ranks since the last reading. Raises NotFinite alike on every rank."""
+        """Return means over steps and ranks since the last `read`. Raises NotFinite on all ranks alike. Collective."""
         if not self._sums:
             return {}
         names = list(self._sums)
@@ -58,14 +59,14 @@ class Meter:
         bad = min((row[n][1], rank, n) for rank, row in enumerate(ranks) for n in row)
         if bad[0] < float("inf"):
             raise NotFinite(
-                f"{bad[2]} was not finite at step {int(bad[0])} on rank {bad[1]}; nothing was saved since: lower the "
+                f"{bad[2]} was not finite at step {int(bad[0])} on rank {bad[1]}; nothing was saved since; lower the "
                 "learning rate, set train.clip_norm or train.precision: fp32, and run the same command again"
             )
         return {n: sum(row[n][0] for row in ranks) / len(ranks) for n in names}
 
 
 class Tracker:
-    """Rank 0 writes, the others keep silent. Entries after `resume_step` of an earlier attempt are cut off."""
+    """Writes on rank 0, does nothing on others. Entries after `resume_step`, of an earlier attempt, are removed."""
 
     def __init__(self, folder: Path, *, resume_step: int) -> None:
         self._log, self._samples = folder / "log.jsonl", folder / "samples.jsonl"
@@ -77,9 +78,10 @@ class Tracker:
             for file in (self._log, self._samples):
                 _cut(file, resume_step)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
-            self._hook, threading.excepthook = threading.excepthook, _told_once
+            self._hook, threading.excepthook = threading.excepthook, _ignore_os_errors
 
     def scalars(self, values: Mapping[str, float], *, step: int) -> None:
+        """Write one entry to TensorBoard and log.jsonl."""
         if self._writer is None:
             return
         for name, value in values.items():
@@ -88,7 +90,7 @@ class Tracker:
             file.write(json.dumps({"step": step, **{name: round(value, 7) for name, value in values.items()}}) + "\n")
 
     def samples(self, used: Sequence[tuple[int, list[int]]]) -> None:
-        """used: this rank's (step, global sample positions), a row for each micro-batch. Collective."""
+        """Write used samples. used: this rank's (step, global sample positions) per micro-batch. Collective."""
         ranks = comm.gather(used)
         if comm.is_main():
             with self._samples.open("a") as file:
@@ -96,23 +98,25 @@ class Tracker:
                     file.write(json.dumps({"step": rows[0][0], "ranks": [positions for _, positions in rows]}) + "\n")
 
     def image(self, name: str, image: np.ndarray[Any, Any], *, step: int) -> None:
-        """image: uint8 [h, w, 3]."""
+        """Write an image, uint8 [h, w, 3], to TensorBoard."""
         if self._writer is not None:
             self._writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Flush and close the files."""
         if self._writer is not None:
             self._writer.close()
             threading.excepthook = self._hook
 
 
-def _told_once(args: Any) -> None:
-    """Of a full disk TensorBoard's thread tells the next one that writes, who raises it: once is enough."""
+def _ignore_os_errors(args: Any) -> None:
+    """TensorBoard's thread hands an OSError to the next writer, which raises it; its own traceback is suppressed."""
     if not isinstance(args.exc_value, OSError):
         threading.__excepthook__(args)
 
 
 def _cut(file: Path, step: int) -> None:
+    """Remove the lines that `_kept` does not keep."""
     if file.exists():
         kept = [line for line in file.read_text().splitlines() if _kept(line, step)]
         with replacing(file) as scratch:
@@ -120,8 +124,8 @@ def _cut(file: Path, step: int) -> None:
 
 
 def _kept(line: str, step: int) -> bool:
-    """Whether a log line is of a step up to `step`, without a validation at `step`: resuming repeats that. A line cut
-    short by a crash is not."""
+    """Whether a log line is of a step up to `step` and not a validation at `step`, which resuming repeats. False for a
+    line that a crash truncated."""
     try:
         entry = json.loads(line)
         validates = entry["step"] == step and any(name.startswith("val/") for name in entry)

@@ -1,4 +1,4 @@
-"""The loop: update, log, validate, save, stop together. A run is one call of `Engine.run`."""
+"""The training loop: update, log, save, validate, stop on all ranks together. A run is one call of `Trainer.run`."""
 
 import signal
 import sys
@@ -33,18 +33,21 @@ from sr.train.ema import EMA
 from sr.train.model_optimizer import PRECISIONS, ModelOptimizer
 from sr.train.tracker import Meter, Tracker
 
-BAR = "g/pixel", "g/perceptual", "g/gan", "d/real", "d/fake"  # what the progress bar has room for
+BAR = "g/pixel", "g/perceptual", "g/gan", "d/real", "d/fake"  # what fits on the progress bar
 
 
 class Trainer:
-    """Owns the loop and the position in the data; everything else is handed in.
+    """Owns the loop and the position in the data; everything else is passed in.
 
-    batches(consumed): this rank's endless micro-batches from a global sample position on.
-    prepare(raw): the micro-batch on the device, degraded. evaluate: the validation, None without sets.
-    export(weights, path, step): writes the weights that other programs open, in a thread. record(step):
-    writes the options of the run, once it is known that it may resume at `step` in its folder. options: when what
-    happens, and where. resolved: the same with all defaults, as a checkpoint holds them. precision: of the forward
-    pass, on this device. accept_changes: resume with options that change the training.
+    Args:
+        batches: called with a global sample position; returns this rank's infinite micro-batches from there on.
+        prepare: moves a micro-batch to the device and degrades it.
+        evaluate: the validation; None without validation sets.
+        export: called with (weights, path, step) in a thread; writes the weights for other programs.
+        record: called with the step once the run may resume in its folder; writes options.yml.
+        options: the whole options; resolved: the same with all defaults, as a checkpoint holds them.
+        precision: of the forward pass on this device.
+        accept_changes: resume with options that change the training.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Trainer:
             self.saver.wait()
 
     def _train(self, tracker: Tracker, received: list[int]) -> None:
-        """The loop. received: the signals so far."""
+        """Run the loop. received: the signals so far."""
         options, start = self.options, self.step
         plain = not comm.is_main() or not sys.stderr.isatty()
         bar = tqdm(total=options.train.total_steps, initial=self.step, disable=plain, unit="step", mininterval=1.0)
@@ -152,12 +155,12 @@ class Trainer:
         return self.step % every == 0 or self.step == self.options.train.total_steps
 
     def train_step(self, batches: Iterator[RawBatch]) -> None:
-        """One optimizer step of every player; `accumulate` micro-batches, one gradient exchange."""
+        """Run one optimizer step of every player: `accumulate` micro-batches, one gradient exchange."""
         for micro in range(self.options.train.accumulate):
             raw = self._next(batches, first=micro == 0)
             self.bad += len(raw.bad)
             for report in raw.bad:
-                tqdm.write(f"bad sample {report}")
+                tqdm.write(f"unreadable sample {report}")
             if self.options.log.samples:
                 self.used.append((self.step + 1, [place for group in raw.groups for place in group.positions]))
             last = micro == self.options.train.accumulate - 1
@@ -173,8 +176,8 @@ class Trainer:
         self.consumed += self.options.data.batch_size
 
     def _next(self, batches: Iterator[RawBatch], *, first: bool) -> RawBatch:
-        """The next micro-batch. Where a single process cannot read it, the steps so far are saved before the error is
-        raised; of several processes only one knows, and saving is collective."""
+        """Return the next micro-batch. A single process that cannot read it saves the steps so far before it raises;
+        of several processes only one would know, and saving is collective."""
         try:
             return next(batches)
         except UserError:
@@ -190,7 +193,7 @@ class Trainer:
                 phase = next(phases, None)
             if phase is None:
                 return
-            if not phase.losses:  # every weight is still 0, on all ranks alike
+            if not phase.losses:  # all loss weights are still 0, on all ranks alike
                 continue
             player, tag = self.players[phase.player], phase.player[0]
             report = dict(phase.report)
@@ -202,7 +205,7 @@ class Trainer:
                 if phase.output is not None and phase.target is not None:
                     report |= diagnostics.looks(phase.output, phase.target)
             total = torch.stack([loss.float() for loss in phase.losses.values()]).sum()
-            if rest is not None and self.precision != "fp16":  # whose range only the scaler of `total` watches
+            if rest is not None and self.precision != "fp16":  # fp16 needs `total`, whose range the scaler checks
                 total = rest
             norm = player.update(total / self.options.train.accumulate, step=self.step, last=last, measure=measure)
             report |= {} if norm is None else {"grad_norm": norm}
@@ -216,7 +219,7 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
     def log(self, tracker: Tracker, bar: Any, *, samples: int, since: float) -> None:
-        """Means over steps and ranks; the device sync of the loop. Stops on a loss that is not finite."""
+        """Log means over steps and ranks; this is the device sync of the loop. Raises NotFinite. Collective."""
         values = self.meter.read() | {f"g/{name}": value for name, value in self.task.report().items()}
         speed = samples / max(time.monotonic() - since, 1e-9)
         self.saver.check()
@@ -233,7 +236,7 @@ class Trainer:
         tracker.scalars(values | {"images_per_second": speed, "bad_samples": float(self.bad)}, step=self.step)
 
     def _too_many_bad(self) -> str | None:
-        """The error message where more samples than data.max_bad_fraction allows were unreadable. Collective."""
+        """Return the error message where more samples were unreadable than data.max_bad_fraction allows. Collective."""
         bad = sum(comm.gather(self.bad))
         if bad <= max(1, self.options.data.max_bad_fraction * self.consumed):
             return None
@@ -244,8 +247,10 @@ class Trainer:
         )
 
     def validate(self, tracker: Tracker) -> None:
-        """Measure the average, log it, and keep it where it is the best so far. A failure is reported and counted: it
-        does not end the run. Collective."""
+        """Measure the EMA, log the scores, and export it where it is the best so far. Collective.
+
+        A failure is reported and counted; it does not end the run.
+        """
         assert self.evaluate is not None
         try:
             with self.ema.unsharded() as net:
@@ -286,14 +291,14 @@ class Trainer:
 
     def save(self) -> None:
         """Save everything that resuming needs, and the generator for use; a thread writes them. Collective."""
-        self.saver.wait()  # before anything is gathered: there is room for one
+        self.saver.wait()  # before tensors are gathered: host memory is meant for one copy
         state, tensors = self.snapshot()
         discriminator = self.models / f"net_d_{self.step}.safetensors" if self.options.save.discriminator else None
         best = self.best.get("step")
         self.saver.checkpoint(state, tensors, spare=best, model=self.last_model, discriminator=discriminator)
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-        """State and tensors of a checkpoint, as they are now. Collective."""
+        """Return state and tensors of a checkpoint of the current step. Collective."""
         bad = sum(comm.gather(self.bad))
         state = {"step": self.step, "consumed": self.consumed, "bad": bad, "best": self.best, "world": comm.world()}
         state |= {"options": self.resolved, "pretrained": self.pretrained}
@@ -326,8 +331,10 @@ class Trainer:
             tqdm.write(f"resuming {self.options.folder} at step {self.step}")
 
     def _check_options(self, found: checkpoint.Checkpoint) -> set[str]:
-        """Print what changed since the checkpoint and raise UserError where it may not. Returns the players whose
-        optimizer is of another type, so that its state cannot be used."""
+        """Print the options that changed since the checkpoint; raise UserError for changes that are not allowed.
+
+        Returns the players whose optimizer has another type, so that the saved state cannot be used.
+        """
         old = found.state.get("options")
         changes = option_changes.changes(old if isinstance(old, dict) else {}, self.resolved)
         step = found.state.get("step", 0)
@@ -346,7 +353,7 @@ class Trainer:
 
 @contextmanager
 def _tuned() -> Iterator[None]:
-    """Let cuDNN try which of its convolutions is fastest for each shape: inside, the same ones come at every step."""
+    """Enable cuDNN's benchmark mode inside the block, where shapes are the same at every step."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:
         yield

@@ -1,4 +1,4 @@
-"""How a player is spread over the processes; the launch decides, the options file does not know."""
+"""Distributed backends of a player; the launch command chooses one, not the options file."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from sr.distributed.backends.ddp import DDP, ReplicatedBackend
 from sr.distributed.backends.launch_config import Launch, accelerator, read_launch
 from sr.distributed.backends.sharded import check_player
 
-__all__ = ["Launch", "Whole", "accelerator", "read_launch", "spread"]
+__all__ = ["Launch", "ReplicatedBackend", "accelerator", "read_launch", "wrap"]
 
 
 def wrap(
@@ -27,12 +27,12 @@ def wrap(
     accumulate: int,
     keep: bool,
 ) -> ReplicatedBackend:
-    """Take over one player's net and optimizer as the launch asks. Collective.
+    """Wrap one player's network and optimizer in the backend of the launch. Collective.
 
-    limit: of the gradient norm. accumulate: backward passes of a step. keep: the weights stay whole from forward to
-    update, which a discriminator needs: it is called several times, and penalties take gradients of its gradients.
-    ZeRO-3 has no way to keep them, so such a player goes by ZeRO-2.
-    Raises UserError for what cannot be shared out, and where something else came of it than the launch asks for.
+    limit: maximum gradient norm. accumulate: backward passes per step. keep: weights stay unsharded from forward to
+    update. A discriminator needs this: it is called several times, and penalties take gradients of its gradients.
+    ZeRO-3 cannot keep them, so such a player uses ZeRO-2.
+    Raises UserError for players that cannot be sharded, and where the result is not the backend that was requested.
     """
     if launch.backend == "ddp":
         wanted = "DDP" if comm.world() > 1 else "one process"
@@ -49,7 +49,7 @@ def wrap(
 
             made = FSDP2(net, optimizer, launch=launch, device=accelerator.device, keep=keep)
         else:
-            from sr.distributed.backends.deepspeed import (  # takes DeepSpeed, which takes seconds to import
+            from sr.distributed.backends.deepspeed import (  # importing DeepSpeed takes seconds
                 Zero3,
                 Zero12,
             )
@@ -59,7 +59,7 @@ def wrap(
             made = kind(net, optimizer, stage=stage, limit=limit, accumulate=accumulate, **shared)
     if made.way != wanted:
         raise UserError(
-            f"the {name} was to train by {wanted} and would by {made.way}; install the versions of torch, accelerate "
+            f"the {name} should train by {wanted}, not {made.way}; install the versions of torch, accelerate "
             "and deepspeed that pyproject.toml names"
         )
     return made

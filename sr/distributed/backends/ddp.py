@@ -1,4 +1,4 @@
-"""The plain backends: every process holds the whole module (one process, or DDP over several)."""
+"""Replicated backends: every process holds the whole module (one process, or DDP over several)."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -13,11 +13,11 @@ State = Mapping[str, Tensor]
 
 
 class ReplicatedBackend:
-    """One module and its optimizer on one process; the other backends change what differs.
+    """One module and its optimizer on one process; the other backends override what differs.
 
-    raw: the net itself. module: what the task calls. pattern: the net without memory for its parameters (see `fill`).
-    sharded: each rank holds a part of every parameter. What is collective below is so where parts have to meet; the
-    whole tensors then come on rank 0 alone and in host memory.
+    raw: the network itself. module: what the task calls. pattern: the network without parameter memory (see `fill`).
+    sharded: each rank holds a shard of every parameter. Methods marked collective communicate in sharded backends;
+    whole tensors are then returned on rank 0 only, in host memory.
     """
 
     sharded = False
@@ -26,25 +26,25 @@ class ReplicatedBackend:
         self.raw, self.optimizer = net, optimizer
         self.module = net
         self.pattern = _hollow(net)
-        self.parameters: dict[str, Any] = dict(net.named_parameters())  # sharding hangs much on them
+        self.parameters: dict[str, Any] = dict(net.named_parameters())  # sharding adds attributes to them
         self.shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
 
     @property
     def way(self) -> str:
-        """How the module really is spread."""
+        """The backend that is in effect, for messages and checks."""
         return "one process"
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
     def no_sync(self, last: bool) -> AbstractContextManager[None]:
-        """No gradient exchange inside an accumulation window; must enclose the forward too."""
+        """Skip the gradient exchange inside an accumulation window; must enclose the forward pass too."""
         return nullcontext()
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()
 
     def step(self, scaler: torch.amp.GradScaler, *, limit: float | None, measure: bool) -> Tensor | None:
-        """Clip at norm `limit`, step, drop the gradients. If it clips or measures, returns the norm over all ranks."""
+        """Clip to norm `limit`, step, free the gradients. Returns the norm over all ranks if it clips or measures."""
         norm = None
         if limit is not None or measure:
             scaler.unscale_(self.optimizer)
@@ -54,36 +54,36 @@ class ReplicatedBackend:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    # ---- parts and wholes --------------------------------------------------------------------------------------------
+    # ---- shards ------------------------------------------------------------------------------------------------------
 
     def owned(self) -> dict[str, Tensor]:
-        """This rank's part of every parameter, by name; the memory that training uses."""
+        """Return this rank's shard of every parameter by name, sharing memory with training."""
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
     def unshard(self, name: str, part: Tensor) -> Tensor:
-        """A tensor of the shape of parameter `name` from every rank's part of it, on the device. Collective."""
+        """Gather a tensor of the shape of parameter `name` from the shards of all ranks, on the device. Collective."""
         return part
 
     def shard(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's part of a whole tensor: the inverse of `unshard`, and not collective."""
+        """Return this rank's shard of a whole tensor: the inverse of `unshard`. Not collective."""
         return whole
 
     def gathered(self, parts: State) -> dict[str, Tensor]:
-        """`unshard` of many, by name. Collective."""
+        """Unshard many tensors, by name. Collective."""
         return dict(parts)
 
-    # ---- weights and moments -----------------------------------------------------------------------------------------
+    # ---- weights and optimizer state ---------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and moments by the names of the parameters: `model/<name>`, `<moment>/<name>`. Collective."""
+        """Return weights and optimizer state by parameter name: `model/<name>`, `<state>/<name>`. Collective."""
         return {f"model/{name}": value for name, value in self.weights().items()} | self.optimizer_state()
 
     def weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers, as a state dict. Collective."""
+        """Return parameters and buffers as a state dict. Collective."""
         return self.raw.state_dict()
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """What the optimizer remembers: `<moment>/<name>`, of the parameter's shape or a scalar. Collective."""
+        """Return the optimizer state: `<state>/<name>`, of the parameter's shape or a scalar. Collective."""
         return {
             f"{moment}/{name}": torch.as_tensor(value)
             for name, parameter in self.parameters.items()
@@ -92,9 +92,9 @@ class ReplicatedBackend:
         }
 
     def load(self, state: State) -> None:
-        """Inverse of `state`, whichever backend and number of processes it is from; every rank is given all of it.
+        """Load a complete `state`, given on every rank, from any backend and number of processes.
 
-        Raises ValueError naming what does not fit, before anything is changed.
+        Raises ValueError naming what does not match, before anything is changed.
         """
         weights = {key.removeprefix("model/"): value for key, value in state.items() if key.startswith("model/")}
         optimizer_state = {key: value for key, value in state.items() if not key.startswith("model/")}
@@ -103,11 +103,12 @@ class ReplicatedBackend:
         self.load_optimizer_state(optimizer_state)
 
     def check(self, weights: State, optimizer_state: State) -> None:
+        """Raise ValueError where the state does not match the module."""
         fit(self.pattern, weights)
         for key, value in optimizer_state.items():
             name = key.partition("/")[2]
             if name not in self.shapes:
-                raise ValueError(f"'{key}' is of no parameter")
+                raise ValueError(f"'{key}' belongs to no parameter")
             if value.dim() and value.shape != self.shapes[name]:
                 raise ValueError(f"'{key}' is {list(value.shape)}, not {list(self.shapes[name])}")
 
@@ -126,12 +127,12 @@ class ReplicatedBackend:
             self.optimizer.state[parameter][moment] = whole
 
     def like(self, name: str, value: Tensor) -> Tensor:
-        """A moment laid out in memory like its parameter (the fused optimizer needs both alike)."""
+        """Return optimizer state in the memory layout of its parameter, which the fused optimizer needs."""
         return torch.empty_like(self.parameters[name], dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 class DDP(ReplicatedBackend):
-    """The whole module on every process; gradients are averaged while the backward pass runs."""
+    """DistributedDataParallel: the whole module on every process; gradients are averaged during backward."""
 
     def __init__(
         self, net: nn.Module, optimizer: torch.optim.Optimizer, *, prepare: Callable[[nn.Module], Any]
@@ -141,10 +142,10 @@ class DDP(ReplicatedBackend):
         self._settle(net)
 
     def _settle(self, net: nn.Module) -> None:
-        """Let DDP choose now in which order it adds gradients up, by a backward pass of zeros. Collective.
+        """Make DDP fix its bucket order now, by a backward pass of zeros. Collective.
 
-        It would do so after the first one, and floats of three processes added in another order are another sum: the
-        first step after every start would differ from the same step of a run that went on.
+        DDP would do so after the first backward pass. Summing floats of three processes in another order gives another
+        sum, so the first step after a start would differ from the same step of an uninterrupted run.
         """
         if not isinstance(self.wrapper, DistributedDataParallel):
             return
@@ -155,16 +156,16 @@ class DDP(ReplicatedBackend):
 
     @property
     def way(self) -> str:
-        return "DDP" if isinstance(self.wrapper, DistributedDataParallel) else "no exchange at all"
+        return "DDP" if isinstance(self.wrapper, DistributedDataParallel) else "no gradient exchange"
 
     def no_sync(self, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self.wrapper.no_sync()
 
 
 class _Zero(nn.Module):
-    """Takes a value of every parameter `factor` times. Their gradients come in reverse order, as they mostly do in use.
+    """Multiplies one value of every parameter by `factor`. Gradients arrive in reverse order, as they mostly do in use.
 
-    On a GPU, DDP needs an argument to pass on.
+    The argument is there because DDP on a GPU needs one.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -176,13 +177,13 @@ class _Zero(nn.Module):
 
 
 def buffers(net: nn.Module) -> dict[str, Tensor]:
-    """The buffers that a state dict holds."""
+    """Return the persistent buffers of `net`."""
     kept = net.state_dict(keep_vars=True)
     return {name: buffer for name, buffer in net.named_buffers() if name in kept}
 
 
 def fit(net: nn.Module, weights: State) -> None:
-    """Raises ValueError, naming the first that does not fit, where `weights` are not a state dict of `net`."""
+    """Raise ValueError, naming the first mismatch, where `weights` are not a state dict of `net`."""
     own = {name: value.shape for name, value in net.state_dict().items()}
     for name in [*own, *weights]:
         if name not in weights or name not in own:
@@ -192,7 +193,7 @@ def fit(net: nn.Module, weights: State) -> None:
 
 
 def fill(net: nn.Module, values: State) -> None:
-    """Give `net` the tensors of `values` for its parameters, by name; they are not copied."""
+    """Replace the parameters of `net` by the tensors of `values`, by name, without a copy."""
     new = {id(old): nn.Parameter(values[name], requires_grad=False) for name, old in net.named_parameters()}
     for module in net.modules():
         for name, old in module._parameters.items():
@@ -201,7 +202,7 @@ def fill(net: nn.Module, values: State) -> None:
 
 
 def empty(net: nn.Module) -> None:
-    """Leave the parameters of `net` names and shapes, and take their memory."""
+    """Free the memory of the parameters of `net`; names and shapes stay."""
     fill(net, {name: torch.empty_like(value, device="meta") for name, value in net.named_parameters()})
 
 

@@ -1,9 +1,9 @@
-"""What the launch asks for, and the processes that came together.
+"""The configuration of `accelerate launch`, and the processes that it started.
 
-accelerate starts and places processes; what it would do to a model it does not do here. Its DeepSpeed and FSDP
-plugins are hidden from it, because they take one model each, need a package for language models, fall back to DDP on
-a CPU without a word, and clip where the options file says nothing of it. The environment that `accelerate launch`
-leaves is read here instead, and `sr.distributed.backends` wraps.
+accelerate starts and places processes but does not wrap models here. Its DeepSpeed and FSDP plugins are disabled,
+because they take one model each, need a package for language models, silently fall back to DDP on a CPU, and clip
+gradients without an option in the options file. The environment of `accelerate launch` is read here instead, and
+`sr.distributed.backends` wraps the models.
 """
 
 import os
@@ -27,11 +27,11 @@ NAMES = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", 
 
 @dataclass(frozen=True)
 class Launch:
-    """How every player is spread over the processes.
+    """How every player is distributed over the processes.
 
-    backend: a key of NAMES; "ddp" of one process is a single process. offload: optimizer and parameters in host
-    memory (ZeRO). wrap, wrap_size: classes, or sizes in parameters, whose modules FSDP2 gathers one at a time;
-    reshard: it lets go of them between forward and backward.
+    backend: a key of NAMES; "ddp" with one process is a single process. offload_*: optimizer and parameters in host
+    memory (ZeRO). wrap, wrap_size: classes, or sizes in parameters, of modules that FSDP2 gathers one at a time.
+    reshard: FSDP2 frees them between forward and backward.
     """
 
     backend: str = "ddp"
@@ -46,7 +46,7 @@ class Launch:
 
 
 def read_launch(env: Mapping[str, str] = os.environ) -> Launch:
-    """What `accelerate launch` was asked for. Raises UserError for what would be ignored, or is not supported."""
+    """Read the configuration of `accelerate launch`. Raises UserError for settings that are not supported."""
     if _on(env, "ACCELERATE_USE_MEGATRON_LM") or _on(env, "ACCELERATE_USE_PARALLELISM_CONFIG"):
         raise UserError("sr trains by DDP, ZeRO and FSDP2 alone; choose one of them in the accelerate config")
     if _on(env, "ACCELERATE_USE_DEEPSPEED"):
@@ -106,15 +106,15 @@ def _fsdp(env: Mapping[str, str]) -> Launch:
 
 
 def accelerator(launch: Launch, *, timeout: timedelta | None = None) -> Accelerator:
-    """The processes as launched, or a UserError when the launch is not what its environment says.
+    """Return accelerate's Accelerator. Raises UserError where the launch differs from its environment.
 
-    Several launch lines start fewer processes than asked, or as many that never talk; both train wrong in silence.
-    timeout: how long an exchange of tensors may wait for another process.
+    Some launch commands start fewer processes than requested, or processes that never communicate; both would train
+    wrongly without a message. timeout: how long a collective may wait for another process.
     """
     left = "ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"  # by accelerate's launcher of one process, if asked for several
     if _on(os.environ, "ACCELERATE_USE_CPU") and "WORLD_SIZE" not in os.environ and all(n in os.environ for n in left):
         raise UserError(
-            "accelerate launch --cpu starts one process whatever --num_processes says; on CPU start them with "
+            "accelerate launch --cpu ignores --num_processes and starts one process; on CPU start them with "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
         )
     handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]
@@ -125,11 +125,11 @@ def accelerator(launch: Launch, *, timeout: timedelta | None = None) -> Accelera
     wrapped = made.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if made.num_processes != asked or (asked > 1 and not wrapped):
         raise UserError(
-            f"the launcher asked for {asked} processes and {made.num_processes} came together "
+            f"the launcher asked for {asked} processes but {made.num_processes} connected "
             f"({made.distributed_type.value}); on CPU start them with "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
         )
-    if launch.backend != "ddp" and not td.is_initialized():  # one process: a group of its own
+    if launch.backend != "ddp" and not td.is_initialized():  # one process still needs a process group
         td.init_process_group(
             "nccl" if made.device.type == "cuda" else "gloo", store=td.HashStore(), rank=0, world_size=1
         )
@@ -152,7 +152,7 @@ def _hidden(names: tuple[str, ...]) -> Iterator[None]:
 
 
 def _share_cores() -> None:
-    """Every process computes on its share of the cores: launchers set OMP_NUM_THREADS=1 where nobody asked for more."""
+    """Give every process its share of the cores: launchers set OMP_NUM_THREADS=1 by default."""
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -1,4 +1,4 @@
-"""What the backends share that leave parts of a player on each rank."""
+"""Shared code of the backends that shard a player over the ranks."""
 
 import torch
 import torch.distributed as td
@@ -9,17 +9,17 @@ from sr.distributed import comm
 from sr.distributed.backends.ddp import ReplicatedBackend, State, buffers
 
 ELEMENTWISE = torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD
-"""Optimizers to which a parameter is a row of numbers that do not know each other: any part can be stepped alone."""
+"""Elementwise optimizers: any shard of a parameter can be updated by itself."""
 
 
 class Sharded(ReplicatedBackend):
-    """Every rank holds a part of every parameter."""
+    """Every rank holds a shard of every parameter."""
 
     sharded = True
 
     def gathered(self, parts: State) -> dict[str, Tensor]:
         kept = {}
-        for name, part in parts.items():  # one at a time, so that the device never holds all of them whole
+        for name, part in parts.items():  # one at a time, so that the device never holds all of them
             whole = self.unshard(name, part)
             if comm.is_main():
                 kept[name] = whole.to("cpu", copy=True)
@@ -30,32 +30,32 @@ class Sharded(ReplicatedBackend):
 
 
 def check_player(name: str, net: nn.Module, optimizer: torch.optim.Optimizer, *, precision: str, way: str) -> None:
-    """Raises UserError for what cannot be shared out."""
+    """Raise UserError for a player that cannot be sharded."""
     if not isinstance(optimizer, ELEMENTWISE):
         raise UserError(
-            f"optimizer.{name}: {type(optimizer).__name__} may look at whole tensors, of which {way} leaves a part on "
-            "each rank; use adam or adamw, or launch with --multi_gpu"
+            f"optimizer.{name}: {type(optimizer).__name__} may need whole tensors, which {way} shards over the "
+            "ranks; use adam or adamw, or launch with --multi_gpu"
         )
     if precision == "fp16":
         raise UserError(
-            f"train.precision: fp16 needs a loss scaler that all ranks of {way} share, which there is not; use bf16 or "
+            f"train.precision: fp16 needs a loss scaler that is shared by the ranks, which {way} has not; use bf16 or "
             "fp32, or launch with --multi_gpu"
         )
     if way.startswith("ZeRO") and not all(parameter.requires_grad for parameter in net.parameters()):
         raise UserError(f"freeze.{name} does not work with {way}; remove it, or launch with --multi_gpu or FSDP2")
     if len(list(net.parameters())) < len(list(net.named_parameters(remove_duplicate=False))):
-        raise UserError(f"the {name} uses a weight in two places, and {way} cannot cut it; launch with --multi_gpu")
+        raise UserError(f"the {name} uses a weight in two places, which {way} cannot shard; launch with --multi_gpu")
 
 
 def straighten(net: nn.Module) -> None:
-    """Parameters in rows, of which parts are cut. Where images have channels last, convolutions turn weights again."""
+    """Make parameters contiguous, to be sharded by rows. With channels_last inputs, convolutions convert weights."""
     for parameter in net.parameters():
         parameter.data = parameter.data.contiguous()
 
 
 @torch.no_grad()
 def align(net: nn.Module) -> None:
-    """Rank 0's buffers for all, as DDP does: running statistics see each rank's samples only. Collective."""
+    """Broadcast rank 0's buffers, as DDP does: running statistics see each rank's samples only. Collective."""
     tensors = list(buffers(net).values())
     for dtype in sorted({tensor.dtype for tensor in tensors}, key=str) if comm.world() > 1 else ():
         same = [tensor for tensor in tensors if tensor.dtype == dtype]

@@ -1,4 +1,4 @@
-"""The images of the sets, shared over the ranks: run, measured, and the first of them drawn."""
+"""Validation of a network on image sets, shared over the ranks: run, measure, and draw the first images."""
 
 import math
 import traceback
@@ -31,8 +31,10 @@ class ValidationFailed(UserError):
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of one image, by name of the metric, without those that it is too small for. given: those of its
-    input as it is, where that was asked for and input and target are images of one kind."""
+    """The scores of one image by metric, without metrics that it is too small for.
+
+    given: the scores of its unprocessed input, where requested and where input and target have the same shape.
+    """
 
     set: str
     name: str
@@ -42,9 +44,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """rows: in the order of the sets. images: "set/name" -> input, output and target side by side; sheets: the same
-    of a whole set, one under another; both uint8 [h, w, 3]. left_out: metric -> why it could not be measured, on all
-    images or on some."""
+    """The results of one validation.
+
+    rows: in the order of the sets. images: "set/name" -> a strip of input, output and target; sheets: set -> all strips
+    of the set; both uint8 [h, w, 3]. left_out: metric -> why it could not be measured on all or some images.
+    """
 
     rows: list[Row]
     images: dict[str, np.ndarray]
@@ -53,14 +57,14 @@ class Results:
 
     @property
     def means(self) -> dict[str, Scores]:
-        """{set: {metric: mean over its images that have it}}."""
+        """Return {set: {metric: mean over the images that have it}}."""
         return _means({(row.set, row.name): row.scores for row in self.rows})
 
     @property
     def given_means(self) -> dict[str, Scores]:
-        """`means` of the inputs as they are; sets of which any input cannot be measured are not in it."""
-        lacking = {row.set for row in self.rows if not row.given}
-        return _means({(row.set, row.name): row.given for row in self.rows if row.set not in lacking})
+        """Return `means` of the unprocessed inputs, without sets in which an input cannot be measured."""
+        missing = {row.set for row in self.rows if not row.given}
+        return _means({(row.set, row.name): row.given for row in self.rows if row.set not in missing})
 
 
 def _means(scores: Mapping[tuple[str, str], Scores]) -> dict[str, Scores]:
@@ -85,17 +89,20 @@ def evaluate(
     inputs: bool = False,
     border: int | None = None,
 ) -> Results:
-    """Measure `run` on every image of the sets; a border of `scale` pixels is left out where it upscales (or of
-    `border`). Collective: the ranks share the images, and every rank returns the same table.
+    """Measure `run` on every image of the sets. The ranks share the images; all return the same results. Collective.
 
-    run: float [1, c, h, w] on the host -> [1, C, h*scale, w*scale] on any device; it must not wait for other ranks.
-    Random draws in it depend on the image's name alone. Lab images are measured as RGB.
-    metrics: those that any rank lacks the weights for are left out. images: draw the first so many of each set.
-    inputs: measure the inputs as they are too, where they have the target's shape or are grey.
+    Args:
+        run: float [1, c, h, w] on the host -> [1, C, h*scale, w*scale] on any device. It must not wait for other ranks.
+            Its random draws depend on the image's name only.
+        metrics: those whose weights are missing on any rank are left out. Lab images are measured as RGB.
+        images: draw this many images of each set.
+        inputs: also measure the unprocessed inputs, where they have the target's shape or are grey.
+        border: pixels left out on every side; None for `scale` where the network upscales, else 0.
+
     An item without ground truth is drawn, but not measured. When one rank fails, all raise ValidationFailed.
     """
-    lacking = {name: why for name in metrics if (why := METRICS[name].missing()) is not None}
-    left_out = {name: why for told in reversed(gather(lacking)) for name, why in told.items()}
+    missing = {name: why for name in metrics if (why := METRICS[name].missing()) is not None}
+    left_out = {name: why for reasons in reversed(gather(missing)) for name, why in reasons.items()}
     counted = [name for name in metrics if name not in left_out]
     border = border_of(scale) if border is None else border
     measure = partial(_measure, run, border=border, metrics=counted, inputs=inputs)
@@ -115,12 +122,12 @@ def evaluate(
 
 
 def _too_small(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, str]:
-    lacking = {metric: sum(metric not in row.scores for row in rows) for metric in metrics}
-    return {name: f"{count} of {len(rows)} images are too small for it" for name, count in lacking.items() if count}
+    counts = {metric: sum(metric not in row.scores for row in rows) for metric in metrics}
+    return {name: f"{count} of {len(rows)} images are too small for it" for name, count in counts.items() if count}
 
 
 def check_images(sets: Sequence[ValSet]) -> None:
-    """Decode every image of the sets, shared over the ranks. Raises ValidationFailed on all of them. Collective."""
+    """Decode every image of the sets, shared over the ranks. Raises ValidationFailed on all ranks. Collective."""
     _shared(lambda item: item.load() and None, [item for val in sets for item in val.items], title="check images")
 
 
@@ -136,7 +143,7 @@ J = TypeVar("J")
 
 
 def _shared(measure: Callable[[J], T], jobs: Sequence[J], *, title: str = "validate") -> list[T]:
-    """`measure` of every job, each done by one rank and known to all. Collective."""
+    """Return `measure` of every job; each is done by one rank and sent to all. Collective."""
     found: dict[int, T] = {}
     failure: Exception | None = None
     try:
@@ -144,7 +151,7 @@ def _shared(measure: Callable[[J], T], jobs: Sequence[J], *, title: str = "valid
             range(rank(), len(jobs), world()), desc=title, leave=False, disable=None if is_main() else True
         ):
             found[job] = measure(jobs[job])
-    except Exception as error:  # the other ranks must hear of it before it is raised
+    except Exception as error:  # the other ranks must be informed before it is raised
         failure = error
     everyone = gather((found, None if failure is None else _reason(failure)))
     if failure is not None:
@@ -157,7 +164,7 @@ def _shared(measure: Callable[[J], T], jobs: Sequence[J], *, title: str = "valid
 
 
 def _reason(failure: Exception) -> str:
-    """One sentence; the traceback of an error in the program is printed."""
+    """Return the failure in one sentence; for an error in the program, print its traceback too."""
     if isinstance(failure, UserError):
         return str(failure)
     if isinstance(failure, OSError):
@@ -173,18 +180,18 @@ def _measure(
 ) -> _Measured:
     name, item, draw = job
     example = item.load()
-    with fork_rng(item.name):  # the draws that `sr translate` makes for the file of that stem
+    with fork_rng(item.name):  # the same draws as `sr translate` for a file of that stem
         output = run(example.lq[None])[0].to(example.lq.device, torch.float32)
     if example.gt is None:
         return _Measured(Row(name, item.name, {}), cells(example.lq, output) if draw else None)
     if output.shape != example.gt.shape:
-        right, found = (f"{x.shape[-1]}x{x.shape[-2]} of {x.shape[-3]} channels" for x in (example.gt, output))
-        raise UserError(f"{item.place}: the model made {found} where {right} is right; set scale to the model's own")
+        expected, found = (f"{x.shape[-1]}x{x.shape[-2]} of {x.shape[-3]} channels" for x in (example.gt, output))
+        raise UserError(f"{item.place}: the model returns {found}, not {expected}; set scale to that of the model")
     given, made, wanted = _images(example.lq, output, example.gt, example.colours)
 
     def scores(image: Tensor) -> Scores:
         values = {metric: METRICS[metric].measure(image, wanted, border=border) for metric in metrics}
-        finite = bool(image.isfinite().all())  # a broken output keeps its nan, which the mean is to show
+        finite = bool(image.isfinite().all())  # a broken output keeps its nan, so that the mean shows it
         return {metric: value for metric, value in values.items() if not (finite and math.isnan(value))}
 
     row = Row(name, item.name, scores(made), scores(given) if inputs and given.shape == wanted.shape else {})
@@ -192,7 +199,7 @@ def _measure(
 
 
 def _images(lq: Tensor, output: Tensor, gt: Tensor, colours: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Input, output and target as they are looked at: Lab as RGB, the input without colour; grey as RGB."""
+    """Return input, output and target as RGB: Lab and grey are converted, and a Lab input has no colour."""
     if colours == "lab":
         return color.colorized(lq, torch.full_like(gt, 0.5)), color.colorized(lq, output), color.colorized(lq, gt)
     given, made, wanted = (x.expand(3, -1, -1) if x.shape[0] == 1 else x for x in (lq, output, gt))

@@ -1,4 +1,4 @@
-"""What is validated on: pairs of files, or a whole source of samples in its order."""
+"""Validation sets: pairs of files, or all samples of a source in order."""
 
 import re
 from collections import Counter
@@ -22,12 +22,14 @@ from sr.images import bicubic, read_rgb, size_of
 from sr.images.listing import printable
 
 T = TypeVar("T")
-Degrade = Callable[[Tensor, int], Tensor]  # gt [C, H, W] in 0..1 and its number in the set -> lq, the same each time
+Degrade = Callable[[Tensor, int], Tensor]  # gt [C, H, W] in 0..1 and its index in the set -> lq, deterministic
 
 
 class Example(NamedTuple):
-    """lq: [c, h, w], gt: [C, h*scale, w*scale], in 0..1; gt None: there is nothing to compare the output with.
-    colours `lab`: lq is L and gt is ab, coded as in sr.images.color."""
+    """One decoded pair. lq: [c, h, w]; gt: [C, h*scale, w*scale], or None without ground truth; both in 0..1.
+
+    colours `lab`: lq is L and gt is ab, encoded as in sr.images.color.
+    """
 
     lq: Tensor
     gt: Tensor | None
@@ -35,8 +37,11 @@ class Example(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One image to validate on. name: in tables, its stem, or more where stems repeat. place: where it came from,
-    for errors. load: reads it, on the rank that measures it."""
+    """One image to validate on.
+
+    name: for tables; its stem, or the whole path where stems repeat. place: its origin, for error messages. load: reads
+    it, on the rank that measures it.
+    """
 
     name: str
     place: str
@@ -45,12 +50,14 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class ValSet:
+    """A named list of items."""
+
     name: str
     items: list[Item]
 
 
 def border_of(scale: int) -> int:
-    """Pixels of every side that are not measured: by custom `scale`, and none where the size stays."""
+    """Return the pixels of every side that are not measured: by convention `scale`, and 0 at scale 1."""
     return scale if scale > 1 else 0
 
 
@@ -73,13 +80,13 @@ def val_set(
     partners = dict.fromkeys(hr) if lr is None else _pairs(name, hr, lr)
     for high, low in partners.items():
         _check_sizes(high, low, scale)
-    names = _told_apart([printable(path) for path in hr], [printable(path.stem) for path in hr])
+    names = _unique_names([printable(path) for path in hr], [printable(path.stem) for path in hr])
     loads = [partial(_load_files, path, partners[path], scale, _of(degrade, n)) for n, path in enumerate(hr)]
     return ValSet(name, [Item(n, printable(path), load) for n, path, load in zip(names, hr, loads, strict=True)])
 
 
-def _told_apart(full: Sequence[str], short: Sequence[str]) -> list[str]:
-    """The short names, but the full ones where several have the same short one."""
+def _unique_names(full: Sequence[str], short: Sequence[str]) -> list[str]:
+    """Return the short names, with full names where a short name repeats."""
     counts = Counter(short)
     return [stem if counts[stem] == 1 else whole for whole, stem in zip(full, short, strict=True)]
 
@@ -146,24 +153,24 @@ def _tensor(image: np.ndarray) -> Tensor:
 
 
 def output_set(name: str, *, hr: Sequence[Path], outputs: Sequence[Path], scale: int) -> ValSet:
-    """Images that were upscaled already, each as the input of its pair, to be measured as it is.
+    """Build a set of images that were upscaled already; each output is the lq of its pair.
 
-    An output goes with the hr whose name its own begins with (`img_001_x4.png` with `img_001.png`); hr loses the rows
-    and columns that the output lacks, less than `scale`. Raises UserError for an hr without or with several outputs,
-    and for sizes that do not go together.
+    An output belongs to the hr whose name its own starts with (`img_001_x4.png` and `img_001.png`). hr is cropped by
+    the rows and columns that the output lacks, fewer than `scale`. Raises UserError for an hr without or with several
+    outputs, and for sizes that do not match.
     """
     keys = {re.sub(r"(?<=.)[_-]?HR$", "", path.stem): path for path in hr}
     found = by_beginning(keys, {str(path): path.stem for path in outputs})
     items = []
     for key, path in keys.items():
         if len(found[key]) != 1:
-            those = " and ".join(found[key]) if found[key] else f"none of {len(outputs)} images"
-            raise UserError(f"validation set '{name}': {path} goes with {those}; give it one output of its name")
+            matches = " and ".join(found[key]) if found[key] else f"none of {len(outputs)} images"
+            raise UserError(f"validation set '{name}': {path} matches {matches}; give it one output of its name")
         output = Path(found[key][0])
         (height, width), (high, wide) = size_of(output), size_of(path)
         if not (0 <= high - height < scale and 0 <= wide - width < scale):
             raise UserError(
-                f"{output}: is {width}x{height}, but {path.name} is {wide}x{high}; give what was made of it"
+                f"{output}: is {width}x{height}, but {path.name} is {wide}x{high}; give the output made from it"
             )
         _check_room(str(output), height, width, scale)
         items.append(Item(path.stem, str(output), partial(_load_output, path, output)))
@@ -173,7 +180,7 @@ def output_set(name: str, *, hr: Sequence[Path], outputs: Sequence[Path], scale:
 
 
 def by_beginning(keys: Collection[str], names: Mapping[T, str]) -> dict[str, list[T]]:
-    """The things whose name is a key, or a key and then `_`, `-`, `.`, a space or a number like x4; the longest key."""
+    """Group things by the longest key that is their name, or its start before `_`, `-`, `.`, a space or `x4`."""
     found: dict[str, list[T]] = {key: [] for key in keys}
     for thing, name in names.items():
         ends = (end for end in range(len(name), 0, -1) if end == len(name) or re.match(r"[-_. ]|x\d", name[end:]))
@@ -202,19 +209,19 @@ def source_set(
     degrade: Degrade | None = None,
     compare: bool = True,
 ) -> ValSet:
-    """All samples of a source, in order; translation's a and b as `direction` says.
+    """Build a set of all samples of a source, in order. Samples are read when they are measured.
 
-    size: both images are resized to size x size first, bicubic, as the tests of pix2pix are. Samples are read when
-    they are measured. degrade: makes lq where the source has none. compare=False: the items have no ground truth.
-    Raises UserError for a source that has no pairs of its own (a mix, unpaired sets).
+    direction: which image of a translation pair is the input. size: resize both images to size x size first, bicubic,
+    as the tests of pix2pix do. degrade: makes lq where the source has none. compare=False: items without ground truth.
+    Raises UserError for a source without pairs (a mix, unpaired sets).
     """
     if not hasattr(source, "counts"):
-        raise UserError(f"validation set '{name}': its source has no pairs of its own; name one that has them")
+        raise UserError(f"validation set '{name}': its source has no pairs; give a source of pairs")
     places = [(shard, index) for shard, count in enumerate(source.counts) for index in range(count)]
     if not places:
         raise UserError(f"validation set '{name}' has no images; correct the path in its source")
     full = [source.name(*place) for place in places]
-    names = _told_apart(full, [Path(whole.rpartition(": ")[2]).stem for whole in full])
+    names = _unique_names(full, [Path(whole.rpartition(": ")[2]).stem for whole in full])
     load = partial(_load_sample, source, direction=direction, size=size, scale=scale, colours=colours, compare=compare)
     rows = enumerate(zip(names, full, places, strict=True))
     return ValSet(
@@ -240,7 +247,7 @@ def _load_sample(
             raise ValueError("has no partner")
         example = _example(gt, lq, scale, degrade, colours)
     except ValueError as error:
-        raise UserError(f"{source.name(*place)}: {error}; take it out of the validation set") from None
+        raise UserError(f"{source.name(*place)}: {error}; remove it from the validation set") from None
     if not compare:
         return example._replace(gt=None)
     height, width = gt.shape[:2]

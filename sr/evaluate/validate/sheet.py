@@ -1,4 +1,4 @@
-"""Images side by side with captions, for people to look at."""
+"""Strips and contact sheets: input, output and target with captions."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Scores for people, for programs and for spreadsheets."""
+"""Scores as a text table, as JSON, and as CSV."""
 
 import csv
 import math
@@ -11,8 +11,8 @@ from sr.evaluate.validate.measure import Results, Scores
 
 
 def lines(results: Results) -> list[str]:
-    """A table for people: a line for each image, the mean, and the mean of the inputs as they are; a block for each
-    set, under its name where there are several."""
+    """Return a text table: a line per image, the mean, and the mean of the unprocessed inputs; a block per set, under
+    its name where there are several."""
     blocks = [(name, _rows(results, name)) for name in results.means]
     width = max(24, *(len(name) for _, rows in blocks for name, _ in rows))
     made: list[str] = []
@@ -33,8 +33,10 @@ def _cell(scores: Scores, metric: str) -> str:
 
 
 def table(results: Results) -> dict[str, Any]:
-    """The same for JSON, which has no infinity: the PSNR of equal images becomes null. {"mean": ..., "images": ...}
-    of one set; of several {"sets": {name: that}}."""
+    """Return {"mean": ..., "images": ...} of one set, or {"sets": {name: ...}} of several.
+
+    JSON has no infinity: the PSNR of equal images becomes null.
+    """
     sets: dict[str, Any] = {}
     for name, mean in results.means.items():
         rows = {row.name: row.scores for row in results.rows if row.set == name}
@@ -52,12 +54,9 @@ def _plain(value: Any) -> Any:
 
 
 def write_csv(path: str | Path, results: Results) -> None:
-    """A row for each image: set, image, and a column for each metric, empty where an image is too small for it.
-
-    Whole or not at all.
-    """
+    """Write a row per image: set, image, and a column per metric, empty where an image is too small for it. Atomic."""
     metrics = list(dict.fromkeys(metric for row in results.rows for metric in row.scores))
-    with replacing(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as scratch, open(scratch, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["set", "image", *metrics])
         for row in results.rows:

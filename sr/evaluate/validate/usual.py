@@ -1,4 +1,4 @@
-"""The sets that the field measures on, as they are handed out: which files of a folder are a set."""
+"""Standard benchmark folders: find the HR and LR files of Set5, Set14, BSD100 and the like as they are published."""
 
 import re
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from sr.images import list_images
 
 _HR = "hr", "HR", "GTmod12", "GT", "gt", "original"
 _LR = "lr", "LR", "LRbicx{scale}", "LR_bicubic/X{scale}", "LR_bicubic/x{scale}", "lr_x{scale}"
-_TOGETHER = "image_SRF_{scale}"  # both in one folder, told apart by the ends of their names (SelfExSR)
+_TOGETHER = "image_SRF_{scale}"  # both in one folder, distinguished by the ends of their names (SelfExSR)
 
 
 class Found(NamedTuple):
-    """lr: None where it is to be made from hr."""
+    """A set in a folder. lr: None where it is made from hr."""
 
     name: str
     hr: list[Path]
@@ -22,10 +22,10 @@ class Found(NamedTuple):
 
 
 def usual_sets(folder: str, *, scale: int) -> list[Found]:
-    """Every set in a folder, or the set that it is itself: Set5/{HR,LR_bicubic/X4} (EDSR's benchmark),
-    Set5/{GTmod12,LRbicx4} (BasicSR), Set5/image_SRF_4 (SelfExSR), Set5/{hr,lr}, or images alone, whose lr is made.
+    """Return every set in a folder, or the folder itself if it is a set. Raises UserError where there is none.
 
-    Raises UserError where there is none.
+    Layouts: Set5/{HR,LR_bicubic/X4} (EDSR's benchmark), Set5/{GTmod12,LRbicx4} (BasicSR), Set5/image_SRF_4 (SelfExSR),
+    Set5/{hr,lr}, or images only, whose lr is made.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -59,7 +59,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def set_names(folders: Sequence[str]) -> list[str]:
-    """What to call the sets that folders are: Set5 for `data/Set5/HR/`; the whole path where several would be alike."""
+    """Return names for folders of sets: Set5 for `data/Set5/HR/`; the whole path where names would repeat."""
     parts = [[part for part in Path(folder).parts if part not in _HR] or [folder] for folder in folders]
     short = [re.sub(r"[*?\[\]]", "", each[-1]) or folder for each, folder in zip(parts, folders, strict=True)]
     return [name if short.count(name) == 1 else folder for name, folder in zip(short, folders, strict=True)]
