@@ -19,10 +19,10 @@ def train(options: Options, *, plugins: bool = True, accept_changes: bool = Fals
     """Make shards where the options ask for it, train with validation and saving, and draw validation images with the
     saved model. accept_changes: resume with options that change what is learned."""
     build = Builder(options, plugins=plugins, accept_changes=accept_changes)
-    if comm.is_main():
+    trainer = build.trainer()
+    if comm.is_main():  # known only now: before the process group, every rank counts as 0
         for sentence in plan_warnings(build):
             print(f"sr: warning: {sentence}", file=sys.stderr)
-    trainer = build.trainer()
     trainer.run()
     strips = _try_show(build, trainer)
     if comm.is_main():
