@@ -129,7 +129,7 @@ def test_what_is_no_tar_is_named_by_its_url(server, at, tmp_path):
         at("x.tar")
     make_tar(server.folder / "x.tar", {"a.png": png(1)})
     index.write_folder_index(server.folder, {"x.tar": index.Entry(2, (server.folder / "x.tar").stat().st_size)})
-    with pytest.raises(UserError, match=r"x\.tar holds 1 samples but index\.json says 2; publish"):
+    with pytest.raises(UserError, match=r"x\.tar holds 1 samples but index\.json states 2; publish"):
         at("x.tar").read(0, 0)
 
 

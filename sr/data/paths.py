@@ -184,7 +184,7 @@ def _files(name: str, skipped: Skipped | None = None) -> list[Path]:
 
 @lru_cache(maxsize=4096)
 def _loops(folder: str) -> bool:
-    """Whether a folder lies inside itself, by a link on the way; glob's `**` would go around 40 times."""
+    """Whether the path of a folder visits one folder twice, by a link; `**` repeats such loops 40 times."""
     above = Path(folder)
     identities = [(status.st_dev, status.st_ino) for status in (os.stat(part) for part in (above, *above.parents))]
     return len(set(identities[:-1])) < len(identities[:-1])

@@ -151,7 +151,7 @@ class ShardSource:
             remote = isinstance(shard, Remote)
             where = FOLDER_INDEX if remote else tar.parent / FOLDER_INDEX
             fix = "publish it again" if remote else f"delete that {FOLDER_INDEX} and start again"
-            raise UserError(f"{_shown(shard)} holds {len(contents.keys)} samples but {where} says {count}; {fix}")
+            raise UserError(f"{_shown(shard)} holds {len(contents.keys)} samples but {where} states {count}; {fix}")
         return _Shard(file, contents)
 
     def __getstate__(self) -> dict[str, Any]:
