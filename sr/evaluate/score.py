@@ -49,7 +49,7 @@ class Images:
         ways = (self.hr or self.lr or self.outputs, self.sets, self.a or self.b, self.side_by_side)
         lone = (self.lr or self.outputs) and not self.hr
         if sum(bool(way) for way in ways) != 1 or lone or bool(self.a) != bool(self.b):
-            raise UserError("say which images in one way: --hr (and --lr), --sets, --a and --b, or --side-by-side")
+            raise UserError("name the images in one way: --hr (and --lr), --sets, --a and --b, or --side-by-side")
         for flag, given in (("--lr", self.lr), ("--outputs", self.outputs)):
             if given and len(given) != len(self.hr):
                 raise UserError(f"{flag} is given {len(given)} times and --hr {len(self.hr)} times; give one for each")
@@ -57,7 +57,7 @@ class Images:
             raise UserError("--outputs are measured as they are; leave out --lr")
 
     def made(self, scale: int) -> list[ValSet]:
-        """The sets of outputs, beside hr."""
+        """The sets of outputs, compared with hr."""
         rows = zip(set_names(self.hr), self.hr, self.outputs, strict=True)
         return [output_set(name, hr=image_paths(hr), outputs=image_paths(out), scale=scale) for name, hr, out in rows]
 
@@ -95,7 +95,7 @@ class Images:
 
 
 def pick(name: str, *, scale: int | None, direction: Direction | None) -> tuple[Model, Direction]:
-    """The model in a file of any kind, or bicubic, and its direction: as said, else as it was trained, else a_to_b."""
+    """The model in a file of any kind, or bicubic, and its direction: as given, else as trained, else a_to_b."""
     if name == "bicubic":
         return pick_model(name, scale=scale), "a_to_b"
     chosen = direction or trained_direction(name)
@@ -148,7 +148,7 @@ def score(
 
 
 def score_outputs(images: Images, *, scale: int, metrics: Sequence[str] | None = None) -> Results:
-    """Of images that were upscaled `scale` times by whatever program. Collective."""
+    """Scores of images that any program upscaled `scale` times. Collective."""
     names = known(metrics, enlarging=True)
     return evaluate(lambda made: made, images.made(scale), scale=1, metrics=names, border=scale)
 

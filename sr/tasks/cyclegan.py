@@ -15,7 +15,7 @@ SIDES = "a", "b"
 class Generators(nn.Module):
     """The generators of both directions as one module: one optimizer, one exchange of gradients.
 
-    One forward computes all that a step needs, so that whatever wraps the module sees it used once a step.
+    One forward computes all that a step needs, so that wrappers of the module see one forward per step.
     """
 
     def __init__(self, *, a_to_b: nn.Module, b_to_a: nn.Module) -> None:
@@ -30,7 +30,7 @@ class Generators(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """The discriminators of both sets as one module; `side` says whose turn it is."""
+    """The discriminators of both sets as one module; `side` selects one."""
 
     def __init__(self, *, a: nn.Module, b: nn.Module) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ class ImagePool:
         return torch.stack(shown)
 
     def state(self) -> Tensor | None:
-        """Every rank's images in turn, [n, C, h, w] on the host; None where there are none. Collective."""
+        """Return the images of all ranks in order, [n, C, h, w] on the host; None if there are none. Collective."""
         ranks = comm.gather([image.cpu() for image in self.images])
         images = [image for row in zip(*ranks, strict=True) for image in row]
         return torch.stack(images) if images else None

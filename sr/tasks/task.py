@@ -47,11 +47,11 @@ class Task:
         raise NotImplementedError
 
     def report(self) -> dict[str, float]:
-        """What the losses have to say about themselves at log time, on the host already."""
+        """Return the log entries of the losses, on the host."""
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint has to hold beside the players, the same on all ranks. Collective."""
+        """Return the tensors that a checkpoint holds in addition to the players, equal on all ranks. Collective."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -92,7 +92,7 @@ class ReconstructionLosses:
 class Critic:
     """A discriminator as a loss sees it: images in 0..1 in, a list of logit maps out; its condition is fixed.
 
-    centred: the module is shown -1..1, unless it says that it reads 0..1. side: which of several discriminators in
+    centred: the module is shown -1..1, unless it expects 0..1. side: which of several discriminators in
     the module is meant.
     Notes the mean logits and the share judged right of the real and the fake images it is shown, without a sync.
     """
@@ -184,7 +184,7 @@ class GANLoss:
 
     @property
     def boundary(self) -> float | None:
-        """The logit between real and fake, for the accuracy; None for a loss that has none of its own."""
+        """The logit between real and fake, for the accuracy; None for a loss without one."""
         return getattr(self.loss, "boundary", None)
 
     def _due(self, step: int) -> Iterator[tuple[float, Adversarial]]:

@@ -44,7 +44,7 @@ def niqe(output: Tensor, target: Tensor, *, border: int) -> float:
 
 
 def missing_model() -> str | None:
-    """The sentence that says what is not on this disk and how to get it."""
+    """Return the message that names the missing file and how to get it."""
     if _file() is None:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         return (

@@ -31,7 +31,7 @@ def dists(output: Tensor, target: Tensor, *, border: int) -> float:
 
 
 def missing_weights(metric: str) -> str | None:
-    """The sentence that says what is not on this disk and how to get it; measuring never downloads by surprise."""
+    """Return the message that names the missing weights and how to get them; metrics never download."""
     from sr.losses.backbones import BACKBONES
 
     name, backbone, package, module = _NEEDS[metric]

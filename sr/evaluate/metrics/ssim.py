@@ -11,7 +11,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def ssim(output: Tensor, target: Tensor, *, border: int, y: bool = True) -> float:
-    """Mean of the SSIM map over the windows that lie inside the image, 1 for equal images.
+    """Mean of the SSIM map over the windows inside the image, 1 for equal images.
 
     output, target: [3, h, w] in 0..1, at least WINDOW + 2 * border pixels a side.
     y: on luma, as the super-resolution papers report, else the mean over R, G and B.
