@@ -1,8 +1,8 @@
-"""DeepSpeed's ZeRO: moments (stage 1), gradients too (2), and weights too (3) in parts.
+"""DeepSpeed ZeRO: shards the optimizer state (stage 1), the gradients (2), and the weights (3).
 
-The engine sees a backward pass and a step. Forward passes go past it (a critic is called frozen, penalties take
-gradients of gradients, precision is ours), so what its forward would prepare is prepared in `backward`.
-This leans on DeepSpeed's inside, which moves: pyproject.toml bounds the version.
+The DeepSpeed engine runs backward and step only. Forward passes do not use it, because a critic is called frozen,
+penalties take gradients of gradients, and mixed precision is implemented in the trainer. What the engine's forward
+would prepare is prepared in `backward`. This uses private DeepSpeed APIs, so pyproject.toml pins the version range.
 """
 
 import logging
@@ -19,16 +19,16 @@ from sr.distributed.backends.ddp import ReplicatedBackend, State
 from sr.distributed.backends.launch_config import Launch
 from sr.distributed.backends.sharded import Sharded, align, straighten
 
-BUCKET = 50_000_000  # values exchanged at once, at most: every player takes a buffer of so many
-SMALL = 10_000  # parameters of fewer values stay whole in stage 3: fetching costs more than keeping them
+BUCKET = 50_000_000  # values per exchange at most; every player allocates a buffer of this size
+SMALL = 10_000  # smaller parameters stay unsharded in stage 3: gathering costs more than keeping them
 
 Places = dict[str, int]
 
 
 class Zero(ReplicatedBackend):
-    """What the stages share: stepping through the engine, and moments in rows that hold many parameters.
+    """Shared code of the stages: steps through the engine, and optimizer state in flat rows of many parameters.
 
-    A row is all that the optimizer knows of a group; what it counts (steps) it counts for the whole row.
+    The optimizer sees one row per parameter group; scalar state, such as the step count, belongs to the whole row.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Zero(ReplicatedBackend):
         straighten(net)
         self.device = device
         config = {
-            "train_micro_batch_size_per_gpu": 1,  # only its reports of speed would need to know better
+            "train_micro_batch_size_per_gpu": 1,  # used by its speed reports only
             "gradient_accumulation_steps": accumulate,
             "gradient_clipping": limit or 0.0,
             "steps_per_print": 1 << 60,
             "zero_optimization": _sharding(stage, launch, device, sum(shape.numel() for shape in self.shapes.values())),
             "zero_allow_untested_optimizer": True,  # see ELEMENTWISE
-            "zero_force_ds_cpu_optimizer": False,  # torch's fused one is as fast, and the same as without offload
+            "zero_force_ds_cpu_optimizer": False,  # torch's fused one is as fast and gives equal results
         }
         deepspeed = _deepspeed(device)
         self.engine = deepspeed.initialize(model=net, optimizer=optimizer, config=config, dist_init_required=False)[0]
@@ -66,7 +66,7 @@ class Zero(ReplicatedBackend):
         self.engine.set_gradient_accumulation_boundary(last)
         self.zero.clear_backward_seen_flag()
         self.engine._backward_prologue()
-        self.engine.backward(loss, scale_wrt_gas=False)  # it comes divided by `accumulate`
+        self.engine.backward(loss, scale_wrt_gas=False)  # the loss is already divided by `accumulate`
 
     def step(self, scaler: torch.amp.GradScaler, *, limit: float | None, measure: bool) -> Tensor | None:
         self.engine.step()
@@ -96,7 +96,7 @@ class Zero(ReplicatedBackend):
         for _, places in self.rows():
             for moment in _kinds(optimizer_state):
                 if not _alike([optimizer_state.get(f"{moment}/{name}") for name in places]):
-                    raise ValueError(f"'{moment}' differs between parameters that {self.way} steps as one")
+                    raise ValueError(f"'{moment}' differs between parameters that {self.way} updates together")
 
     def load_optimizer_state(self, optimizer_state: State) -> None:
         for row, places in self.rows():
@@ -109,20 +109,20 @@ class Zero(ReplicatedBackend):
             self.optimizer.state[row] = state
 
     def rows(self) -> Iterator[tuple[Tensor, Places]]:
-        """This rank's rows, and where in what `pack` makes each parameter begins."""
+        """Yield this rank's rows, each with the offset of its parameters in the packed row."""
         raise NotImplementedError
 
     def unpack(self, places: Places, values: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The whole tensors in what the ranks remember of a row. Collective."""
+        """Yield the whole tensors of a row's optimizer state from all ranks. Collective."""
         raise NotImplementedError
 
     def pack(self, row: Tensor, places: Places, wholes: Mapping[str, Any]) -> Tensor:
-        """The inverse, for this rank."""
+        """Return this rank's row from whole tensors: the inverse of `unpack`."""
         raise NotImplementedError
 
 
 class Zero12(Zero):
-    """Stages 1 and 2: weights are whole on every rank; all stand in a line, of which a row is this rank's share."""
+    """Stages 1 and 2: weights are replicated. All are in one flat buffer, and a row is this rank's slice of it."""
 
     def rows(self) -> Iterator[tuple[Tensor, Places]]:
         rows, lines, groups = (
@@ -147,11 +147,11 @@ class Zero12(Zero):
 
 
 class Zero3(Sharded, Zero):
-    """Stage 3: a parameter is cut into as many equal parts as there are ranks, the last one padded."""
+    """Stage 3: a parameter is sharded into equal parts, one per rank; the last one is padded."""
 
     def __init__(self, net: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
         super().__init__(net, optimizer, **settings)
-        for module in net.modules():  # fetch in every backward, also where one graph is gone through more than once
+        for module in net.modules():  # gather in every backward, also in a second one through the same graph
             module.applied_pre_backward_ref_cnt = 1 << 60  # type: ignore[assignment]
 
     def owned(self) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ class Zero3(Sharded, Zero):
     def load_weights(self, weights: State) -> None:
         super().load_weights(weights)
         for name, parameter in self.parameters.items():
-            if parameter.numel() == self.shapes[name].numel():  # small ones stay whole beside their parts
+            if parameter.numel() == self.shapes[name].numel():  # small parameters have an unsharded copy too
                 parameter.data.copy_(weights[name])
 
     def rows(self) -> Iterator[tuple[Tensor, Places]]:
@@ -190,7 +190,7 @@ class Zero3(Sharded, Zero):
 
 
 def _deepspeed(device: torch.device) -> Any:
-    """DeepSpeed, imported when it is needed: that takes seconds, and looks at the environment."""
+    """Import DeepSpeed on demand: the import takes seconds and reads the environment."""
     os.environ.setdefault("LOCAL_RANK", "0")
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     import deepspeed
@@ -198,13 +198,13 @@ def _deepspeed(device: torch.device) -> Any:
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if device.type == "cpu":
-        deepspeed.ops.__compatible_ops__ = {}  # none of its kernels, which take a compiler and a minute
-    groups._WORLD_GROUP = td.group.WORLD  # its clone would have torch's timeout instead of ours
+        deepspeed.ops.__compatible_ops__ = {}  # no DeepSpeed kernels: building them needs a compiler and a minute
+    groups._WORLD_GROUP = td.group.WORLD  # its clone would use torch's default timeout
     return deepspeed
 
 
 def _sharding(stage: int, launch: Launch, device: torch.device, size: int) -> dict[str, Any]:
-    """The section zero_optimization of DeepSpeed's configuration for a net of `size` values."""
+    """Return the section zero_optimization of DeepSpeed's configuration for a network of `size` values."""
     bucket = min(BUCKET, size)
     section: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": 2 * bucket}
     if stage == 3:
@@ -215,7 +215,7 @@ def _sharding(stage: int, launch: Launch, device: torch.device, size: int) -> di
 
 
 def _gather(part: Tensor) -> Tensor:
-    """Every rank's values (as many of each) in a line, on every rank. Collective."""
+    """Concatenate the values of all ranks, equally many of each, on every rank. Collective."""
     line = part.new_empty(comm.world() * part.numel())
     td.all_gather_into_tensor(line, part.detach().contiguous())
     return line
@@ -226,7 +226,7 @@ def _kinds(optimizer_state: State) -> list[str]:
 
 
 def _alike(values: list[Tensor | None]) -> bool:
-    """All there or none; scalars all the same."""
+    """Whether all values exist or none does, and all scalars are equal."""
     given = [value for value in values if value is not None]
     scalars = [float(value) for value in given if not value.dim()]
     return len(given) in (0, len(values)) and len(scalars) in (0, len(given)) and len(set(scalars)) <= 1

@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and moments in parts, put together for the moment of use (torch's fully_shard)."""
+"""FSDP2 (torch's fully_shard): weights, gradients and optimizer state are sharded and gathered when they are used."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -18,17 +18,17 @@ from sr.distributed.backends.sharded import Sharded, align, straighten
 
 
 class FSDP2(Sharded):
-    """Parameters are DTensors cut along their first dimension; a forward puts them together and lets go of them again.
+    """Parameters are DTensors sharded along their first dimension; a forward pass gathers them and frees them again.
 
-    keep: not before the update. For nets called several times a step, and because a gradient of a gradient passes
-    through the weights when the hooks that would put them together have run.
+    keep: free them after the update only. This is for networks that are called several times per step, and because a
+    gradient of a gradient uses the weights after the hooks that gather them have run.
     """
 
     def __init__(
         self, net: nn.Module, optimizer: torch.optim.Optimizer, *, launch: Launch, device: torch.device, keep: bool
     ) -> None:
         super().__init__(net, optimizer)
-        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* view tensor")  # which nobody writes into
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* view tensor")  # never written to
         straighten(net)
         for parameter in net.parameters():
             td.broadcast(parameter.detach(), 0)
@@ -47,7 +47,7 @@ class FSDP2(Sharded):
     @property
     def way(self) -> str:
         cut = all(isinstance(parameter, DTensor) for parameter in self.parameters.values())
-        return "FSDP2" if cut else "no cut parameters"
+        return "FSDP2" if cut else "no sharded parameters"
 
     def no_sync(self, last: bool) -> AbstractContextManager[None]:
         self.root.set_requires_gradient_sync(last)
@@ -57,12 +57,12 @@ class FSDP2(Sharded):
         loss.backward()
         if self.keep:
             late = [name for name, parameter in self.raw.named_parameters() if last and parameter.grad is not None]
-            if late:  # it would be left out in silence
+            if late:  # it would be silently left out
                 raise RuntimeError(f"the gradient of {late[0]} came after FSDP2 had exchanged those of its module")
-            self.let_go()
+            self.reshard_all()
 
-    def let_go(self) -> None:
-        """Drop whole weights; the next forward puts them together anew."""
+    def reshard_all(self) -> None:
+        """Free gathered weights; the next forward pass gathers them again."""
         for module in self.raw.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
@@ -96,7 +96,7 @@ class FSDP2(Sharded):
         return kept
 
     def load_weights(self, weights: State) -> None:
-        self.let_go()
+        self.reshard_all()
         super().load_weights(weights)
 
     def like(self, name: str, value: Tensor) -> Tensor:
@@ -106,11 +106,11 @@ class FSDP2(Sharded):
 
 
 def chosen(net: nn.Module, launch: Launch) -> list[nn.Module]:
-    """The modules inside `net` that are put together one at a time, inner ones first."""
+    """Return the modules inside `net` that are gathered one at a time, inner ones first."""
     found: list[nn.Module] = []
 
     def visit(module: nn.Module) -> int:
-        """Take what the launch names; returns the number of values in here that nothing taken holds."""
+        """Collect the modules that the launch names; returns the number of values outside collected modules."""
         left = sum(p.numel() for p in module.parameters(recurse=False)) + sum(map(visit, module.children()))
         big = launch.wrap_size is not None and left >= launch.wrap_size
         if module is net or not (big or type(module).__name__ in launch.wrap):
