@@ -10,7 +10,7 @@ from sr.nets.io.basicsr import basicsr
 
 @pytest.mark.skipif(importlib.util.find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 def test_import_works_with_todays_torchvision():
-    assert basicsr("data.degradations").__name__ == "basicsr.data.degradations"  # the module that wants what is gone
+    assert basicsr("data.degradations").__name__ == "basicsr.data.degradations"  # it imports the removed module
     assert basicsr("losses").__name__ == "basicsr.losses"
 
 

@@ -38,8 +38,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, state, mo
     path = tmp_path / "net.pth"
     save_pth(path, state)
 
-    def full_disk(content, aside):
-        aside.write_bytes(b"half")
+    def full_disk(content, temporary):
+        temporary.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)

@@ -101,7 +101,7 @@ def test_a_gradient_of_a_gradient_is_the_same(plain):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_concatenations_and_enlargements_are_not_kept_for_the_backward_pass(monkeypatch, dtype):
+def test_concatenations_and_upsampled_features_are_not_kept_for_the_backward_pass(monkeypatch, dtype):
     made, on = [], rrdbnet.conv_on
 
     def noting(conv, make, *sources):

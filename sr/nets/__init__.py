@@ -1,4 +1,4 @@
-"""Generators and discriminators: one file each, one row each."""
+"""Generators and discriminators: one file and one table row for each."""
 
 from collections.abc import Callable
 from typing import Any

@@ -20,10 +20,10 @@ SCALE = frozenset({"upscale", "scale"})
 
 @functools.cache
 def basicsr_net(name: str) -> Callable[..., nn.Module]:
-    """Any network of basicsr by its registered name, as `type: basicsr.SwinIR`; it takes basicsr's own parameters.
+    """Return the constructor of a network of basicsr by its registered name, as in `type: basicsr.SwinIR`.
 
-    Returns its constructor with keyword-only parameters; `scale` fills `upscale` or `scale` where the network has
-    it. Parameter names and files are basicsr's. Raises UserError where basicsr is not installed or lacks the name.
+    It has basicsr's parameters, keyword-only; `scale` sets `upscale` or `scale` if the network has one. Parameter
+    names are those of basicsr. Raises UserError if basicsr is not installed or lacks the name.
     """
     kind = _registered(name)
     own = _options_of(kind)
@@ -48,19 +48,19 @@ def _registered(name: str) -> type[nn.Module]:
 
 
 def _options_of(kind: type[nn.Module]) -> dict[str, Parameter]:
-    """The parameters that options can give: not **kwargs, which swallow mistakes, and no classes."""
+    """Return the parameters that options can set: neither classes nor **kwargs, which would accept any name."""
     found = {}
     for name, parameter in inspect.signature(kind).parameters.items():
         a_class = inspect.isclass(parameter.default) and parameter.default is not Parameter.empty
         if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and not a_class:
             found[name] = parameter.replace(kind=Parameter.KEYWORD_ONLY)
     for key in SCALE.intersection(found):
-        found[key] = found[key].replace(default=None)  # it comes from the options' scale
+        found[key] = found[key].replace(default=None)  # set from the scale of the options
     return found
 
 
 def _scale(name: str, scale: int, kwargs: dict[str, Any], own: dict[str, Parameter]) -> dict[str, int]:
-    """The scale under the name that the network has for it."""
+    """Return the scale under the name that the network uses."""
     keys = SCALE.intersection(own)
     if not keys and scale != 1:
         raise UserError(f"{name} does not upscale, but scale is {scale}; set scale: 1 or choose another generator")
@@ -75,16 +75,16 @@ def _build(name: str, kind: type[nn.Module], kwargs: dict[str, Any]) -> nn.Modul
         with _NumbersOnHost():
             try:
                 return kind(**kwargs)
-            except TypeError:  # `torch.FloatTensor(size)`, as in ECBSR, knows no other device
+            except TypeError:  # `torch.FloatTensor(size)`, as in ECBSR, is for the CPU only
                 device = torch.get_default_device()
                 with torch.device("cpu"):
                     return kind(**kwargs).to(device)
-    except Exception as error:  # basicsr checks little by itself; a wrong value may fail anywhere
+    except Exception as error:  # basicsr checks few values; a wrong one may fail anywhere
         raise UserError(f"{name} cannot be built from these parameters ({first_line(error)}); correct them") from None
 
 
 class _NumbersOnHost(TorchFunctionMode):
-    """Some networks read numbers out of torch.linspace while they are built, which meta tensors do not hold."""
+    """Put torch.linspace on the CPU: some constructors read its values, which meta tensors do not have."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

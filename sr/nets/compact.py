@@ -17,7 +17,7 @@ def _activation(kind: Activation, num_feat: int) -> nn.Module:
 
 
 class Compact(nn.Module):
-    """SRVGGNetCompact: plain convolutions and one pixel shuffle make what upscaling by nearest neighbour lacks.
+    """SRVGGNetCompact: convolutions and one pixel shuffle predict the residual of nearest-neighbor upscaling.
 
     [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names are those of the published files;
     num_conv is 16 in realesr-animevideov3 and 32 in realesr-general-x4v3.

@@ -1,19 +1,19 @@
-"""torch.compile for the nets of a training."""
+"""torch.compile for nets in training."""
 
 import torch._functorch.config as functorch
 from torch import nn
 
-REPEATED = 4  # equal blocks in a row that are worth compiling once for all
+REPEATED = 4  # consecutive equal blocks from which compiling one block pays
 
 
 def compile_net(net: nn.Module, *, backend: str = "inductor") -> None:
-    """Compile `net` in place, for the shapes that it will meet in training; its parameters keep their names.
+    """Compile `net` in place, for static shapes; its parameters keep their names.
 
-    Where equal blocks follow on each other (RRDBs), each is compiled for itself: that is one compilation for all of
-    them instead of one that grows with their number. What stands around them then runs as it is.
-    A compiled net has no gradients of gradients, and calls no hooks that were hung on its modules after its first use.
+    Consecutive equal blocks (RRDBs) are compiled block by block, which takes one compilation for all of them; the
+    layers around them then run eagerly. A compiled net does not support double backward, and does not call hooks that
+    were registered on its modules after the first forward.
     """
-    functorch.donated_buffer = False  # the shares of the losses are gradients through a graph that is used again
+    functorch.donated_buffer = False  # the gradient share of each loss runs backward through the same graph again
     blocks = [block for row in net.modules() if _repeats(row) for block in row.children()]
     for module in blocks or [net]:
         module.compile(backend=backend, dynamic=False)

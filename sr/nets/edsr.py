@@ -1,4 +1,4 @@
-"""EDSR (Lim et al. 2017), and the frame that RCAN shares with it."""
+"""EDSR (Lim et al. 2017), and the base class that it shares with RCAN."""
 
 from typing import Annotated, Literal
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sr.nets.layers import Count, conv3, enlargements
+from sr.nets.layers import Count, conv3, upsampling_factors
 
 Scale = Literal[1, 2, 3, 4, 8]
 Mean = tuple[float, float, float]
@@ -16,9 +16,9 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class Residual(nn.Module):
-    """A body of residual blocks between one convolution before and one after, then pixel shuffles; BasicSR's names.
+    """Convolution, residual body, convolution, then pixel shuffles. Parameter names are those of BasicSR.
 
-    Inside, colours are around zero: (image - rgb_mean) * img_range.
+    The net works on centered colors: (image - rgb_mean) * img_range.
     """
 
     rgb_mean: Tensor
@@ -31,7 +31,7 @@ class Residual(nn.Module):
         self.body = body
         self.conv_after_body = conv3(num_feat, num_feat)
         self.upsample = nn.Sequential()
-        for factor in enlargements(scale):
+        for factor in upsampling_factors(scale):
             self.upsample.extend([conv3(num_feat, num_feat * factor**2), nn.PixelShuffle(factor)])
         self.conv_last = conv3(num_feat, 3)
 
@@ -53,7 +53,7 @@ class ResidualBlock(nn.Module):
 
 
 class EDSR(Residual):
-    """EDSR; the paper's large net has num_feat 256, num_block 32, res_scale 0.1.
+    """EDSR. The large net of the paper has num_feat 256, num_block 32, res_scale 0.1.
 
     [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names are those of BasicSR's EDSR.
     """

@@ -13,8 +13,8 @@ from sr.config.registry import PartOf
 class MultiScale(nn.Module):
     """[B, num_in_ch, h, w] -> the logit maps of `num_scales` discriminators, the full size first.
 
-    Each has weights of its own and sees images half as large as the one before, by average pooling (3x3, stride 2).
-    The coarsest image must still be large enough for `of`.
+    Each discriminator has separate weights and receives images half as large as the previous one, by average pooling
+    (3x3, stride 2). The smallest image must be large enough for `of`.
     """
 
     def __init__(

@@ -14,12 +14,12 @@ Norm = Literal["batch", "instance", "spectral", "none"]
 
 
 class PatchGAN(nn.Module):
-    """[B, num_in_ch, h, w] -> [logits [B, 1, h', w']]: a verdict for every patch.
+    """[B, num_in_ch, h, w] -> [logits [B, 1, h', w']]: one logit per patch.
 
-    num_layers: convolutions of stride 2, and so the patch: 0 = 1x1 (a pixel), 1 = 16x16, 2 = 34x34, 3 = 70x70,
-    5 = 286x286. h and w at least 2^(num_layers + 2). norm: after every convolution but the first and the last;
-    `spectral` instead normalises the kernel of every convolution. Weights start from N(0, 0.02) as published, and
-    parameter names are those of the published `latest_net_D.pth`.
+    num_layers: number of convolutions with stride 2, which sets the patch size: 0 = 1x1 (a pixel), 1 = 16x16,
+    2 = 34x34, 3 = 70x70, 5 = 286x286. h and w are at least 2^(num_layers + 2). norm: applied after every convolution
+    except the first and the last; `spectral` instead normalizes the kernel of every convolution. Weights are
+    initialized from N(0, 0.02) as published. Parameter names are those of the published `latest_net_D.pth`.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from sr.nets.layers import Count, conv3
 
 
 class ChannelAttention(nn.Module):
-    """Weighs each channel by what its mean and those of the others say; equation 7."""
+    """Weight each channel by a function of the means of all channels (equation 7)."""
 
     def __init__(self, num_feat: int, squeeze_factor: int) -> None:
         super().__init__()
@@ -52,11 +52,11 @@ class ResidualGroup(nn.Module):
 
 
 class RCAN(Residual):
-    """RCAN, residual groups with channel attention; the paper's net has num_block 20.
+    """RCAN, residual groups with channel attention. The net of the paper has num_block 20.
 
-    [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names are those of BasicSR's RCAN. Attention
-    looks at the whole image, so tiles differ a little from the whole. Raises UserError where squeeze_factor leaves
-    no channel of num_feat.
+    [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names are those of BasicSR's RCAN. Channel
+    attention averages over the whole image, so tiled output differs slightly. Raises UserError if squeeze_factor
+    exceeds num_feat.
     """
 
     def __init__(

@@ -24,9 +24,9 @@ class ResidualBlock(nn.Module):
 class ResNet(Translator):
     """[B, num_in_ch, h, w] -> [B, num_out_ch, h, w]: residual blocks at a quarter of the size (CycleGAN).
 
-    h and w at least 5 pixels, in training multiples of 4 from 8 on. The paper has num_block 6 at 128 pixels and 9 at
-    256, instance norm and no dropout. Parameter names are those of the published `latest_net_G.pth`; else see
-    `Translator`.
+    h and w are at least 5 pixels; in training they are multiples of 4 and at least 8. The paper uses num_block 6 at
+    128 pixels and 9 at 256, instance norm and no dropout. Parameter names are those of the published
+    `latest_net_G.pth`. See `Translator` for the rest.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ResNet(Translator):
 
     @staticmethod
     def parameters_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What a published file was made with. Raises KeyError or ValueError where it is of no such network."""
+        """Return the arguments that a published file implies. Raises KeyError or ValueError for other networks."""
         num_feat, num_in_ch = state["model.1.weight"].shape[:2]
         num_block = sum(key.endswith(".conv_block.1.weight") for key in state)
         return {

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.nets.cpu import dense
-from sr.nets.layers import Count, conv3, conv_on, enlargements, small_conv3, without_autocast
+from sr.nets.layers import Count, conv3, conv_on, small_conv3, upsampling_factors, without_autocast
 from sr.nets.strips import in_strips
 
 
@@ -21,9 +21,9 @@ def _joined(*features: Tensor) -> Tensor:
 
 
 class ResidualDenseBlock(nn.Module):
-    """Five convolutions, each fed with all features before it; ESRGAN, figure 4.
+    """Five convolutions, each of which receives all previous features (ESRGAN, figure 4).
 
-    The backward pass keeps each feature once, a quarter of what the concatenations would take.
+    The backward pass saves each feature once, a quarter of the memory of the concatenations.
     """
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
@@ -60,9 +60,9 @@ class RRDB(nn.Module):
 class RRDBNet(nn.Module):
     """[B, num_in_ch, h, w] -> [B, num_out_ch, h * scale, w * scale], any h and w of at least 4 pixels.
 
-    The trunk works at the input's resolution; x4 and x8 then double it by nearest neighbour two and three times,
-    x3 triples it once. At x1 and x2 the input is first folded into channels by 4 and 2 (Real-ESRGAN), so that the
-    trunk is as cheap as at x4; `unshuffle=False` makes the plain x1 and x2 of the older ESRGAN models.
+    The trunk runs at the resolution of the input. Then x4 and x8 upsample two and three times by 2, and x3 once by 3,
+    by nearest neighbor. At x1 and x2 a pixel unshuffle by 4 and 2 comes first (Real-ESRGAN), so that the trunk costs
+    as much as at x4; `unshuffle=False` gives the plain x1 and x2 of older ESRGAN models.
     Parameter names are those of the published Real-ESRGAN files.
     """
 
@@ -80,11 +80,11 @@ class RRDBNet(nn.Module):
         super().__init__()
         self.scale: int = scale
         self.multiple: int = {1: 4, 2: 2}.get(scale, 1) if unshuffle else 1
-        self.enlargements = enlargements(scale * self.multiple)
+        self.upsampling_factors = upsampling_factors(scale * self.multiple)
         self.conv_first = conv3(num_in_ch * self.multiple**2, num_feat)
         self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
         self.conv_body = conv3(num_feat, num_feat)
-        for n in range(len(self.enlargements)):
+        for n in range(len(self.upsampling_factors)):
             self.add_module(f"conv_up{n + 1}", conv3(num_feat, num_feat))
         self.conv_hr = conv3(num_feat, num_feat)
         self.conv_last = conv3(num_feat, num_out_ch)
@@ -99,11 +99,11 @@ class RRDBNet(nn.Module):
         return in_strips(self._upsample, features, margin=4)[..., : height * self.scale, : width * self.scale]
 
     def _upsample(self, features: Tensor) -> Tensor:
-        for n, factor in enumerate(self.enlargements):
-            enlarge = partial(F.interpolate, scale_factor=factor, mode="nearest")
+        for n, factor in enumerate(self.upsampling_factors):
+            upsample = partial(F.interpolate, scale_factor=factor, mode="nearest")
             conv = cast(nn.Conv2d, self.get_submodule(f"conv_up{n + 1}"))
-            features = _lrelu(conv_on(conv, enlarge, features))
+            features = _lrelu(conv_on(conv, upsample, features))
         features = _lrelu(self.conv_hr(features))
-        # The image itself never in half precision: the gradient of a small loss term beside L1's would be rounded away.
+        # The output is never half precision: rounding would remove the gradient of a loss that is small next to L1.
         with without_autocast(features.device):
             return self.conv_last(features.to(self.conv_last.weight.dtype))

@@ -1,4 +1,4 @@
-"""A network out of a file that spandrel recognises, to go on training it."""
+"""A network from a file that spandrel recognizes, to train it further."""
 
 from typing import Any, Literal
 
@@ -12,17 +12,17 @@ from sr.nets.io.state_dicts import load_weights
 
 
 def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:
-    """The network in a file of any architecture that spandrel recognises, with its weights, ready to be trained.
+    """Return the network in a file of any architecture that spandrel recognizes, with its weights, in training mode.
 
-    [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names stay as spandrel has them, so what is
-    saved opens there again. Raises UserError where the file holds no such network or upscales by another factor.
+    [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names are those of spandrel, so spandrel opens
+    the saved models. Raises UserError if the file holds no such network or has another scale.
     """
     import spandrel  # takes seconds to import
 
     state, _ = load_weights(file, "generator")
     device = torch.get_default_device()
     try:
-        # Not meta: the weights are in the file, and some networks compute while they are built.
+        # Not meta: the file holds the weights, and some networks compute in their constructors.
         with torch.device("cpu"), as_large_as(state):
             found = spandrel.ModelLoader().load_from_state_dict(state)
     except Exception as error:  # spandrel guesses hyper-parameters from shapes; odd files break it in many ways
@@ -44,12 +44,12 @@ def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:
 
 @torch.no_grad()
 def _is_plain(found: Any) -> bool:
-    """Whether the network by itself gives what spandrel gives, which for some computes before or after it."""
+    """Return whether the bare network gives the output of spandrel, which adds pre- or postprocessing to some."""
     sizes = found.size_requirements
     side = -(-max(16, sizes.minimum) // sizes.multiple_of) * sizes.multiple_of
     image = torch.linspace(0, 1, 3 * side * side).view(1, 3, side, side)
     try:
         own = found.model.eval()(image)
-    except Exception:  # it wants other inputs, or returns a tuple
+    except Exception:  # it needs other inputs, or returns a tuple
         return False
     return isinstance(own, Tensor) and torch.allclose(own.clamp(0, 1), found(image), atol=1e-4)

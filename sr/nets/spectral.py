@@ -1,4 +1,4 @@
-"""Spectral normalisation (Miyato et al. 2018) that keeps its numbers under autocast and DDP."""
+"""Spectral normalization (Miyato et al. 2018) that is exact under autocast and DDP."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 class SpectralConv2d(nn.Module):
-    """A convolution whose kernel, as a matrix [out, in * k * k], has spectral norm 1; by default it has no bias.
+    """A convolution whose kernel, as a matrix [out, in * k * k], has spectral norm 1; without bias by default.
 
-    The largest singular value is u^T W v; each forward in training mode improves u and v by one power iteration,
-    a forward in eval mode leaves them alone. All of it is float32 outside autocast: half precision power
-    iteration drifts, and autocast treats matrix-vector products differently from device to device.
-    State names (`weight_orig`, `weight_u`, `weight_v`) and numbers are those of `torch.nn.utils.spectral_norm`,
-    so published discriminators load.
+    The largest singular value is u^T W v. Each forward in training mode improves u and v by one power iteration; a
+    forward in eval mode does not change them. Everything is computed in float32 outside autocast: power iteration
+    drifts in half precision, and autocast treats matrix-vector products differently on each device.
+    Names (`weight_orig`, `weight_u`, `weight_v`) and values are those of `torch.nn.utils.spectral_norm`, so published
+    discriminators load.
     """
 
     convolve: Callable[..., Tensor] = staticmethod(F.conv2d)
@@ -45,13 +45,13 @@ class SpectralConv2d(nn.Module):
 
     def _normalised(self) -> Tensor:
         weight = self.weight_orig.float()
-        # Columns in the order of channels_last, where this is a view. Always in this order, whatever the layout: in
-        # another one sums are rounded otherwise, and backends that lay weights out differently would drift apart.
+        # Columns are in channels_last order, for which this is a view, in every memory format. Another order rounds
+        # sums differently, so backends with different memory formats would drift apart.
         matrix = weight.permute(0, 2, 3, 1).flatten(1)
         v = self.weight_v.view(weight.shape[1:]).permute(1, 2, 0)
         if self.training:
             self._iterate(matrix.detach(), v)
-        # Copies: a second forward, or DDP's broadcast, may overwrite the buffers before this graph's backward.
+        # Copy: a second forward, or DDP's broadcast, may overwrite the buffers before the backward of this graph.
         u, v = self.weight_u.float().clone(), v.float().clone().flatten()
         sigma = torch.dot(u, torch.mv(matrix, v))
         return (weight / sigma).to(self.weight_orig.dtype)

@@ -15,12 +15,12 @@ from sr.nets.norm import keep_statistics
 class TimmDiscriminator(nn.Module):
     """[B, num_in_ch, h, w] in 0..1 -> [logits [B, 1, h', w']]: the last features of a network, then a 1x1 convolution.
 
-    name: any image network in `timm.list_models()`. pretrained: start from its ImageNet weights, which timm
-    downloads once. A network made for one image size (most vision transformers) sees the images resized to it;
-    the others take any h and w that are not much smaller than their stride, mostly 32.
+    name: any image network in `timm.list_models()`. pretrained: start from ImageNet weights, which timm downloads
+    once. For a network with a fixed image size (most vision transformers) images are resized to that size; other
+    networks accept any h and w that are not much smaller than their stride, usually 32.
     """
 
-    reads_unit_range = True  # what its statistics are of; a translation task shows the others -1..1
+    reads_unit_range = True  # its mean and std are for 0..1; translation tasks pass -1..1 to other discriminators
     mean: Tensor
     std: Tensor
 
@@ -49,7 +49,7 @@ class TimmDiscriminator(nn.Module):
 
 
 class ResNetDiscriminator(TimmDiscriminator):
-    """`timm` with the ResNet of that many layers (He et al. 2016): a deep discriminator of known quality."""
+    """`TimmDiscriminator` with a ResNet of `num_layers` layers (He et al. 2016)."""
 
     def __init__(
         self, *, num_in_ch: Count = 3, num_layers: Literal[18, 34, 50, 101] = 18, pretrained: bool = False
@@ -58,7 +58,7 @@ class ResNetDiscriminator(TimmDiscriminator):
 
 
 def _backbone(name: str, num_in_ch: int, pretrained: bool) -> Any:
-    """The network up to its last features, without a classifier: DDP wants every parameter used."""
+    """Create the network up to its last features, without a classifier, because DDP needs every parameter used."""
     import timm
 
     try:

@@ -1,4 +1,4 @@
-"""What the nets of pix2pix (Isola et al. 2017) and CycleGAN (Zhu et al. 2017) have in common."""
+"""Base class and layers of the generators of pix2pix (Isola et al. 2017) and CycleGAN (Zhu et al. 2017)."""
 
 import inspect
 from collections.abc import Callable
@@ -16,14 +16,14 @@ TestTime = Literal["paper", "eval"]
 
 
 class Translator(nn.Module):
-    """[B, num_in_ch, h, w] -> [B, num_out_ch, h, w], both in 0..1, by a published network that knows -1..1.
+    """[B, num_in_ch, h, w] -> [B, num_out_ch, h, w], both in 0..1, around a published network for -1..1.
 
-    model: that network, under its published names, up to and with its tanh. It starts from `initialise`.
-    h and w: any in eval mode, where they are padded to `multiple` and the output is cropped; in training a ValueError
-    where they are no multiples, because a crop that is mostly padding teaches nothing.
-    test_time: what .eval() means. `paper` (section 3.4 of pix2pix, and the published test.py): dropout stays, and
-    batch norm takes the statistics of the image itself; `eval`: no dropout, running statistics. It may be set anew.
-    Raises UserError for a scale other than 1.
+    model: the network, under its published names, including its tanh. `initialise` sets its weights.
+    h and w: any in eval mode, where they are padded to `multiple` and the output is cropped. In training a ValueError
+    is raised unless they are multiples, because a crop that is mostly padding is of no use for training.
+    test_time: the behavior in eval mode. `paper` (section 3.4 of pix2pix, and the published test.py): dropout stays
+    active, and batch norm uses the statistics of the image. `eval`: no dropout, running statistics. The attribute can
+    be changed later. Raises UserError for a scale other than 1.
     """
 
     def __init__(self, model: nn.Module, *, scale: int, multiple: int, test_time: TestTime) -> None:
@@ -52,15 +52,17 @@ class Translator(nn.Module):
         bottom, right = -height % self.multiple, -width % self.multiple
         if bottom or right:
             if self.training:
-                raise ValueError(f"in training its sides are multiples of {self.multiple}")
+                raise ValueError(f"sides must be multiples of {self.multiple} in training")
             x = F.pad(x, (0, right, 0, bottom), mode="reflect" if right < width and bottom < height else "replicate")
         out: Tensor = self.model(2 * x - 1)
         return (out[..., :height, :width] + 1) / 2
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that in eval mode too takes each image's own statistics, where `as_paper`; at a batch of 1, as
-    published, that is what it does in training. The running statistics stay as they are."""
+    """Batch norm that uses the statistics of each image in eval mode too, if `as_paper`.
+
+    At the published batch size of 1 this equals its behavior in training. Running statistics are not changed.
+    """
 
     as_paper = False
 
@@ -71,7 +73,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Dropout(nn.Dropout):
-    """Dropout that stays in eval mode where `as_paper`: the noise z of pix2pix."""
+    """Dropout that stays active in eval mode if `as_paper`: the noise z of pix2pix."""
 
     as_paper = False
 
@@ -80,7 +82,7 @@ class Dropout(nn.Dropout):
 
 
 def initialise(net: nn.Module) -> None:
-    """Weights from N(0, 0.02), those of norms from N(1, 0.02), biases 0, as published."""
+    """Initialize as published: weights from N(0, 0.02), those of norms from N(1, 0.02), biases 0."""
     for name, parameter in net.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
@@ -89,12 +91,12 @@ def initialise(net: nn.Module) -> None:
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """Instance norm has no parameters and no running statistics, so the convolution before it has a bias."""
+    """Return a norm layer. Instance norm has no parameters, so the convolution before it has a bias."""
     return BatchNorm(channels) if norm == "batch" else InstanceNorm(channels)
 
 
-class _Unrounded:
-    """The image itself never in half precision: the gradient of a small loss term beside L1's would be rounded away."""
+class _FullPrecision:
+    """A last layer that is never half precision: rounding would remove the gradient of a loss small next to L1."""
 
     weight: Tensor
 
@@ -105,16 +107,16 @@ class _Unrounded:
         return out
 
 
-class LastConv2d(_Unrounded, nn.Conv2d):
+class LastConv2d(_FullPrecision, nn.Conv2d):
     pass
 
 
-class LastConvTranspose2d(_Unrounded, nn.ConvTranspose2d):  # type: ignore[misc]
+class LastConvTranspose2d(_FullPrecision, nn.ConvTranspose2d):  # type: ignore[misc]
     pass
 
 
 def preset(kind: type[Translator], **fixed: Any) -> Callable[..., Translator]:
-    """The constructor of `kind` with some parameters fixed; the others keep their types and defaults."""
+    """Return the constructor of `kind` with some parameters fixed; the others keep their types and defaults."""
 
     def build(**kwargs: Any) -> Translator:
         return kind(**kwargs, **fixed)

@@ -14,10 +14,10 @@ from sr.nets.translation import Dropout, LastConvTranspose2d, Norm, TestTime, Tr
 
 
 class Skip(nn.Module):
-    """[B, c, h, w] -> [B, 2c, h, w]: the features beside what the levels below make of them.
+    """[B, c, h, w] -> [B, 2c, h, w]: the input concatenated with the output of `layers`.
 
-    The first of `layers` rectifies the features in place, so that both halves are rectified; the ReLU that comes next
-    would do that anyway.
+    The first of `layers` is an in-place activation, so both halves are rectified; the ReLU that follows would have
+    the same effect.
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -29,12 +29,13 @@ class Skip(nn.Module):
 
 
 class UNet(Translator):
-    """[B, num_in_ch, h, w] -> [B, num_out_ch, h, w]: halves the image `num_downs` times and doubles it back.
+    """[B, num_in_ch, h, w] -> [B, num_out_ch, h, w]: downsamples the image `num_downs` times by 2, then upsamples it.
 
-    In training h and w are multiples of 2^num_downs (256 for 8, the net of the paper), at which the bottleneck is one
-    pixel; the innermost level has no norm there, so that instance norm, which refuses a single pixel, never sees one.
-    Levels are num_feat, 2, 4, then 8 num_feat wide; dropout is 0.5 in those between two of 8, but for the innermost
-    (none below num_downs 6). Parameter names are those of the published `latest_net_G.pth`; else see `Translator`.
+    In training h and w are multiples of 2^num_downs (256 for 8, the net of the paper), where the bottleneck is one
+    pixel. The innermost level has no norm, because instance norm does not accept a single pixel.
+    Levels are num_feat, 2, 4, then 8 num_feat wide. Dropout is 0.5 between two levels of width 8, except the innermost
+    (none below num_downs 6). Parameter names are those of the published `latest_net_G.pth`. See `Translator` for the
+    rest.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class UNet(Translator):
 
     @staticmethod
     def parameters_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What a published file was made with. Raises KeyError or ValueError where it is of no U-Net.
+        """Return the arguments that a published file implies. Raises KeyError or ValueError for other networks.
 
-        Dropout leaves no trace in a file; it is taken to go with batch norm, as in the presets of the original:
-        pix2pix has both, CycleGAN neither.
+        Dropout has no parameters. It is assumed with batch norm, as in the presets of the original: pix2pix has both,
+        CycleGAN neither.
         """
         num_feat, num_in_ch = state["model.model.0.weight"].shape[:2]
         norm = "instance" if "model.model.0.bias" in state else "batch"
@@ -84,7 +85,7 @@ class UNet(Translator):
 
 
 def _level(outer: int, inner: int, below: list[nn.Module], norm: Norm, dropout: bool) -> Skip:
-    """One level but the outermost; the innermost has nothing below."""
+    """Return one level except the outermost. below: the levels inside it; empty for the innermost."""
     bias = norm == "instance"
     down = [nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(outer, inner, 4, stride=2, padding=1, bias=bias)]
     if below:

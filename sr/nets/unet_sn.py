@@ -20,10 +20,10 @@ def _lrelu(x: Tensor) -> Tensor:
 
 
 class UNetDiscriminatorSN(nn.Module):
-    """[B, num_in_ch, h, w] in 0..1 -> [logits [B, 1, h, w]]: a verdict for every pixel. h and w at least 8.
+    """[B, num_in_ch, h, w] in 0..1 -> [logits [B, 1, h, w]]: one logit per pixel. h and w are at least 8.
 
-    A U-Net with spectral norm on every convolution but the first and the last. Parameter names are those of
-    the published Real-ESRGAN discriminators.
+    A U-Net with spectral norm on every convolution except the first and the last. Parameter names are those of the
+    published Real-ESRGAN discriminators.
     """
 
     def __init__(self, *, num_in_ch: Count = 3, num_feat: Count = 64, skip_connection: bool = True) -> None:

@@ -10,11 +10,11 @@ from sr.nets.norm import keep_statistics
 
 
 class VGGDiscriminator(nn.Module):
-    """[B, num_in_ch, h, w] -> [logits [B, 1, 1, 1]]: one verdict for an image. h and w at least 64.
+    """[B, num_in_ch, h, w] -> [logits [B, 1, 1, 1]]: one logit per image. h and w are at least 64.
 
-    input_size: the size that its depth was published for, halved 5 times for 128, 6 times for 256, down to 4 x 4;
-    features of images of another size are brought to 4 x 4 by adaptive average pooling. Parameter names and values
-    are those of basicsr's VGGStyleDiscriminator.
+    input_size: sets the depth. 128 downsamples 5 times, 256 downsamples 6 times, down to 4 x 4; for other image sizes
+    adaptive average pooling reduces the features to 4 x 4. Parameter names and values are those of basicsr's
+    VGGStyleDiscriminator.
     """
 
     def __init__(self, *, num_in_ch: Count = 3, num_feat: Count = 64, input_size: Literal[128, 256] = 128) -> None:

@@ -178,7 +178,7 @@ class Given:
             self.remarks[leaf] = reason
 
     def rest(self) -> dict[str, str]:
-        """Each key without a counterpart, and why."""
+        """Return each key without a counterpart, with the reason."""
         found = {}
         for path in _leaves(self.values, ""):
             words = [path, *reversed(path.split("."))]
@@ -186,7 +186,7 @@ class Given:
         return {printable(self._shown(path)): printable(why) for path, why in (self.remarks | found).items()}
 
     def _shown(self, path: str) -> str:
-        """The path as the file has it."""
+        """Return the path as the file has it."""
         steps = path.split(".")
         for count in range(len(steps), 0, -1):
             if (start := ".".join(steps[:count])) in self.original:
@@ -209,7 +209,7 @@ def _leaves(node: Any, path: str) -> Iterable[str]:
 
 
 def plain(kind: Any) -> str:
-    """A type without the differences in spelling between the trainers: `CharbonnierLoss`, `charbonnier_loss`."""
+    """Return a type without the differences in spelling: `CharbonnierLoss` and `charbonnier_loss` are equal."""
     return str(kind).lower().replace("_", "")
 
 
@@ -223,10 +223,10 @@ def part(
     renamed: dict[str, str] | None = None,
     **implied: Any,
 ) -> dict[str, Any] | None:
-    """A mapping with a type as a part of ours: the keys that its constructor has and that are not its defaults.
+    """Return a mapping with a type as a part of sr: the keys of its constructor whose values are not the defaults.
 
-    silent: what the other program takes where the file says nothing. renamed: their key -> ours. implied: keys that
-    have a counterpart only where they have this value, as it follows from other keys.
+    silent: the defaults of the other program. renamed: their key -> ours. implied: keys that have a counterpart only
+    with this value, because it follows from other keys.
     """
     kind = given.take(f"{path}.{type_key}")
     if kind is None:
@@ -251,7 +251,7 @@ def part(
 def fitted(
     given: Given, path: str, table: str, found: dict[str, Any], renamed: Mapping[str, str], implied: dict[str, Any]
 ) -> dict[str, Any]:
-    """A part with the keys of a section that its constructor has, without those that have its defaults."""
+    """Return a part with the keys of a section that its constructor has, without defaults."""
     fields = registry.part_model(TABLES[table], registry.find(TABLES[table], found["type"])).model_fields
     for key in given.keys(path):
         name = renamed.get(key, key)
@@ -263,7 +263,7 @@ def fitted(
 
 
 def slim(part: dict[str, Any], table: str) -> dict[str, Any]:
-    """A part without what its constructor takes by default."""
+    """Return a part without the values that are defaults of its constructor."""
     fields = registry.part_model(TABLES[table], registry.find(TABLES[table], part["type"])).model_fields
     defaults = {key: json.loads(json.dumps(info.get_default(), default=str)) for key, info in fields.items()}
     return {key: value for key, value in part.items() if key == "type" or value != defaults.get(key)}

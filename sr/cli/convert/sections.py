@@ -23,7 +23,7 @@ SCALES = ("scale", "upscale", "up_scale", "upscaling_factor", "upscale_factor", 
 
 
 def convert(given: Given, gpus: int | None = None) -> dict[str, Any]:
-    """The options. What has no counterpart stays in `given`."""
+    """Return the options of sr. Keys without counterpart stay in `given`."""
     kind, scale = given.take("model_type"), given.need("scale")
     known = NEOSR if kind in NEOSR_MODELS else NETWORKS
     if kind is None or kind in NEOSR_MODELS:  # the losses show the task; LR inputs are never sharpened
@@ -56,12 +56,16 @@ def convert(given: Given, gpus: int | None = None) -> dict[str, Any]:
         for section in ("network_d", "train.optim_d"):
             given.drop(section, "there is no adversarial loss, so no discriminator is trained")
     given.expect("train.net_d_iters", 1, "both players update at every step")
-    given.expect("train.net_d_init_iters", 0, "the discriminator has no start of its own; gan.weight may ramp up")
+    given.expect(
+        "train.net_d_init_iters",
+        0,
+        "both players start at step 1; gan.weight may ramp up",
+    )
     return without_nothing(options)
 
 
 def network(given: Given, scale: int, known: dict[str, Network]) -> dict[str, Any] | None:
-    """The generator: of sr, of spandrel, or of the package basicsr."""
+    """Return the generator: of sr, of spandrel, or of the package basicsr."""
     kind = given.need("network_g.type")
     found = known.get(str(kind)) or Network(TYPES["generators"].get(plain(kind), f"basicsr.{kind}"), {})
     implied: dict[str, Any] = {**dict.fromkeys(SCALES, scale), **found.implied}
@@ -80,7 +84,7 @@ def network(given: Given, scale: int, known: dict[str, Network]) -> dict[str, An
 
 
 def discriminator(given: Given, channels: int) -> dict[str, Any] | None:
-    """The discriminator; its channels are those of the generator's output."""
+    """Return the discriminator, whose channels are those of the generator's output."""
     return part(given, "network_d", "discriminators", num_in_ch=channels, input_nc=channels)
 
 
@@ -134,7 +138,7 @@ def gan(given: Given, kind: str, weight: dict[str, str]) -> dict[str, Any] | Non
 
 
 def term(given: Given, path: str, renamed: dict[str, str]) -> dict[str, Any] | None:
-    """A loss on the output."""
+    """Return a loss on the output."""
     kind = given.peek(f"{path}.type")
     if kind is None:
         return None
@@ -179,7 +183,7 @@ def perceptual(given: Given, path: str) -> dict[str, Any] | None:
 
 
 def degradation(given: Given, kind: str) -> list[dict[str, Any]]:
-    """Real-ESRGAN's two rounds and its end; nothing for pairs."""
+    """Return the stages of Real-ESRGAN's two rounds and its final stage; none for pairs."""
     synthetic = given.take("high_order_degradation", True) and "resize_prob" in given
     sharp = sharpening(given, kind, synthetic)
     if not synthetic:
@@ -193,7 +197,7 @@ def degradation(given: Given, kind: str) -> list[dict[str, Any]]:
 
 
 def active(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The stages that change anything, without the defaults."""
+    """Return the stages with a probability above 0, without the defaults."""
     return [slim(stage, "degrade") for stage in stages if stage.get("prob", 1) != 0]
 
 
@@ -212,7 +216,7 @@ def sharpening(given: Given, kind: str, synthetic: bool) -> list[dict[str, Any]]
 
 
 def one_round(given: Given, n: str) -> list[dict[str, Any]]:
-    """Blur, resize, noise, jpeg of the first ('') or second ('2') round, in their own keys."""
+    """Return blur, resize, noise and jpeg of the first (n = '') or second (n = '2') round."""
     train = "datasets.train."
     names, shares = given.take(f"{train}kernel_list{n}", []), given.take(f"{train}kernel_prob{n}", [])
     given.expect(f"{train}blur_kernel_size{n}", 21, "kernels are 7 to 21 wide")
@@ -247,7 +251,7 @@ def one_round(given: Given, n: str) -> list[dict[str, Any]]:
 
 
 def resize_modes(given: Given, path: str) -> list[str] | None:
-    """The modes of resizing that the stage has; None for its own choice."""
+    """Return the resize modes that are available; None for the default."""
     named = given.take(path)
     if named is None:
         return None
@@ -262,7 +266,7 @@ def resize_modes(given: Given, path: str) -> list[str] | None:
 
 
 def processes(given: Given, name: str) -> int:
-    """num_gpu; where that is `auto`, the 4 of a name like train_B12G4, else 1."""
+    """Return num_gpu; if that is `auto`, the 4 in a name like train_B12G4, else 1."""
     number, named = given.take("num_gpu"), re.search(r"B\d+G(\d+)", name)
     if isinstance(number, int):
         return max(1, number)
@@ -295,7 +299,7 @@ def data(given: Given, gpus: int | None, name: str, scale: int) -> dict[str, Any
 
 
 def folder(given: Given, path: str) -> str | list[str] | None:
-    """A folder or several; an LMDB stands for the folder of its name."""
+    """Return a folder or several; an LMDB is replaced by the folder of the same name."""
     named: Any = given.take(path)
     folders = named if isinstance(named, list) else [named] if named else []
     databases = [str(name) for name in folders if str(name).endswith(".lmdb")]
@@ -339,7 +343,7 @@ def validation(given: Given, scale: int) -> dict[str, Any] | None:
 
 
 def metrics(given: Given, scale: int) -> str | None:
-    """The metric that chooses the best model: the first of the file that is measured here."""
+    """Return the metric that selects the best model: the first metric of the file that sr measures."""
     best = None
     for key in given.keys("val.metrics"):
         path = f"val.metrics.{key}"
@@ -358,7 +362,7 @@ def metrics(given: Given, scale: int) -> str | None:
 
 
 def without_nothing(node: Any) -> Any:
-    """Mappings without what is None or empty."""
+    """Return mappings without values that are None or empty."""
     if isinstance(node, list):
         return [without_nothing(item) for item in node]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""The only door to the optional package basicsr."""
+"""Import the optional package basicsr."""
 
 import importlib
 import importlib.util
@@ -11,10 +11,10 @@ _REMOVED = "torchvision.transforms.functional_tensor"
 
 
 def basicsr(module: str) -> ModuleType:
-    """The submodule of basicsr, as in `basicsr("archs.rrdbnet_arch")`.
+    """Import a submodule of basicsr, as in `basicsr("archs.rrdbnet_arch")`.
 
-    basicsr 1.4.2 imports a module that torchvision has since removed; the one function it wants is put in its
-    place for it. Raises UserError where basicsr is not installed.
+    basicsr 1.4.2 imports a module that torchvision has since removed; a stand-in with the one function that it needs
+    is registered first. Raises UserError if basicsr is not installed.
     """
     if importlib.util.find_spec("basicsr") is None:
         raise UserError(f"basicsr.{module} needs the package basicsr: pip install 'sr-train[basicsr]' (Python < 3.13)")

@@ -47,9 +47,9 @@ _SUFFIXES = {
 
 
 def container(path: Path) -> Container:
-    """How the weights in a model file are stored. Reads at most a few kB, and runs nothing from the file.
+    """Return how the weights in a model file are stored. Reads a few kB and runs nothing from the file.
 
-    Raises UserError, naming what the file is and what to give instead, where it is no file of weights.
+    Raises UserError, naming what the file is and what to give instead, if it is not a file of weights.
     """
     try:
         with open(path, "rb") as file:
@@ -69,12 +69,12 @@ def container(path: Path) -> Container:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """A safetensors file starts with the length of its header, 8 bytes, and the header, a JSON object."""
+    """Return whether a file starts with an 8-byte length and a JSON object, as safetensors files do."""
     return head[8:9] == b"{" and b"\0" in head[:8]
 
 
 def _type_of(head: bytes, path: Path) -> tuple[str, str]:
-    """(what the file is, what to do), by its first bytes; ("", "") for a pickle."""
+    """Return (what the file is, what to do) by its first bytes, or ("", "") for a pickle."""
     for signature, kind, fix in _SIGNATURES:
         if head.startswith(signature):
             return kind, fix
@@ -111,9 +111,9 @@ def _text_type(head: bytes) -> tuple[str, str] | None:
 
 
 def _zip_type(path: Path) -> tuple[str, str]:
-    """What a ZIP archive holds; ("", "") for what torch.save writes: one pickle and tensors, stored as they are.
+    """Return (what a ZIP archive is, what to do), or ("", "") for an uncompressed archive of torch.save.
 
-    torch.save does not compress: some MB of compressed zeros would become as many GB.
+    torch.save does not compress. A few MB of compressed zeros would expand to as many GB.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Network interpolation: a model between models of one architecture (ESRGAN, section 3.4)."""
+"""Network interpolation: the weighted mean of models of one architecture (ESRGAN, section 3.4)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,14 +11,14 @@ from sr.nets.io.load import Model, open_model
 
 
 def blend(parts: Sequence[str], *, expect_scale: int | None = None) -> Model:
-    """A model whose weights are the weighted mean of others', as ["psnr.pth:0.7", "gan.pth:0.3"].
+    """Return a model whose weights are the weighted mean of other models, as in ["psnr.pth:0.7", "gan.pth:0.3"].
 
-    The shares are divided by their sum; one that is not given is 1. Buffers that are no float numbers are the first
-    model's. Raises UserError where a part cannot be read, or its architecture is not that of the first.
+    Shares are normalized to a sum of 1; the default share is 1. Buffers that are not floating point are copied from
+    the first model. Raises UserError if a file cannot be read, or if its architecture differs from the first.
     """
     if len(parts) < 2:
         raise UserError(f"--blend got {len(parts)} model; give two or more, as --blend A.pth:0.7 B.pth:0.3")
-    named = [_parted(part) for part in parts]
+    named = [_split_share(part) for part in parts]
     total = sum(share for _, share in named)
     models = [(path, open_model(path, expect_scale=expect_scale), share / total) for path, share in named]
     first_path, first, _ = models[0]
@@ -33,11 +33,11 @@ def blend(parts: Sequence[str], *, expect_scale: int | None = None) -> Model:
     return replace(first, name=f"{first.name}, {mixed}")
 
 
-def _parted(part: str) -> tuple[str, float]:
-    """Path and share. A colon that is followed by no number belongs to the path (C:\\models\\a.pth)."""
-    path, colon, said = part.rpartition(":")
+def _split_share(part: str) -> tuple[str, float]:
+    """Return path and share. A colon without a number after it belongs to the path (C:\\models\\a.pth)."""
+    path, colon, number = part.rpartition(":")
     try:
-        share = float(said) if colon else 1.0
+        share = float(number) if colon else 1.0
     except ValueError:
         path, share = part, 1.0
     path = path if colon and path else part
@@ -47,7 +47,7 @@ def _parted(part: str) -> tuple[str, float]:
 
 
 def _check(first_path: str, first: Model, path: str, model: Model) -> None:
-    """Raises UserError, naming the first parameter that differs."""
+    """Raise UserError, naming the first parameter that differs, unless the architectures are equal."""
     if first.scale != model.scale:
         raise UserError(f"{path} upscales by {model.scale}, {first_path} by {first.scale}; blend models of one scale")
     ours, theirs = first.net.state_dict(), model.net.state_dict()

@@ -1,4 +1,4 @@
-"""A trained generator from a file, whoever trained it."""
+"""Open trained generators from files of sr and of other trainers."""
 
 import json
 import re
@@ -28,7 +28,7 @@ class Model:
     """A generator ready to run.
 
     net: float [B, channels, h, w] in 0..1 -> [B, out_channels, h * scale, w * scale], any h and w, in eval mode.
-    multiple: sides that are multiples of this need no padding inside the net. name: for people.
+    multiple: sides that are multiples of this need no padding inside the net. name: for messages.
     colours: what the channels are: "rgb" (also gray); "lab": L in, the a and b of CIE Lab out; "edges": edge maps in.
     """
 
@@ -42,37 +42,43 @@ class Model:
 
 
 def architecture(kind: str, kwargs: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata that `open_model` rebuilds a generator from: its row of the table, its constructor's arguments."""
+    """Return the metadata from which `open_model` rebuilds a generator: its type and the constructor's arguments."""
     return {"architecture": json.dumps({"type": kind, "kwargs": dict(kwargs)})}
 
 
 def open_model(path: str | Path, *, expect_scale: int | None = None, direction: Direction | None = None) -> Model:
-    """The generator in a file: ours by its metadata; a published RRDBNet, or a `latest_net_G.pth` of pix2pix or
-    CycleGAN, by its keys and shapes; anything else through spandrel.
+    """Open the generator in a file.
 
-    direction: which one of a file that holds both (ours of CycleGAN; default a_to_b); without meaning for others.
-    Raises UserError where the file is not a model, or its scale is not `expect_scale`.
+    Files of sr are recognized by their metadata. A published RRDBNet, or a `latest_net_G.pth` of pix2pix or CycleGAN,
+    is recognized by its keys and shapes. Everything else is opened by spandrel.
+    direction: which generator of a CycleGAN file of sr, which holds both (default a_to_b); ignored for other files.
+    Raises UserError if the file is not a model, or if its scale is not `expect_scale`.
     """
     state, metadata = load_weights(path, "generator")
-    chosen = _one_way(state, direction or "a_to_b")
+    chosen = _of_direction(state, direction or "a_to_b")
     if metadata.get("architecture", "").startswith("{"):  # other programs write words there
-        model = _ours(path, chosen, metadata, back=chosen is not state and direction == "b_to_a")
+        model = _from_metadata(path, chosen, metadata, back=chosen is not state and direction == "b_to_a")
     else:
-        model = _published_rrdb(path, chosen, expect_scale) or _published_translator(chosen) or _foreign(path, chosen)
+        model = (
+            _published_rrdb(path, chosen, expect_scale) or _published_translator(chosen) or _from_spandrel(path, chosen)
+        )
     if expect_scale not in (None, model.scale):
         raise UserError(f"{path} upscales by {model.scale}, not {expect_scale}; give its scale or another model")
     model.net.eval()
     return model
 
 
-def _one_way(state: State, direction: Direction) -> State:
-    """The generator of one direction out of a state dict that holds both; any other state dict as it is."""
+def _of_direction(state: State, direction: Direction) -> State:
+    """Return the generator of one direction from a state dict that holds both; any other state dict unchanged."""
     prefix = f"{direction}."
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)} or state
 
 
-def _ours(path: str | Path, state: State, metadata: Mapping[str, str], *, back: bool) -> Model:
-    """back: the metadata tell of the generator in the other direction, whose input is the output of this one."""
+def _from_metadata(path: str | Path, state: State, metadata: Mapping[str, str], *, back: bool) -> Model:
+    """Build the generator that the metadata describe.
+
+    back: the metadata describe the generator of the other direction, whose input is the output of this one.
+    """
     try:
         part = json.loads(metadata["architecture"])
         kind, kwargs = str(part["type"]), part["kwargs"]
@@ -89,16 +95,16 @@ def _ours(path: str | Path, state: State, metadata: Mapping[str, str], *, back: 
             f"{path}: its weights and the architecture in its metadata do not go together ({first_line(error)}); "
             "copy it again, or open it with the version of sr that wrote it"
         ) from None
-    if net is None:  # the file that it was built from may be gone; the weights tell the same
-        return _foreign(path, state)
+    if net is None:  # the file that it was built from may no longer exist; its weights are the same
+        return _from_spandrel(path, state)
     return Model(net, net.scale, net.multiple, f"{kind} x{net.scale}", *channels, metadata.get("colours", "rgb"))
 
 
 def _plugin(path: str | Path, state: State, kind: str, kwargs: Mapping[str, Any]) -> Model:
-    """A generator trained as a class of spandrel, or as a plugin of which spandrel recognizes the weights.
+    """Open a generator that was trained as a class of spandrel, or as a plugin whose weights spandrel recognizes.
 
-    Classes of spandrel are built from their own arguments, of which the weights do not show all. Other code is never
-    imported. Raises UserError where spandrel does not recognize the weights, ValueError where they do not fit.
+    Classes of spandrel are built from the arguments in the metadata, because weights do not imply all of them. Other
+    code is never imported. Raises UserError if spandrel does not recognize the weights, ValueError if they do not fit.
     """
     found = _recognized(path, state)
     if kwargs["scale"] != found.scale:
@@ -114,7 +120,10 @@ def _plugin(path: str | Path, state: State, kind: str, kwargs: Mapping[str, Any]
 
 
 def _published_rrdb(path: str | Path, state: State, expect_scale: int | None) -> Model | None:
-    """Real-ESRGAN's and ESRGAN's files, whose keys and shapes tell everything but x3 from x2; None for others."""
+    """Open a file of ESRGAN or Real-ESRGAN; return None for others.
+
+    Keys and shapes imply everything except whether a single upsampling is x2 or x3.
+    """
     state = to_new_esrgan(state)
     try:
         kwargs = rrdb_kwargs(state, expect_scale)
@@ -126,7 +135,7 @@ def _published_rrdb(path: str | Path, state: State, expect_scale: int | None) ->
 
 
 def _published_translator(state: State) -> Model | None:
-    """The generators of pytorch-CycleGAN-and-pix2pix; None for others."""
+    """Open a generator of pytorch-CycleGAN-and-pix2pix; return None for others."""
     for kind in (UNet, ResNet):
         try:
             kwargs = kind.parameters_of(state)
@@ -135,13 +144,13 @@ def _published_translator(state: State) -> Model | None:
             continue
         name = f"{kind.__name__} {kwargs['num_feat']}/{kwargs.get('num_downs') or kwargs['num_block']}"
         channels = kwargs["num_in_ch"], kwargs["num_out_ch"]
-        colours = "lab" if channels == (1, 2) else "rgb"  # their colouring model: lightness in, a and b out
+        colours = "lab" if channels == (1, 2) else "rgb"  # its colorization model: lightness in, a and b out
         return Model(net, net.scale, net.multiple, name, *channels, colours)
     return None
 
 
 def rrdb_kwargs(state: State, expect_scale: int | None) -> dict[str, Any]:
-    """The arguments of RRDBNet that the shapes of its weights, under the new names, imply."""
+    """Return the arguments of RRDBNet that the shapes of its weights, under the new names, imply."""
     blocks = [int(match[1]) for key in state if (match := re.match(r"body\.(\d+)\.rdb1\.conv1\.weight", key))]
     num_up = sum(bool(re.fullmatch(r"conv_up\d\.weight", key)) for key in state)
     num_feat, num_in_ch = state["conv_first.weight"].shape[:2]
@@ -159,7 +168,7 @@ def rrdb_kwargs(state: State, expect_scale: int | None) -> dict[str, Any]:
 
 
 def _build(kind: Factory, kwargs: Any, state: State) -> Any:
-    """The net with its weights; ValueError, before memory is taken for it, where they do not fit."""
+    """Build the net and load its weights. Raises ValueError, before allocating memory, if they do not fit."""
     checked = model_of(kind).model_validate(kwargs).model_dump(exclude_unset=True)
     with torch.device("meta"), as_large_as(state):
         misfits = _misfits(kind(**checked), state)
@@ -171,7 +180,7 @@ def _build(kind: Factory, kwargs: Any, state: State) -> Any:
 
 
 class _Spandrel(nn.Module):
-    """A spandrel model as a module; it pads to the sizes that it needs and clamps to 0..1 by itself."""
+    """A spandrel model as a module, which pads its input to the required sizes and clamps its output to 0..1."""
 
     def __init__(self, descriptor: Any) -> None:
         super().__init__()
@@ -182,12 +191,12 @@ class _Spandrel(nn.Module):
         return self._call(x)
 
 
-def _foreign(path: str | Path, state: State) -> Model:
+def _from_spandrel(path: str | Path, state: State) -> Model:
     return _described(path, _recognized(path, state))
 
 
 def _recognized(path: str | Path, state: State) -> Any:
-    """spandrel's descriptor of the model."""
+    """Return spandrel's descriptor of the model."""
     import spandrel
 
     try:
@@ -217,10 +226,10 @@ def _described(path: str | Path, found: Any) -> Model:
 
 
 def load_into(net: nn.Module, path: str | Path, *, strict: bool = True, player: Player = "generator") -> list[str]:
-    """Fill `net` from a file in any of the published layouts, to go on training it.
+    """Load weights in any of the published layouts into `net`, to train it further.
 
-    strict: everything must fit, else UserError. Otherwise what fits by name and shape is loaded and the rest is
-    returned, one phrase each; a file of which nothing fits is a UserError too.
+    strict: raise UserError unless all parameters fit. Otherwise load what fits by name and shape, and return one
+    phrase for each parameter that does not. Raises UserError if nothing fits.
     """
     state = to_new_esrgan(load_weights(path, player)[0])
     misfits, own = _misfits(net, state), net.state_dict()
@@ -232,20 +241,20 @@ def load_into(net: nn.Module, path: str | Path, *, strict: bool = True, player: 
 
 
 def _misfits(net: nn.Module, state: State) -> dict[str, str]:
-    """What keeps a state dict from loading: key -> phrase."""
+    """Return what keeps a state dict from loading: key -> phrase."""
     own = net.state_dict()
     found = {key: f"{key!r} is missing" for key in own.keys() - state.keys()}
-    found |= {key: f"{key!r} is unknown" for key in state.keys() - own.keys() if not _idle(key, state)}
+    found |= {key: f"{key!r} is unknown" for key in state.keys() - own.keys() if not _unused_statistic(key, state)}
     for key in own.keys() & state.keys():
         if own[key].shape != state[key].shape:
             found[key] = f"{key!r} is {list(state[key].shape)}, not {list(own[key].shape)}"
     return dict(sorted(found.items()))
 
 
-def _idle(key: str, state: State) -> bool:
-    """Whether it is a running statistic of an instance norm, which older torch kept and the published nets never used.
+def _unused_statistic(key: str, state: State) -> bool:
+    """Return whether a key is a running statistic of an instance norm, recognized by having no weight.
 
-    Known by having no weight beside it.
+    Older versions of torch saved them, and the published nets never used them.
     """
     norm, _, name = key.rpartition(".")
     return name in ("running_mean", "running_var", "num_batches_tracked") and f"{norm}.weight" not in state

@@ -1,4 +1,4 @@
-"""Networks of others that take only some sizes, made to take any."""
+"""Padding for third-party networks that accept only some image sizes."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 def any_size(net: Any, *, scale: int, multiple: int, minimum: int = 1) -> nn.Module:
-    """The same network, which from now on pads its input to sides that are a multiple, and crops its output.
+    """Make a network pad its input to sides that are multiples of `multiple`, and crop its output.
 
-    Its class is extended in place: a wrapper around it would rename every parameter.
+    Returns the same network. Its class is extended in place, because a wrapper would rename every parameter.
     """
     net.multiple = multiple
     if multiple > 1 or minimum > 1:

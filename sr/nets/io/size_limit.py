@@ -1,4 +1,4 @@
-"""Nets no larger than expected: a number that is mistyped, or meant to harm, must not take all memory or all time."""
+"""Limits on the size of nets: a mistyped or malicious number must not exhaust memory or time."""
 
 from collections.abc import Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager
@@ -10,7 +10,7 @@ MOST = 200_000  # layers and parameters; RRDBNet with 23 blocks has 1,600
 
 @contextmanager
 def bounded(most: int = MOST) -> Iterator[None]:
-    """Raises ValueError inside the block as soon as more than `most` layers and parameters have been registered."""
+    """Raise ValueError inside the block as soon as more than `most` layers and parameters are registered."""
     count = 0
 
     def registered(*_: object) -> None:
@@ -31,5 +31,5 @@ def bounded(most: int = MOST) -> Iterator[None]:
 
 
 def as_large_as(state: Sized) -> AbstractContextManager[None]:
-    """For a net whose size the names or the metadata of a file tell: no larger than its number of tensors allows."""
+    """Limit the size of a net that is built from a file in proportion to the number of tensors in the file."""
     return bounded(20 * len(state) + 1000)

@@ -1,4 +1,4 @@
-"""Weights on disk: the files that trainers publish, and the names they give to the parameters of RRDBNet."""
+"""Read and write files of weights, and convert the parameter names of RRDBNet."""
 
 import io
 import re
@@ -43,12 +43,13 @@ OF_CHECKPOINT = "model/"
 
 
 def load_weights(path: str | Path, player: Player | None = None) -> tuple[State, dict[str, str]]:
-    """(state dict on the CPU, metadata) of a .safetensors, .pth, .pt, .bin or .ckpt file, known by its content.
+    """Return (state dict on the CPU, metadata) of a .safetensors, .pth, .pt, .bin or .ckpt file.
 
-    Runs no code from the file. Of several state dicts in a file the averaged one is returned, unless it is empty.
-    What data parallelism, torch.compile and FSDP add to the names of parameters is removed.
-    player: the network to return where the file holds a whole trainer (mmagic, Lightning), without its prefix.
-    Only safetensors carry metadata. Raises UserError where the file is missing, damaged or holds no weights.
+    The format is recognized by content, and no code from the file runs. If a file holds several state dicts, the
+    averaged one (EMA) is returned unless it is empty. The prefixes that data parallelism, torch.compile and FSDP add
+    to parameter names are removed.
+    player: the network to return, without its prefix, if the file holds a whole trainer (mmagic, Lightning).
+    Only safetensors carry metadata. Raises UserError if the file is missing, damaged or holds no weights.
     """
     path = Path(path)
     if container(path) == "safetensors":
@@ -82,7 +83,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 class _Inert:
-    """Stands in for an object of another program next to the weights: it keeps nothing and does nothing."""
+    """Placeholder for an object that another trainer saved with the weights. It stores and does nothing."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -98,13 +99,13 @@ _DATA = (
     *("argparse.Namespace", "pathlib.", "numpy.", "omegaconf.", "mmengine."),
     *("pytorch_lightning.", "lightning.", "lightning_fabric."),
 )
-"""Settings, counters and logs that trainers save with the weights; none is imported, each becomes `_Inert`."""
+"""Settings, counters and logs that trainers save with the weights. None is imported; `_Inert` replaces each."""
 _PLAIN = r"collections\.\w+|torch\.(\w+|(_utils|_tensor|storage|nn\.parameter)\.\w+)"
 """Names in the pickle of a state dict."""
 
 
 def _imports(path: Path) -> list[str]:
-    """The names that the pickle in a file would import, found without unpickling it."""
+    """Return the names that the pickle in a file would import, without unpickling it."""
     found: dict[str, None] = {}
     strings = deque[str](maxlen=2)
     try:
@@ -127,7 +128,7 @@ def _imports(path: Path) -> list[str]:
 
 
 def _refusal(error: Exception, code: list[str]) -> str:
-    """Why a pickle was not read, and what to do: never torch's own advice, which is to run the file's code."""
+    """Return why a pickle was not read and what to do. torch's own advice is to run the code in the file."""
     if not code:
         return f"is damaged ({type(error).__name__} while reading its weights); download it again"
     shown = ", ".join(name for name in code[:3] if re.fullmatch(r"[\w.]{1,80}", name)) or "odd names"
@@ -148,7 +149,7 @@ def _state_dict(content: Any, path: Path, player: Player | None) -> State:
 
 
 def _tensors(content: Any, keys: Sequence[str], depth: int = 3) -> State:
-    """The first state dict in nested mappings that is not empty, by these keys; {} where there is none."""
+    """Return the first state dict in nested mappings that is not empty, by these keys, or {}."""
     if not isinstance(content, Mapping) or depth == 0:
         return {}
     for key in keys:
@@ -159,7 +160,7 @@ def _tensors(content: Any, keys: Sequence[str], depth: int = 3) -> State:
 
 
 def _plain_names(state: State, player: Player | None) -> State:
-    """The parameters under the names that the network itself gives them."""
+    """Return the parameters under the names that the network itself uses."""
     state = {re.sub(_WRAPPERS, "", key): value for key, value in state.items()}
     for name in _PLAYERS[player]:
         inner = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
@@ -171,15 +172,15 @@ def _plain_names(state: State, player: Player | None) -> State:
 
 
 def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write the weights and their metadata whole or not at all."""
-    with replacing(path, sync=True) as aside:
-        safetensors.torch.save_file(_plain(state), aside, dict(metadata))
+    """Write the weights and their metadata atomically."""
+    with replacing(path, sync=True) as temporary:
+        safetensors.torch.save_file(_plain(state), temporary, dict(metadata))
 
 
 def save_pth(path: str | Path, state: Mapping[str, Tensor], key: str = "params_ema") -> None:
-    """Write {key: weights}, the file of BasicSR and Real-ESRGAN, whole or not at all."""
-    with replacing(path, sync=True) as aside:
-        torch.save({key: _plain(state)}, aside)
+    """Write {key: weights} atomically, in the format of BasicSR and Real-ESRGAN."""
+    with replacing(path, sync=True) as temporary:
+        torch.save({key: _plain(state)}, temporary)
 
 
 def _plain(state: Mapping[str, Tensor]) -> State:
@@ -200,7 +201,7 @@ _FROM_REALSR = (
 
 
 def to_new_esrgan(state: Mapping[str, Tensor]) -> State:
-    """RRDBNet's weights under the names of Real-ESRGAN (`conv_first`, `body.0.rdb1.conv1`, ...).
+    """Return the weights of RRDBNet under the names of Real-ESRGAN (`conv_first`, `body.0.rdb1.conv1`, ...).
 
     From those of the first ESRGAN release (`model.0`, `model.1.sub.0.RDB1.conv1.0`, ...) and of RealSR and BSRGAN
     (`RRDB_trunk.0.RDB1.conv1`, ...). Other names stay as they are.
@@ -215,14 +216,14 @@ def to_new_esrgan(state: Mapping[str, Tensor]) -> State:
 
 
 def _tail_rules(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """The layers after the trunk are numbered by their place in a list that also counts layers without weights."""
+    """Return the rules for the layers after the trunk, whose numbers also count layers without weights."""
     places = sorted({int(match[1]) for key in state if (match := re.match(r"model\.(\d+)\.weight", key))})[1:]
     names = [*(f"conv_up{n + 1}" for n in range(len(places) - 2)), "conv_hr", "conv_last"]
     return [(rf"model\.{place}\.", f"{name}.") for place, name in zip(places, names, strict=False)]
 
 
 def to_old_esrgan(state: Mapping[str, Tensor]) -> State:
-    """The inverse of `to_new_esrgan`: Real-ESRGAN's names to those of the first ESRGAN release."""
+    """Convert the names of Real-ESRGAN to those of the first ESRGAN release, the inverse of `to_new_esrgan`."""
     num_block = 1 + max(int(match[1]) for key in state if (match := re.match(r"body\.(\d+)\.", key)))
     num_up = sum(bool(re.fullmatch(r"conv_up\d\.weight", key)) for key in state)
     rules = [
@@ -237,7 +238,7 @@ def to_old_esrgan(state: Mapping[str, Tensor]) -> State:
 
 
 def _rename(key: str, rules: Any) -> str:
-    """The key after the first rule (pattern at its start -> replacement) that fits."""
+    """Return the key after applying the first rule (pattern at its start -> replacement) that matches."""
     for pattern, replacement in rules:
         if re.match(pattern, key):
             return re.sub(pattern, replacement, key, count=1)
