@@ -54,7 +54,7 @@ def clip(path: Path, *, times=range(FRAMES), rate=Fraction(30000, 1001), base=Fr
     return path
 
 
-def told(path: Path):
+def probe(path: Path):
     with av.open(str(path)) as file:
         frames = list(file.decode(video=0))
     with av.open(str(path)) as file:
@@ -83,7 +83,7 @@ def test_rate_length_sound_and_colours_stay(tmp_path, suffix):
     source = clip(tmp_path / f"a clip é{suffix}")
     report = upscale([source], tmp_path / f"out{suffix}", pick_model("bicubic", scale=2), video=FILM)
     assert report.written == [tmp_path / f"out{suffix}"], report.failed
-    given, made = told(source), told(tmp_path / f"out{suffix}")
+    given, made = probe(source), probe(tmp_path / f"out{suffix}")
     assert [(f.width, f.height) for f in made[0]] == [(2 * WIDTH, 2 * HEIGHT)] * FRAMES
     assert [f.time for f in made[0]] == pytest.approx([f.time for f in given[0]], abs=1e-6)
     assert made[1] == given[1], "the sound is the same bytes"
@@ -98,7 +98,7 @@ def test_uneven_times_stay(tmp_path):
     times = [0, 1, 2, 5, 6, 6.5, 7, 11, 12, 13, 20, 21, 21.5, 22, 30]
     source = clip(tmp_path / "a.mp4", times=times)
     upscale([source], tmp_path / "b.mp4", pick_model("bicubic", scale=2), video=FILM)
-    given, made = told(source), told(tmp_path / "b.mp4")
+    given, made = probe(source), probe(tmp_path / "b.mp4")
     assert [f.pts * f.time_base for f in made[0]] == [f.pts * f.time_base for f in given[0]]
     assert len({round(b.time - a.time, 4) for a, b in zip(made[0], made[0][1:], strict=False)}) > 3
 
@@ -110,7 +110,7 @@ def test_uneven_times_stay(tmp_path):
 def test_matrix_range_and_depth_stay(tmp_path, look, matrix, limits):
     source = clip(tmp_path / "a.mkv", **look)
     upscale([source], tmp_path / "b.mkv", pick_model("bicubic", scale=2), video=FILM)
-    given, made = told(source)[0], told(tmp_path / "b.mkv")[0]
+    given, made = probe(source)[0], probe(tmp_path / "b.mkv")[0]
     assert {(int(f.colorspace), int(f.color_range)) for f in made} == {(matrix, limits)}
     assert made[0].format.name.removeprefix("yuvj") in (given[0].format.name.removeprefix("yuvj"), "yuv420p")
     for before, after in zip(given, made, strict=True):
@@ -124,15 +124,15 @@ def test_every_codec_is_cut_and_joined(tmp_path, codec):
     source = clip(tmp_path / "a.mkv", times=range(6))
     film = FILM._replace(codec=codec, segment=4)
     make_video(source, tmp_path / "b.mkv", lambda p: ImageData(p.rgb.repeat(1, 4, 4)), settings=film, key="")
-    frames = told(tmp_path / "b.mkv")[0]
-    assert [f.time for f in frames] == pytest.approx([f.time for f in told(source)[0]], abs=1e-6)
+    frames = probe(tmp_path / "b.mkv")[0]
+    assert [f.time for f in frames] == pytest.approx([f.time for f in probe(source)[0]], abs=1e-6)
     assert np.abs(mean_colours(frames) - np.array([colour(n) for n in range(6)])).max() <= 6
 
 
 def test_a_turn_is_made_once(tmp_path):
     source = clip(tmp_path / "a.mp4", turn=90)
     upscale([source], tmp_path / "b.mp4", pick_model("bicubic", scale=2), video=FILM)
-    frame = told(tmp_path / "b.mp4")[0][0]
+    frame = probe(tmp_path / "b.mp4")[0][0]
     assert (frame.width, frame.height, frame.rotation) == (2 * HEIGHT, 2 * WIDTH, 0)
     luma = frame.reformat(format="gray").to_ndarray()
     assert luma[-14:, :6].mean() > luma[:14, :6].mean() + 50, "the upper left corner is the lower left one now"
@@ -160,8 +160,8 @@ def test_a_run_resumes_after_the_last_complete_segment(tmp_path):
     seen.clear()
     make()
     assert len(seen) == FRAMES - 16, "two segments of 8 were whole"
-    whole = told(tmp_path / "b.mp4")
-    assert [f.time for f in whole[0]] == pytest.approx([f.time for f in told(source)[0]])
+    whole = probe(tmp_path / "b.mp4")
+    assert [f.time for f in whole[0]] == pytest.approx([f.time for f in probe(source)[0]])
     expected = np.array([colour(n)[::-1] for n in range(FRAMES)])
     assert np.abs(mean_colours(whole[0]) - expected).max() <= 5, "and none is twice or in another's place"
     seen.clear()
@@ -176,7 +176,7 @@ def test_a_run_resumes_after_the_last_complete_segment(tmp_path):
 def test_odd_sizes_and_files_that_are_no_videos(tmp_path):
     source = clip(tmp_path / "a.mp4", times=range(3))
     make_video(source, tmp_path / "b.mp4", lambda p: ImageData(p.rgb[:, :21, :31]), settings=FILM, key="")
-    assert {(f.width, f.height) for f in told(tmp_path / "b.mp4")[0]} == {(32, 22)}
+    assert {(f.width, f.height) for f in probe(tmp_path / "b.mp4")[0]} == {(32, 22)}
     (tmp_path / "torn.mp4").write_bytes(source.read_bytes()[:300])
     (tmp_path / "words.mp4").write_text("no video")
     with av.open(str(tmp_path / "sound.mkv"), "w") as file:
@@ -244,10 +244,10 @@ def test_a_damaged_frame_costs_that_frame(tmp_path):
     bad = damage(good, tmp_path / "bad.mp4", 13)
     report = upscale([bad], tmp_path / "out", pick_model("bicubic", scale=2), video=FILM)
     assert report.damaged == [(bad, "1 damaged frame is left out")]
-    made = told(tmp_path / "out" / "bad.mp4")
-    times = [f.time for f in told(good)[0]]
+    made = probe(tmp_path / "out" / "bad.mp4")
+    times = [f.time for f in probe(good)[0]]
     assert [f.time for f in made[0]] == pytest.approx(times[:13] + times[14:], abs=1e-6), "the others keep their times"
-    assert made[1] == told(good)[1], "and the sound is whole"
+    assert made[1] == probe(good)[1], "and the sound is whole"
     again = upscale([bad], tmp_path / "out", pick_model("bicubic", scale=2), video=FILM)
     assert (len(again.kept), again.damaged) == (1, report.damaged)
     refused = upscale([bad], tmp_path / "strict", pick_model("bicubic", scale=2), video=FILM, strict=True)
@@ -269,7 +269,7 @@ def test_a_damaged_video_resumes_at_the_same_frame(tmp_path):
     _, _, lost = make_video(bad, tmp_path / "b.mp4", work, settings=FILM, key="k")
     assert (len(seen), lost) == (FRAMES - 1 - 8, "1 damaged frame is left out")
     colours = [colour(n) for n in range(FRAMES) if n != 3]
-    frames = told(tmp_path / "b.mp4")[0]
+    frames = probe(tmp_path / "b.mp4")[0]
     assert len(frames) == FRAMES - 1
     assert np.abs(mean_colours(frames) - np.array(colours))[4:].max() <= 6, (
         "those that follow are not predicted from it"
@@ -291,11 +291,11 @@ def interlaced(path: Path) -> Path:
 
 def combs(path: Path) -> tuple[int, float]:
     """The number of frames, and the mean difference between neighbouring rows."""
-    frames = [frame.to_ndarray(format="gray").astype(float) for frame in told_frames(path)]
+    frames = [frame.to_ndarray(format="gray").astype(float) for frame in frames_in(path)]
     return len(frames), float(np.mean([np.abs(np.diff(frame, axis=0)).mean() for frame in frames]))
 
 
-def told_frames(path: Path) -> list:
+def frames_in(path: Path) -> list:
     with av.open(str(path)) as file:
         return list(file.decode(video=0))
 
@@ -319,7 +319,7 @@ def test_deinterlace(tmp_path, capfd):
     before, after = combs(source), combs(tmp_path / "out" / "dv.mp4")
     assert after[0] == before[0] == 12
     assert after[1] < before[1] / 4
-    assert [f.time for f in told_frames(tmp_path / "out" / "dv.mp4")] == [f.time for f in told_frames(source)]
+    assert [f.time for f in frames_in(tmp_path / "out" / "dv.mp4")] == [f.time for f in frames_in(source)]
 
 
 @pytest.mark.parametrize("format", ["yuv444p", "yuv422p", "yuv422p10le", "yuv444p10le", "gray"])
@@ -327,7 +327,7 @@ def test_deinterlace(tmp_path, capfd):
 def test_sampling_and_depth_stay_where_the_encoder_can(tmp_path, format, codec):
     source = clip(tmp_path / "a.mkv", times=range(3), format=format)
     upscale([source], tmp_path / "b.mkv", pick_model("bicubic", scale=2), video=FILM._replace(codec=codec))
-    kept = told_frames(tmp_path / "b.mkv")[0].format.name
+    kept = frames_in(tmp_path / "b.mkv")[0].format.name
     assert kept == ("yuv420p" if format == "gray" else format)
 
 
@@ -383,7 +383,7 @@ def test_containers_that_libav_reads(tmp_path, suffix):
         file.mux(video.encode(None))
     report = upscale([source.parent], tmp_path / "out", pick_model("bicubic", scale=2), video=FILM)
     assert [path.name for path in report.written] == ["a.mkv"], report
-    assert len(told_frames(tmp_path / "out" / "a.mkv")) == 6
+    assert len(frames_in(tmp_path / "out" / "a.mkv")) == 6
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".ts"])

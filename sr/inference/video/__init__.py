@@ -3,7 +3,7 @@
 The output is encoded in segments of a fixed number of frames, files in a hidden folder next to it. An interrupted run
 resumes after the last complete segment. When all segments exist they are joined, without re-encoding, with the sound
 of the source. Frames are converted as RGB and stored in the matrix and range of the source. There are no B frames, so
-that segments can be joined whatever the times of their frames are. Needs PyAV: `pip install 'sr-train[video]'`.
+that segments can be joined for any frame times. Needs PyAV: `pip install 'sr-train[video]'`.
 """
 
 import contextlib
