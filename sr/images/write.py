@@ -38,8 +38,8 @@ def encode_rgb(array: np.ndarray, format: str, *, quality: int = 95) -> bytes:
 def write_rgb(path: str | Path, array: np.ndarray, *, quality: int = 95) -> None:
     """Write uint8 [h, w, 3] in the format of the path's suffix."""
     data = _encode(Image.fromarray(array), _format(path), quality, None, Meta(), FAST)
-    with replacing(path) as aside:
-        aside.write_bytes(data)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int:
@@ -63,8 +63,8 @@ def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int
         quality = 100
     if image.bands is not None:
         data = _tiff_bands(image, format)
-        with replacing(path) as aside:
-            aside.write_bytes(data)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
         return len(data)
     deep = image.bits == 16 and format in DEEP
     pixels = _quantized(image, deep=deep, clear=format in WITH_ALPHA)
@@ -75,8 +75,8 @@ def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int
         data = (_png16 if format == "png" else _tiff16)(pixels, icc, image.meta)
     if format == "png":  # Pillow does not write all of them
         data = data[: png.HEADER_END] + png.pack(image.meta.color) + data[png.HEADER_END :]
-    with replacing(path) as aside:
-        aside.write_bytes(data)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
     return len(data)
 
 
