@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sr import cli
 from sr.core.errors import UserError
 from sr.data import FolderSource, Paired, Unpaired
 from sr.data.make_shards import make_shards
@@ -148,3 +149,17 @@ def test_files_skipped_by_data_make_are_printed(tmp_path, capsys):
     options = SimpleNamespace(scale=4, data=SimpleNamespace(source={"path": str(tmp_path / "out")}))
     Builder._make_shards(SimpleNamespace(options=options), Make(photos=str(tmp_path / "set"), size=64, step=64))
     assert f"data.make: 1 file skipped: 1 with suffix .txt ({tmp_path}/set/notes.txt)" in capsys.readouterr().out
+
+
+def test_a_run_ends_on_no_name_and_no_special_file(recipe, photos, capfd):
+    os.rename(photos / "photo_0.png", os.fsencode(photos) + b"/caf\xe9.png")
+    with open(os.fsencode(photos) + b"/torn\xff.png", "wb") as file:
+        file.write((photos / "photo_1.png").read_bytes()[:60])
+    os.mkfifo(photos / "pipe.png")
+    (photos / "loop").symlink_to(photos)
+    options = recipe(train__total_steps=2, data__max_bad_fraction=0.5, degrade=[{"type": "downscale"}])
+    assert cli.main(["train", str(options)]) == 0
+    out, err = capfd.readouterr()
+    assert "data: 7 samples; 2 files skipped: 1 link loops" in out
+    assert "named pipes" in out
+    assert "torn\\xff.png" in out + err
