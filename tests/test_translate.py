@@ -14,6 +14,7 @@ from sr.core.errors import UserError
 from sr.data.source import resized as resized_pixels
 from sr.images import ImageData, color, read_image, write_image
 from sr.inference.translate import half, pick_translator, redraw, resized, trained_direction, translate
+from sr.inference.upscale import through
 from sr.nets import GENERATORS
 from sr.nets.io.load import Model, architecture
 from sr.nets.io.state_dicts import save_safetensors
@@ -184,3 +185,10 @@ def test_models_that_change_the_size_are_refused(tmp_path):
         pick_translator(str(tmp_path / "sr.safetensors"))
     save(tmp_path / "bands.safetensors", "resnet", num_block=1, num_in_ch=7)
     assert pick_translator(str(tmp_path / "bands.safetensors"))[0].channels == 7
+
+
+def test_messages_of_tiles_are_not_repeated_for_every_image(capsys):
+    model = Model(nn.InstanceNorm2d(3), 1, 1, "norm")
+    for _ in range(3):
+        through(model, torch.rand(3, 40, 40), tile=24, overlap=8, device="cpu")
+    assert capsys.readouterr().err.count("tiles of 24x24") == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,8 +81,13 @@ def through(
 
     Raises UserError where the network returns values that are not finite.
     """
-    run = Predictor(model, tile=tile, overlap=overlap, device=device, precision="tf32")
-    return run([image], on_tiles)[0]
+    return _predictor(model, tile, overlap, torch.device(device))([image], on_tiles)[0]
+
+
+@lru_cache(maxsize=1)
+def _predictor(model: Model, tile: int, overlap: int, device: torch.device) -> Predictor:
+    """The same for all images of a run: it reports once, and remembers which tiles fit the memory."""
+    return Predictor(model, tile=tile, overlap=overlap, device=device, precision="tf32")
 
 
 def planes_of(image: ImageData, channels: int) -> Tensor:
