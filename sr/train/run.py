@@ -1,5 +1,6 @@
 """A whole run from options: train, then upscale validation images with the saved model."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,10 +20,10 @@ def train(options: Options, *, plugins: bool = True, accept_changes: bool = Fals
     """Make shards where the options ask for it, train with validation and saving, and draw validation images with the
     saved model. accept_changes: resume with options that change what is learned."""
     build = Builder(options, plugins=plugins, accept_changes=accept_changes)
-    trainer = build.trainer()
-    if comm.is_main():  # known only now: before the process group, every rank counts as 0
+    if os.environ.get("RANK", "0") == "0":  # the process group does not exist yet
         for sentence in plan_warnings(build):
             print(f"sr: warning: {sentence}", file=sys.stderr)
+    trainer = build.trainer()
     trainer.run()
     strips = _try_show(build, trainer)
     if comm.is_main():

@@ -1,4 +1,4 @@
-"""Looking at options without training: counted, and what their degradation does to real images."""
+"""Inspect options without training: parameter counts, batch arithmetic, and degraded images."""
 
 import os
 from pathlib import Path
@@ -16,9 +16,9 @@ from sr.train.plan_warnings import plan_warnings
 
 
 def summary(options: Options, *, plugins: bool = True) -> str:
-    """Parameter counts and the batch arithmetic, built without memory for weights."""
+    """Return parameter counts, batch arithmetic and warnings; networks are built without memory for weights."""
     build, lines = Builder(options, plugins=plugins), []
-    build.degradation(options.data.gt_size), build.schedule(), build.gan_loss()  # what only their constructors know
+    build.degradation(options.data.gt_size), build.schedule(), build.gan_loss()  # their constructors check the values
     with torch.device("meta"):
         for name in TASKS[options.task].players:
             net = build.nets.make(name)
@@ -38,7 +38,7 @@ def summary(options: Options, *, plugins: bool = True) -> str:
 
 
 def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool = True) -> list[Path]:
-    """Write what the network will see of whole images; each is degraded by the draws of its place in the list."""
+    """Write the LR images that training would see for whole images; draws depend on the position in the list."""
     degradation, written = Builder(options, plugins=plugins).degradation(None), []
     for position, path in enumerate(tqdm(image_paths(inputs), unit="image", disable=None)):
         lq = degradation(read_image(path).rgb[None], [position]).lq[0]
