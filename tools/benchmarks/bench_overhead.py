@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import closing
+from io import StringIO
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def _log(args: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         engine = bench_step.engine_of(sizes, Path(folder, "run"), "fp32", False, start, batch)
         raws: Any = repeat(RawBatch([]))
+        bar = tqdm(file=StringIO())  # a disabled one would make `log` print lines
 
         def step(every: int = 1_000_000) -> None:
             engine.options.log.every = every
@@ -78,7 +80,7 @@ def _log(args: argparse.Namespace) -> list[Row]:
 
             def logging() -> None:
                 step(every=1)
-                engine.log(tracker, tqdm(disable=True), samples=args.batch, since=0.0)
+                engine.log(tracker, bar, samples=args.batch, since=0.0)
 
             def saving() -> None:
                 step()
