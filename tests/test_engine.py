@@ -208,7 +208,7 @@ def test_a_term_that_starts_late_leaves_its_player_alone_until_then(recipe: Reci
 
 
 def test_any_optimizer_resumes(recipe: Recipe) -> None:
-    part = {"type": "tests.test_engine.Momentum", "lr": 1e-3}
+    part = {"type": "tests.helpers.training.Momentum", "lr": 1e-3}
     whole = engine(recipe(name="whole", optimizer__generator=part), "train.total_steps=6")
     whole.run()
     engine(recipe(name="part", optimizer__generator=part), "train.total_steps=3").run()
