@@ -109,7 +109,7 @@ def test_a_signal_finishes_the_step_saves_and_sets_the_exit_code(recipe: Recipe,
 
 
 def _wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:  # type: ignore[type-arg]
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not condition():
         assert process.poll() is None, "the run ended before it was time"
         assert time.monotonic() < deadline

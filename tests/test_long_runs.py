@@ -35,7 +35,7 @@ def training(file: Path, *sets: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end

@@ -23,7 +23,7 @@ PHRASES = r"one another|of its own|for want of|what came of|the way of|as it is|
 PATTERN = re.compile(rf"\b(?:{VERBS}|{OTHERS}|{PHRASES})\b", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 PLACES = ("sr", "tools", "docs", "README.md")
-LIMIT = 1.0  # watch words per 1,000 words of a place
+LIMIT = 0.5  # watch words per 1,000 words of a place
 Line = tuple[int, str]
 
 
