@@ -1,4 +1,4 @@
-"""Memory that runs out, and what never sits on the device."""
+"""Recovery when memory runs out, and what is kept off the device."""
 
 import pytest
 import torch

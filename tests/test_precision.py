@@ -1,4 +1,4 @@
-"""Half precision where the images stay the same, and fp32 where they would not."""
+"""Half precision where the output stays close to fp32, and fp32 elsewhere."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How far a net looks, and tiles that follow from it: tiled equals whole for every net of the table."""
+"""Receptive fields and the tiles chosen from them: tiled equals whole for every network of the table."""
 
 import importlib.util
 from typing import Any
@@ -51,7 +51,7 @@ def fail(sentence: str) -> None:
 
 
 @pytest.mark.parametrize("radius", [0, 3, 14, 25])
-def test_the_reach_of_a_known_kernel(radius):
+def test_the_field_of_a_known_kernel(radius):
     net = nn.Conv2d(1, 1, 2 * radius + 1, padding=radius, bias=False)
     nn.init.constant_(net.weight, 1 / (2 * radius + 1) ** 2)
     with torch.no_grad():

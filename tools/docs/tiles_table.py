@@ -1,7 +1,7 @@
 """Tabulate the receptive field and the deviation of tiled from whole-image upscaling, for networks and model files.
 
     python tools/docs/tiles_table.py
-    python tools/docs/tiles_table.py RealESRGAN_x4plus.pth net_g_best.safetensors --side 192
+    python tools/docs/tiles_table.py RealESRGAN_x4plus.pth net_g_best.safetensors --image photo.png
 
 The built-in networks are small and have random weights, scaled so that all layers contribute and the output is not
 flat. Prints a Markdown table; deviations are the largest of any sample, in 8-bit steps. `cut`: tiles without overlap.
