@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sr.losses.filters import gaussian, smooth
+from sr.images.filters import gaussian, smooth
 
 
 class Colour(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from sr.losses.filters import length, slide
+from sr.images.filters import length, slide
 
 _ACROSS, _ALONG = (-0.5, 0.0, 0.5), (0.25, 0.5, 0.25)
 

@@ -8,10 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sr.core.errors import UserError
-from sr.losses.filters import gaussian, smooth
+from sr.images.ssim import WINDOW, ssim_maps
 
-_TAPS = gaussian(1.5, reach=5)
-_C1, _C2 = 0.01**2, 0.03**2
 _EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
@@ -24,7 +22,7 @@ class SSIM(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         _require(output, scales=1, name="ssim")
-        luminance, structure = _maps(output.float(), target.float())
+        luminance, structure = ssim_maps(output.float(), target.float())
         return 1 - (luminance * structure).mean()
 
 
@@ -47,7 +45,7 @@ class MSSSIM(nn.Module):
         a, b = output.float(), target.float()
         factors = []
         for scale, exponent in enumerate(self.exponents, 1):
-            luminance, structure = _maps(a, b)
+            luminance, structure = ssim_maps(a, b)
             coarsest = scale == len(self.exponents)
             mean = (luminance * structure if coarsest else structure).mean((-2, -1))
             factors.append(mean.clamp(min=1e-4) ** exponent)
@@ -56,16 +54,8 @@ class MSSSIM(nn.Module):
         return 1 - torch.stack(factors).prod(0).mean()
 
 
-def _maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """(luminance, contrast times structure) of every window: [B, c, h, w] -> [B, c, h - 10, w - 10]."""
-    mean_a, mean_b, square_a, square_b, product = smooth(torch.stack([a, b, a * a, b * b, a * b]), _TAPS)
-    variances = square_a - mean_a**2 + square_b - mean_b**2
-    structure = (2 * (product - mean_a * mean_b) + _C2) / (variances + _C2)
-    return (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1), structure
-
-
 def _require(images: Tensor, *, scales: int, name: str) -> None:
-    side, needed = min(images.shape[-2:]), len(_TAPS) * 2 ** (scales - 1)
+    side, needed = min(images.shape[-2:]), WINDOW * 2 ** (scales - 1)
     if side < needed:
         fewer = "" if scales == 1 else " or give fewer exponents"
         raise UserError(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sr.losses.filters import length
+from sr.images.filters import length
 
 
 class TV(nn.Module):

@@ -14,8 +14,13 @@ def slide(x: Tensor, taps: Sequence[float], axis: int) -> Tensor:
     subtracts nearly equal means, so that few digits of the difference would remain.
     """
     length = x.shape[axis] - len(taps) + 1
-    views = [tap * x.narrow(axis, i, length) for i, tap in enumerate(taps) if tap]
-    return sum(views[1:], start=views[0])
+    total: Tensor | None = None
+    for i, tap in enumerate(taps):
+        if tap:
+            view = tap * x.narrow(axis, i, length)
+            total = view if total is None else total + view  # one at a time, which bounds the memory
+    assert total is not None
+    return total
 
 
 def smooth(x: Tensor, taps: Sequence[float]) -> Tensor:
