@@ -2,35 +2,16 @@
 
 from collections.abc import Iterator
 
-from torch import nn
-
 from sr.data.batch import Batch
-from sr.tasks.task import Critic, GANLoss, Phase, ReconstructionLosses, Task, frozen, joined, scaled
+from sr.tasks.task import AdversarialTask, Critic, Phase, frozen, joined, scaled
 
 
-class Pix2Pix(Task):
+class Pix2Pix(AdversarialTask):
     """Discriminator first, its loss halved, then the generator on the same fake (section 3.3 of the paper).
 
     batch.lq is the image given, batch.gt the one wanted. The discriminator sees images in -1..1, as published;
     conditional: with the image given in the channels before.
     """
-
-    players = "generator", "discriminator"
-
-    def __init__(
-        self,
-        *,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        reconstruction: ReconstructionLosses,
-        gan: GANLoss,
-        conditional: bool = False,
-    ) -> None:
-        self.generator, self.discriminator = generator, discriminator
-        self.reconstruction, self.gan, self.conditional = reconstruction, gan, conditional
-
-    def report(self) -> dict[str, float]:
-        return self.reconstruction.report()
 
     def step(self, batch: Batch, step: int) -> Iterator[Phase]:
         real, condition = batch.gt, batch.lq if self.conditional else None

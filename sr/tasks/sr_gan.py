@@ -3,35 +3,18 @@
 from collections.abc import Iterator
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sr.data.batch import Batch
-from sr.tasks.task import Critic, GANLoss, Phase, ReconstructionLosses, Task, frozen, joined
+from sr.tasks.task import AdversarialTask, Critic, Phase, frozen, joined
 
 
-class SRGAN(Task):
+class SRGAN(AdversarialTask):
     """Generator first, then discriminator on the same fake, as the published trainers do.
 
     Fidelity compares with `target` (sharpened in Real-ESRGAN), the discriminator sees the plain `gt` as real.
     conditional: the discriminator also sees lq, upscaled by bicubic, in the channels before the image.
     """
-
-    players = ("generator", "discriminator")
-
-    def __init__(
-        self,
-        *,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        reconstruction: ReconstructionLosses,
-        gan: GANLoss,
-        conditional: bool = False,
-    ) -> None:
-        self.generator, self.discriminator = generator, discriminator
-        self.reconstruction, self.gan, self.conditional = reconstruction, gan, conditional
-
-    def report(self) -> dict[str, float]:
-        return self.reconstruction.report()
 
     def step(self, batch: Batch, step: int) -> Iterator[Phase]:
         condition, real = self._condition(batch), batch.gt

@@ -58,6 +58,27 @@ class Task:
         """Inverse of `state`, for any number of ranks."""
 
 
+class AdversarialTask(Task):
+    """A task of a generator and a discriminator on pairs. conditional: the discriminator is shown the input too."""
+
+    players = ("generator", "discriminator")
+
+    def __init__(
+        self,
+        *,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        reconstruction: "ReconstructionLosses",
+        gan: "GANLoss",
+        conditional: bool = False,
+    ) -> None:
+        self.generator, self.discriminator = generator, discriminator
+        self.reconstruction, self.gan, self.conditional = reconstruction, gan, conditional
+
+    def report(self) -> dict[str, float]:
+        return self.reconstruction.report()
+
+
 class ReconstructionLosses:
     """Named terms that judge an output by what it should be, each with its weight.
 
