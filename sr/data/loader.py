@@ -22,7 +22,8 @@ class Loader:
 
     `batch_size` is the number of samples per optimizer step, over all ranks; a rank gets `micro_batch` at a time.
     Micro-batch k after `consumed` holds positions consumed + (k * world + rank) * micro_batch + [0, micro_batch).
-    The only state is `consumed`, the number of samples used by finished steps, which the trainer keeps.
+    crop: the parameters of `Crops`. The only state is `consumed`, the number of samples used by finished steps, which
+    the trainer keeps.
     """
 
     def __init__(
@@ -30,31 +31,15 @@ class Loader:
         source: Sources,
         *,
         seed: int,
-        scale: int,
-        gt_size: int,
-        degrade_size: int,
         batch_size: int,
         accumulate: int = 1,
         workers: int = 0,
-        flip: bool = True,
-        rotate: bool = False,
-        direction: str = "a_to_b",
-        load_size: int | None = None,
         rank: int = 0,
         world: int = 1,
+        **crop: Any,
     ) -> None:
         self.micro_batch = _micro_batch(batch_size, world, accumulate)
-        self._crops = Crops(
-            source,
-            seed=seed,
-            scale=scale,
-            gt_size=gt_size,
-            degrade_size=degrade_size,
-            flip=flip,
-            rotate=rotate,
-            direction=direction,
-            load_size=load_size,
-        )
+        self._crops = Crops(source, seed=seed, **crop)
         self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
 
     def batches(self, consumed: int = 0) -> Generator[RawBatch, None, None]:

@@ -159,18 +159,14 @@ class Builder:
         return Loader(
             source,
             seed=options.seed,
-            scale=options.scale,
-            gt_size=data.gt_size,
-            degrade_size=options.degrade_size,
             batch_size=data.batch_size,
             accumulate=options.train.accumulate,
             workers=data.workers,
-            flip=data.flip,
-            rotate=data.rotate,
-            direction=data.direction,
-            load_size=data.load_size,
             rank=comm.rank(),
             world=comm.world(),
+            scale=options.scale,
+            degrade_size=options.degrade_size,
+            **data.model_dump(include={"gt_size", "flip", "rotate", "direction", "load_size"}),
         )
 
     def validation(self) -> Validator:
