@@ -1,6 +1,7 @@
 """Networks of any number of channels: grey, grey and alpha, RGB, RGBA, bands; trained, validated, used, exported."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from sr.cli import main
 from sr.core.errors import UserError
 from sr.images import ImageData
 from sr.inference.export import export
@@ -18,6 +20,9 @@ from sr.inference.upscale import Upscaler, pick_model, planes_of, upscale
 from sr.nets.io.load import architecture, open_model
 from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.rrdbnet import RRDBNet
+from sr.train.builder import load
+from sr.train.run import train
+from sr.train.summary import summary
 
 CHANNELS = [(1, 1), (2, 2), (4, 4), (6, 6), (1, 3), (3, 1), (4, 3), (3, 4), (6, 3), (3, 6)]
 
@@ -122,3 +127,105 @@ def test_export_and_open_again(tmp_path: Path, channels: Any, scale: int) -> Non
             assert (again.scale, again.channels, again.out_channels) == (scale, *channels)
             with torch.no_grad():
                 assert torch.equal(again.net(image), wanted)
+
+
+# ---- training and validation -----------------------------------------------------------------------------------------
+
+
+def images(folder: Path, channels: int, side: int = 48, count: int = 3) -> Path:
+    """Image files of smooth random content."""
+    folder.mkdir()
+    for number in range(count):
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 6, channels), dtype=np.uint8)
+        planes = [
+            Image.fromarray(coarse[..., n]).resize((side, side), Image.Resampling.BICUBIC) for n in range(channels)
+        ]
+        pixels = np.stack([np.asarray(plane) for plane in planes], 2)
+        if channels > 4:
+            tifffile.imwrite(folder / f"{number}.tif", pixels, photometric="minisblack", planarconfig="contig")
+        else:
+            Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def options(tmp_path: Path, recipe: Any, channels: tuple[int, int], scale: int, **more: Any) -> Path:
+    sets = more.pop("validation__sets", {"own": {"hr": str(tmp_path / "hr")}})
+    changes = {"scale": scale, "task": "psnr", "discriminator": None, "losses__gan": None}
+    changes |= {"optimizer__discriminator": None, "train__total_steps": 2, "data__batch_size": 2}
+    changes |= {"generator__num_in_ch": channels[0], "generator__num_out_ch": channels[1]}
+    changes |= {"data__source": {"type": "folder", "gt": str(tmp_path / "hr")}, "validation": {"sets": sets}}
+    return recipe(**(changes | more))
+
+
+def validate(capsys: Any, *args: Any) -> dict[str, Any]:
+    assert main(["validate", "--json", *map(str, args)]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_train_validate_and_upscale(tmp_path: Path, recipe: Any, capsys: Any, channels: int, scale: int) -> None:
+    """One command after the other, as a user goes on: no verb refuses what the one before it made."""
+    hr = images(tmp_path / "hr", channels)
+    file = options(tmp_path, recipe, (channels, channels), scale)
+    summary(load(file))
+    train(load(file))
+    model = tmp_path / "runs" / "tiny" / "models" / "net_g_2.safetensors"
+    run = load(file)
+    assert run.validation.best == ("psnr_y" if channels == 1 else "psnr_rgb")
+    (row,) = [
+        json.loads(line) for line in (tmp_path / "runs/tiny/log.jsonl").open() if f"/{run.validation.best}" in line
+    ][-1:]
+    lr = tmp_path / "lr"
+    assert main(["degrade", str(hr), str(lr), "--options", str(file)]) == 0
+    assert main(["upscale", str(lr), "-o", str(tmp_path / "up"), "-m", str(model)]) == 0
+    for number, path in enumerate(sorted(lr.iterdir())):
+        path.rename(lr / f"{number}{path.suffix}")
+    capsys.readouterr()
+    table = validate(capsys, "--model", model, "--hr", hr, "--lr", lr)
+    assert set(table["mean"]) >= {"psnr_rgb", "ssim_rgb"}
+    if channels != 1:
+        assert "psnr_y" not in table["mean"]
+    if scale > 1:
+        own = validate(capsys, "--model", model, "--hr", hr)
+        assert own["mean"]["psnr_rgb"] == pytest.approx(row["val/own/psnr_rgb"], abs=1e-3) if channels > 1 else True
+        if channels != 1:
+            assert own["left_out"]["psnr_y"] == f"it is for grey and RGB images, not for {channels} channels"
+
+
+def test_other_numbers_of_channels_in_and_out(tmp_path: Path, recipe: Any) -> None:
+    """RGB and alpha in, RGB out: lq of the folder, and for validation made from hr as the network takes it."""
+    hr, lr = images(tmp_path / "hr", 4), images(tmp_path / "lr", 4, side=24)
+    source = {"type": "folder", "gt": str(hr), "lq": str(lr)}
+    sets = {"own": {"hr": str(hr)}, "pairs": {"hr": str(hr), "lr": str(lr)}, "source": {"source": source}}
+    file = options(tmp_path, recipe, (4, 3), 2, data__source=source, degrade=[], validation__sets=sets)
+    train(load(file))
+    last = [json.loads(line) for line in (tmp_path / "runs/tiny/log.jsonl").open()][-1]
+    assert {"val/own/psnr_y", "val/pairs/psnr_y", "val/source/psnr_y"} <= last.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "words"),
+    [
+        ({"degrade": [{"type": "jpeg"}, {"type": "downscale"}]}, "degrade.0", "jpeg is for grey and RGB, not for 4"),
+        (
+            {"degrade": [{"type": "one_of", "choices": [[{"type": "downscale"}, {"type": "jpeg"}]]}]},
+            "degrade.0.choices.0.1",
+            "remove this stage",
+        ),
+        ({"generator__num_out_ch": 3}, "degrade", "set num_in_ch and num_out_ch alike"),
+        ({"validation": {"best": "ssim_y"}}, "validation.best", "set it to psnr_rgb"),
+        ({"losses__vgg19": {}}, "losses.vgg19", "makes 4 channels; remove it"),
+    ],
+)
+def test_what_cannot_work_is_named(tmp_path: Path, recipe: Any, changes: Any, key: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(options(tmp_path, recipe, (4, 4), 2, **changes))
+    assert any(f"  {key}: " in line and words in line for line in str(caught.value).splitlines())
+
+
+def test_outputs_of_bands_are_measured(tmp_path: Path, capsys: Any) -> None:
+    hr = images(tmp_path / "hr", 6)
+    table = validate(capsys, "--outputs", hr, "--hr", hr, "--scale", "2")
+    assert "psnr_y" in table["left_out"]
+    assert table["mean"]["ssim_rgb"] == pytest.approx(1)

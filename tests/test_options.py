@@ -87,7 +87,7 @@ CYCLE = {**PLAIN, "task": "cyclegan"}
         ({**TRANSLATION, "cycle": {"pool": 3}}, "cycle", "task: cyclegan"),
         ({**CYCLE, "discriminator__conditional": True}, "discriminator.conditional", "remove it"),
         ({**PLAIN, "task": "pix2pix"}, "discriminator", "as the paper has it"),
-        ({**TRANSLATION, "validation": {"sets": {"own": {"hr": "x"}}}}, "validation.sets.own", "no pair"),
+        ({**TRANSLATION, "validation": {"sets": {"own": {"hr": "x"}}}}, "validation.sets.own", "compared with itself"),
         (
             {**TRANSLATION, "data__direction": "b_to_a", "data__source": {"type": "colorize", "of": FOLDER}},
             "data.direction",

@@ -259,7 +259,7 @@ def test_two_processes_measure_as_one(tmp_path, photos, second, capsys):
         (["--lr", "x"], "in one way"),
         ([], "in one way"),
         (["--hr", "PHOTOS"], "needs images to start from"),
-        (["--hr", "PHOTOS", "--lr", "PHOTOS", "--size", "32"], "give --a and --b"),
+        (["--hr", "PHOTOS", "--lr", "PHOTOS", "--size", "32"], "--size is for --a and --b"),
         (["--side-by-side", "PHOTOS", "--metrics", "ssim"], "no metric 'ssim'"),
         (["--side-by-side", "PHOTOS", "--sheet", "x.gif"], "cannot write that"),
         (["--side-by-side", "PHOTOS", "--scale", "4"], "upscales by 1, not 4"),

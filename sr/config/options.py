@@ -89,6 +89,9 @@ class ValidationSet(Section):
 
 
 class ValidationSection(Section):
+    """`best`: the metric that chooses models/net_g_best; default: psnr_y, or psnr_rgb for other images than grey and
+    RGB. `images`: how many of each set are drawn."""
+
     sets: dict[str, ValidationSet] = {}
     every: PositiveInt = 5000
     best: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "l1"] = "psnr_y"
@@ -182,6 +185,21 @@ class Options(Section):
         return FilePath(self.out) / self.name
 
     @property
+    def channels(self) -> tuple[int, int]:
+        """What the generator takes and makes."""
+        return self.generator.get("num_in_ch", 3), self.generator.get("num_out_ch", 3)
+
+    @property
+    def colorizes_lab(self) -> bool:
+        return self.data.source["type"] == "colorize" and self.data.source.get("space", "lab") == "lab"
+
+    @property
+    def measured_as_rgb(self) -> bool:
+        """Whether metrics of RGB apply to the output: grey is repeated, and Lab is converted."""
+        ends = self.channels if self.task == "cyclegan" else self.channels[1:]
+        return self.colorizes_lab or all(count in (1, 3) for count in ends)
+
+    @property
     def degrade_size(self) -> int:
         return self.data.degrade_size or self.data.gt_size
 
@@ -192,6 +210,8 @@ def resolve(document: Document, tables: Tables, *, plugins: bool = True) -> Opti
     problems = registry.check_model(Options, values, tables, plugins=plugins)
     if not problems:
         options = Options.model_validate_json(json.dumps(values, default=str))
+        if "best" not in options.validation.model_fields_set and not options.measured_as_rgb:
+            options.validation.best = "psnr_rgb"
         problems = contradictions(options)
     if problems:
         shown = sorted({(document.where(p.path), ".".join(map(str, p.path)), p.message) for p in problems}, key=_order)
@@ -217,7 +237,8 @@ def _order(row: tuple[str, str, str]) -> tuple[int, str]:
 def contradictions(options: Options) -> list[Problem]:
     """What is wrong between keys that are each fine by themselves."""
     said = [*_players(options), *_translation(options), *_data(options)]
-    return [Problem(tuple(key.split(".")), message) for key, message in said]
+    steps = [[int(step) if step.isdecimal() else step for step in key.split(".")] for key, _ in said]
+    return [Problem(tuple(path), message) for path, (_, message) in zip(steps, said, strict=True)]
 
 
 Said = Iterator[tuple[str, str]]
@@ -261,8 +282,9 @@ def _translation(options: Options) -> Said:
     odd = [count for end in ends if (count := options.generator.get(end, 3)) not in (1, 3)]
     for name in (n for n, part in options.losses.reconstruction.items() if part["type"] in RGB_TERMS and odd):
         yield f"losses.{name}", f"looks at grey or RGB images and the generator makes {odd[0]} channels; remove it"
-    if odd and max(odd) > 2 and options.validation.sets and options.validation.best.endswith("_y"):
-        yield "validation.best", f"is for grey or RGB, not for {max(odd)} channels; set it to l1"
+    if not options.measured_as_rgb and options.validation.best.endswith("_y"):
+        count = options.channels[1]
+        yield "validation.best", f"is for grey or RGB images, not for {count} channels; set it to psnr_rgb"
     yield from _cyclegan(options) if task == "cyclegan" else _pairs(options)
 
 
@@ -314,10 +336,28 @@ def _data(options: Options) -> Said:
     if data.gt_size % scale:
         better = data.gt_size // scale * scale or scale
         yield "data.gt_size", f"{data.gt_size} is no multiple of scale {scale}; use {better}"
-    ends = [options.generator.get(end, 3) for end in ("num_in_ch", "num_out_ch")]
-    if options.degrade and (ends[0] != ends[1] or ends[0] not in (1, 3)):
-        yield "degrade", f"keeps grey and RGB as they are, the generator goes from {ends[0]} to {ends[1]} channels"
+    taken, made = options.channels
+    if options.degrade and taken != made:
+        yield (
+            "degrade",
+            f"makes inputs of {made} channels, and the generator takes {taken}; set num_in_ch and num_out_ch alike, "
+            "or remove degrade and give lq images",
+        )
+    elif made not in (1, 3):
+        for path in _stages_of(options.degrade, "jpeg", "degrade"):
+            yield path, f"jpeg is for grey and RGB, not for {made} channels; remove this stage"
+    if data.make is not None and {taken, made} - {1, 3}:
+        yield "data.make", f"makes RGB shards, and the generator takes {taken} channels; set data.source to a folder"
     if options.degrade_size < data.gt_size:
         yield "data.degrade_size", f"{options.degrade_size} is smaller than gt_size {data.gt_size}, raise it"
     if data.batch_size % accumulate:
         yield "data.batch_size", f"{data.batch_size} does not split into accumulate {accumulate} parts; use a multiple"
+
+
+def _stages_of(stages: Any, kind: str, path: str) -> Iterator[str]:
+    """Where the stages of a type stand, also those inside other stages."""
+    for key, inner in enumerate(stages) if isinstance(stages, list) else stages.items():
+        if isinstance(inner, dict) and inner.get("type") == kind:
+            yield f"{path}.{key}"
+        elif isinstance(inner, dict | list):
+            yield from _stages_of(inner, kind, f"{path}.{key}")

@@ -79,12 +79,15 @@ class Images:
         return [source_set(SET, source, direction=direction, size=self.size)]
 
     def _files(self, model: Model) -> list[ValSet]:
-        if (model.channels, model.out_channels) != (3, 3) or self.size is not None:
-            raise UserError(f"{model.name}: --hr and --lr are RGB of their own size; give --a and --b")
+        if self.size is not None:
+            raise UserError("--size is for --a and --b or --side-by-side; leave it out")
+        if model.colours == "lab":
+            raise UserError(f"{model.name} colours photographs; give them with --hr alone")
         usual = [found for folder in self.sets for found in usual_sets(folder, scale=model.scale)]
         low: list[list[Path] | None] = [image_paths(lr) for lr in self.lr] if self.lr else [None for _ in self.hr]
         given = zip(set_names(self.hr), map(image_paths, self.hr), low, strict=True)
-        return [val_set(name, hr=hr, lr=lr, scale=model.scale) for name, hr, lr in [*usual, *given]]
+        how: dict[str, Any] = {"scale": model.scale, "channels": (model.channels, model.out_channels)}
+        return [val_set(name, hr=hr, lr=lr, **how) for name, hr, lr in [*usual, *given]]
 
     def _colouring(self, model: Model, hr: list[str]) -> ValSet:
         if model.colours == "edges" or (model.colours != "lab" and (model.channels, model.out_channels) != (1, 3)):

@@ -20,7 +20,7 @@ from sr.images.formats import READ_FORMATS
 from sr.images.image import ImageData, ImageError
 from sr.images.limits import MAX_PIXELS, check_size
 from sr.images.meta import Meta, read_meta, read_tiff_meta
-from sr.images.tiff import is_tiff, read_bands, read_tiff, tiff_size
+from sr.images.tiff import is_tiff, read_bands, read_tiff, tiff_bands, tiff_size
 
 # Replaces Pillow's limit of 89 million pixels, which is low for scans; `_open` checks the size before decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -267,6 +267,16 @@ def _read_bands(source: Source, channels: int, name: str | None, max_pixels: int
 
 def _bytes(source: Source) -> bytes:
     return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
+def count_bands(path: Path) -> int:
+    """The number of channels of a TIFF that has more than 4; 0 for all other files."""
+    if not _is_tiff(path):
+        return 0
+    try:
+        return tiff_bands(path)
+    except Exception as error:
+        raise _unreadable(path, None, error) from None
 
 
 def _file(source: Source) -> str | Path | io.BytesIO:

@@ -124,6 +124,16 @@ def read_bands(source: Any, count: int, max_pixels: int) -> np.ndarray:
         return _oriented(values, _orientation(page))
 
 
+def tiff_bands(source: Any) -> int:
+    """The number of bands that `read_bands` would return, where it is above 4; else 0."""
+    import tifffile
+
+    with tifffile.TiffFile(source) as file:
+        stored = file.series[0]
+        counts = [length for length, letter in zip(stored.shape, stored.axes, strict=True) if letter not in "YX"]
+        return counts[0] if len(counts) == 1 and counts[0] > 4 else 0
+
+
 def _pages(file: Any) -> list[Any]:
     pages = [page for page in file.pages if not getattr(page, "subfiletype", 0) & SUBFILE]
     if not pages:

@@ -34,6 +34,7 @@ class Distill(nn.Module):
         super().__init__()
         self.file, model = teacher, open_model(teacher)
         self.teacher, self.scale = model.net.requires_grad_(False), model.scale
+        self.channels = model.channels
         self.distance, self.features, self.feature_weight = DISTANCES[distance](), features, feature_weight
         self._seen: dict[str, dict[str, Tensor]] = {"generator": {}, "teacher": {}}
         self._hook("teacher", self.teacher, list(features.values()))
@@ -52,7 +53,7 @@ class Distill(nn.Module):
             return
         self._hook("generator", generator, list(self.features))
         was_training = generator.training
-        example = torch.zeros(1, 3, 32, 32, device=next(generator.parameters()).device)
+        example = torch.zeros(1, self.channels, 32, 32, device=next(generator.parameters()).device)
         with torch.no_grad():
             generator.eval()(example)
             self.teacher(example)

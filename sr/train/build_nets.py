@@ -30,8 +30,7 @@ class Nets:
     def __init__(self, options: Options, make: Callable[..., Any]) -> None:
         self.options, self._make = options, make
         self._cycle = options.task == "cyclegan"
-        part = options.generator
-        self.channels: tuple[int, int] = part.get("num_in_ch", 3), part.get("num_out_ch", 3)
+        self.channels = options.channels
         self.conditional = bool(options.discriminator and options.discriminator.get("conditional"))
 
     def make(self, player: Player) -> nn.Module:
@@ -149,10 +148,9 @@ class Nets:
     @property
     def colours(self) -> str:
         """What the channels of the images mean: `lab` where images are coloured in Lab, `edges` from edge maps."""
-        source = self.options.data.source
-        if source["type"] == "edges" and self.options.data.direction == "a_to_b":
+        if self.options.data.source["type"] == "edges" and self.options.data.direction == "a_to_b":
             return "edges"
-        return "lab" if source["type"] == "colorize" and source.get("space", "lab") == "lab" else "rgb"
+        return "lab" if self.options.colorizes_lab else "rgb"
 
 
 def _weights_file(path: Path, player: str, key: str) -> Path:

@@ -41,7 +41,9 @@ class Validator:
     ) -> None:
         self.options, self._nets, self._source, self._make_degradation = options, nets, source, degradation
         given = options.validation
-        usual = ("psnr_y", "ssim_y") if options.scale > 1 else ("l1", "psnr_rgb", "ssim_rgb", "sharpness")
+        usual: tuple[str, ...] = ("l1", "psnr_rgb", "ssim_rgb", "sharpness")
+        if options.scale > 1:
+            usual = ("psnr_y", "ssim_y") if options.measured_as_rgb else ("psnr_rgb", "ssim_rgb")
         self._metrics = list(dict.fromkeys([*usual, *(["chroma"] if nets.colours == "lab" else []), given.best]))
         self.rounds = [each for name, one in given.sets.items() for each in self._rounds(name, one)]
 
@@ -65,7 +67,8 @@ class Validator:
         if given.hr is not None:
             lr = image_paths(given.lr) if given.lr else None
             hr, scale = image_paths(given.hr), self.options.scale
-            return [Round([val_set(name, hr=hr, lr=lr, scale=scale, degrade=self._degrade)], self._metrics)]
+            how: dict[str, Any] = {"scale": scale, "degrade": self._degrade, "channels": self._nets.channels}
+            return [Round([val_set(name, hr=hr, lr=lr, **how)], self._metrics)]
         return [Round([self._all_of(self._source(given.source or {}), name, given)], self._metrics)]
 
     @property
@@ -83,6 +86,7 @@ class Validator:
     ) -> ValSet:
         way, scale, colours = direction or self.options.data.direction, self.options.scale, self._nets.colours
         settings: dict[str, Any] = {"size": given.size, "scale": scale, "colours": colours, "compare": compare}
+        settings |= {"input_channels": self._nets.channels[0]} if scale > 1 else {}
         return source_set(name, source, direction=way, degrade=self._degrade, **settings)
 
     def _both_ways(self, name: str, given: ValidationSet) -> list[Round]:

@@ -9,7 +9,8 @@ from tqdm import tqdm
 from sr.config.options import Options
 from sr.core.errors import UserError
 from sr.data.paths import image_paths
-from sr.images import ImageData, read_image, write_image
+from sr.images import ImageData, read_pixels, write_image
+from sr.inference.upscale import with_planes
 from sr.tasks import TASKS
 from sr.train.builder import Builder
 from sr.train.plan_warnings import plan_warnings
@@ -41,7 +42,8 @@ def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool
     """Write the LR images that training would see for whole images; draws depend on the position in the list."""
     degradation, written = Builder(options, plugins=plugins).degradation(None), []
     for position, path in enumerate(tqdm(image_paths(inputs), unit="image", disable=None)):
-        lq = degradation(read_image(path).rgb[None], [position]).lq[0]
-        written.append(output / f"{position:06d}_{path.stem}_lq.png")
-        write_image(written[-1], ImageData(lq))
+        gt = torch.from_numpy(read_pixels(path, channels=options.channels[1]).copy()).permute(2, 0, 1)[None] / 255
+        lq = degradation(gt, [position]).lq[0]
+        written.append(output / f"{position:06d}_{path.stem}_lq{'.tif' if len(lq) > 4 else '.png'}")
+        write_image(written[-1], with_planes(ImageData(lq[:3]), lq))
     return written

@@ -21,19 +21,20 @@ class Metric(NamedTuple):
     measure: Callable[..., float]
     perfect: float
     missing: Callable[[], str | None] = lambda: None
+    rgb_only: bool = False
 
 
 METRICS: dict[str, Metric] = {
-    "psnr_y": Metric(psnr, math.inf),
-    "ssim_y": Metric(ssim, 1),
+    "psnr_y": Metric(psnr, math.inf, rgb_only=True),
+    "ssim_y": Metric(ssim, 1, rgb_only=True),
     "psnr_rgb": Metric(partial(psnr, y=False), math.inf),
     "ssim_rgb": Metric(partial(ssim, y=False), 1),
     "l1": Metric(l1, 0),
     "sharpness": Metric(sharpness, 1),
-    "chroma": Metric(chroma, 0),
-    "lpips": Metric(lpips, 0, partial(missing_weights, "lpips")),
-    "dists": Metric(dists, 0, partial(missing_weights, "dists")),
-    "niqe": Metric(niqe, 0, missing_model),
+    "chroma": Metric(chroma, 0, rgb_only=True),
+    "lpips": Metric(lpips, 0, partial(missing_weights, "lpips"), rgb_only=True),
+    "dists": Metric(dists, 0, partial(missing_weights, "dists"), rgb_only=True),
+    "niqe": Metric(niqe, 0, missing_model, rgb_only=True),
 }
 SUPER_RESOLUTION = "psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "lpips", "dists", "niqe"
 TRANSLATION = "l1", "psnr_rgb", "ssim_rgb", "sharpness", "chroma", "lpips"

@@ -22,6 +22,7 @@ from sr.evaluate.validate.sheet import Cells, captions, cells, sheet
 from sr.images import color
 
 Scores = dict[str, float]
+RGB = 3  # channels
 T = TypeVar("T")
 
 
@@ -109,21 +110,29 @@ def evaluate(
     jobs = [(val.name, item, number < images) for val in sets for number, item in enumerate(val.items)]
     measured = _shared(measure, jobs)
     drawn: dict[str, dict[str, Cells]] = {}
-    for row, shown in measured:
+    for row, shown, _ in measured:
         if shown is not None:
             drawn.setdefault(row.set, {})[row.name] = shown
     heads = captions(scale)
     return Results(
-        rows=[row for row, _ in measured],
+        rows=[row for row, *_ in measured],
         images={f"{val}/{name}": sheet([c], heads) for val, rows in drawn.items() for name, c in rows.items()},
         sheets={val: sheet(list(rows.values()), heads) for val, rows in drawn.items()},
-        left_out=left_out | _too_small([row for row, _ in measured], counted),
+        left_out=left_out | _not_measured([(row, channels) for row, _, channels in measured if channels], counted),
     )
 
 
-def _too_small(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, str]:
-    counts = {metric: sum(metric not in row.scores for row in rows) for metric in metrics}
-    return {name: f"{count} of {len(rows)} images are too small for it" for name, count in counts.items() if count}
+def _not_measured(rows: Sequence[tuple[Row, int]], metrics: Sequence[str]) -> dict[str, str]:
+    """Return why metrics are missing for some rows, which come with the number of channels of their images."""
+    reasons: dict[str, str] = {}
+    for metric in metrics:
+        lacking = [channels for row, channels in rows if metric not in row.scores]
+        others = sorted({channels for channels in lacking if channels != RGB}) if METRICS[metric].rgb_only else []
+        if others:
+            reasons[metric] = f"it is for grey and RGB images, not for {' or '.join(map(str, others))} channels"
+        elif lacking:
+            reasons[metric] = f"{len(lacking)} of {len(rows)} images are too small for it"
+    return reasons
 
 
 def check_images(sets: Sequence[ValSet]) -> None:
@@ -135,8 +144,11 @@ MeasureJob = tuple[str, Item, bool]
 
 
 class _Measured(NamedTuple):
+    """channels: of the image that was measured; 0 where nothing was."""
+
     row: Row
     cells: Cells | None
+    channels: int = 0
 
 
 J = TypeVar("J")
@@ -190,12 +202,13 @@ def _measure(
     given, made, wanted = _images(example.lq, output, example.gt, example.colours)
 
     def scores(image: Tensor) -> Scores:
-        values = {metric: METRICS[metric].measure(image, wanted, border=border) for metric in metrics}
+        fitting = [metric for metric in metrics if wanted.shape[0] == RGB or not METRICS[metric].rgb_only]
+        values = {metric: METRICS[metric].measure(image, wanted, border=border) for metric in fitting}
         finite = bool(image.isfinite().all())  # a broken output keeps its nan, so that the mean shows it
         return {metric: value for metric, value in values.items() if not (finite and math.isnan(value))}
 
     row = Row(name, item.name, scores(made), scores(given) if inputs and given.shape == wanted.shape else {})
-    return _Measured(row, cells(given, made, wanted) if draw else None)
+    return _Measured(row, cells(given, made, wanted) if draw else None, wanted.shape[0])
 
 
 def _images(lq: Tensor, output: Tensor, gt: Tensor, colours: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from sr.data.derived import read_resized
 from sr.data.pairs import pair_up
 from sr.data.paths import images_of
 from sr.data.source import Source, fit_gt, oriented
-from sr.evaluate.metrics.ssim import WINDOW
-from sr.images import bicubic, read_rgb, size_of
+from sr.images import bicubic, read_pixels, size_of, with_channels
 from sr.images.listing import printable
+from sr.images.read import count_bands
+from sr.images.ssim import WINDOW
 
 T = TypeVar("T")
+Channels = tuple[int, int]
 Degrade = Callable[[Tensor, int], Tensor]  # gt [C, H, W] in 0..1 and its index in the set -> lq, deterministic
 
 
@@ -65,13 +67,20 @@ def border_of(scale: int) -> int:
 
 
 def val_set(
-    name: str, *, hr: Sequence[Path], lr: Sequence[Path] | None = None, scale: int, degrade: Degrade | None = None
+    name: str,
+    *,
+    hr: Sequence[Path],
+    lr: Sequence[Path] | None = None,
+    scale: int,
+    degrade: Degrade | None = None,
+    channels: Channels = (3, 3),
 ) -> ValSet:
     """Pair the files by name as in training (see `sr.data.pairs`) and check sizes.
 
     Only headers are read. lr None: lr is made from hr by `degrade`, or by MATLAB's bicubic where the scale is above 1.
-    Raises UserError when an image has no partner, is too small, or has the wrong size, and at scale 1 without lr and
-    degrade: hr would be compared with itself.
+    channels: of the input and of the ground truth, see `sr.images.read_pixels`. Raises UserError when an image has no
+    partner, is too small, or has the wrong size, and at scale 1 without lr and degrade: hr would be compared with
+    itself.
     """
     if not hr:
         raise UserError(f"validation set '{name}' has no images; give a folder with images in 'hr'")
@@ -81,7 +90,7 @@ def val_set(
     for high, low in partners.items():
         _check_sizes(high, low, scale)
     names = _unique_names([printable(path) for path in hr], [printable(path.stem) for path in hr])
-    loads = [partial(_load_files, path, partners[path], scale, _of(degrade, n)) for n, path in enumerate(hr)]
+    loads = [partial(_load_files, path, partners[path], scale, _of(degrade, n), channels) for n, path in enumerate(hr)]
     return ValSet(name, [Item(n, printable(path), load) for n, path, load in zip(names, hr, loads, strict=True)])
 
 
@@ -122,8 +131,14 @@ def _check_room(place: str, height: int, width: int, scale: int) -> None:
         raise UserError(f"{place}: {width}x{height} is too small to measure at scale {scale}; remove it from the set")
 
 
-def _load_files(hr: Path, lr: Path | None, scale: int, degrade: Callable[[Tensor], Tensor] | None) -> Example:
-    return _example(read_rgb(hr), None if lr is None else read_rgb(lr), scale, degrade)
+def _load_files(
+    hr: Path, lr: Path | None, scale: int, degrade: Callable[[Tensor], Tensor] | None, channels: Channels
+) -> Example:
+    given, wanted = channels
+    gt = read_pixels(hr, channels=wanted)
+    if lr is not None:
+        return _example(gt, read_pixels(lr, channels=given), scale)
+    return _example(gt, None, scale, degrade, original=gt if given == wanted else read_pixels(hr, channels=given))
 
 
 def _of(degrade: Degrade | None, number: int) -> Callable[[Tensor], Tensor] | None:
@@ -136,16 +151,19 @@ def _example(
     scale: int,
     degrade: Callable[[Tensor], Tensor] | None = None,
     colours: str = "rgb",
+    original: np.ndarray | None = None,
 ) -> Example:
     """gt loses the rows and columns that scale does not divide; lq left out is made by `degrade`, else by MATLAB's
-    bicubic, rounded to 8 bits."""
+    bicubic, rounded to 8 bits. original: the image with the channels of lq that it is made from (gt)."""
     if lq is not None:
         return Example(_tensor(lq), _tensor(fit_gt(gt, lq, scale)), colours)
     height, width = (side // scale for side in gt.shape[:2])
-    cut = _tensor(gt[: height * scale, : width * scale])
+    cut, large = (
+        _tensor(image[: height * scale, : width * scale]) for image in (gt, gt if original is None else original)
+    )
     if degrade is not None:
-        return Example(degrade(cut), cut, colours)
-    return Example((bicubic.resize(cut, size=(height, width)).clamp(0, 1) * 255).round() / 255, cut, colours)
+        return Example(degrade(large), cut, colours)
+    return Example((bicubic.resize(large, size=(height, width)).clamp(0, 1) * 255).round() / 255, cut, colours)
 
 
 def _tensor(image: np.ndarray) -> Tensor:
@@ -191,7 +209,8 @@ def by_beginning(keys: Collection[str], names: Mapping[T, str]) -> dict[str, lis
 
 
 def _load_output(hr: Path, output: Path) -> Example:
-    made, gt = _tensor(read_rgb(output)), _tensor(read_rgb(hr))
+    channels = count_bands(hr) or 3
+    made, gt = (_tensor(read_pixels(path, channels=channels)) for path in (output, hr))
     return Example(made, gt[:, : made.shape[1], : made.shape[2]])
 
 
@@ -208,12 +227,14 @@ def source_set(
     colours: str = "rgb",
     degrade: Degrade | None = None,
     compare: bool = True,
+    input_channels: int | None = None,
 ) -> ValSet:
     """Build a set of all samples of a source, in order. Samples are read when they are measured.
 
     direction: which image of a translation pair is the input. size: resize both images to size x size first, bicubic,
-    as the tests of pix2pix do. degrade: makes lq where the source has none. compare=False: items without ground truth.
-    Raises UserError for a source without pairs (a mix, unpaired sets).
+    as the tests of pix2pix do. degrade: makes lq where the source has none. input_channels: of that lq (default: those
+    of gt). compare=False: items without ground truth. Raises UserError for a source without pairs (a mix, unpaired
+    sets).
     """
     if not hasattr(source, "counts"):
         raise UserError(f"validation set '{name}': its source has no pairs; give a source of pairs")
@@ -222,7 +243,8 @@ def source_set(
         raise UserError(f"validation set '{name}' has no images; correct the path in its source")
     full = [source.name(*place) for place in places]
     names = _unique_names(full, [Path(whole.rpartition(": ")[2]).stem for whole in full])
-    load = partial(_load_sample, source, direction=direction, size=size, scale=scale, colours=colours, compare=compare)
+    how: dict[str, Any] = {"direction": direction, "size": size, "scale": scale, "colours": colours}
+    load = partial(_load_sample, source, compare=compare, input_channels=input_channels, **how)
     rows = enumerate(zip(names, full, places, strict=True))
     return ValSet(
         name, [Item(short, whole, partial(load, place, _of(degrade, n))) for n, (short, whole, place) in rows]
@@ -239,13 +261,15 @@ def _load_sample(
     scale: int,
     colours: str,
     compare: bool,
+    input_channels: int | None,
 ) -> Example:
     try:
         sample = source.read(*place) if size is None else read_resized(source, place, size, scale)
         gt, lq = oriented(sample, direction)
         if lq is None and scale == 1 and degrade is None:
             raise ValueError("has no partner")
-        example = _example(gt, lq, scale, degrade, colours)
+        original = with_channels(gt, input_channels) if lq is None and input_channels else gt
+        example = _example(gt, lq, scale, degrade, colours, original)
     except ValueError as error:
         raise UserError(f"{source.name(*place)}: {error}; remove it from the validation set") from None
     if not compare:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -35,11 +34,8 @@ def cells(lq: Tensor, output: Tensor, gt: Tensor | None = None) -> Cells:
 
 
 def visible(image: Tensor) -> Tensor:
-    """[c, h, w] -> [3, h, w]: grey is repeated; of other numbers of channels the first three, or black for those that
-    are not there."""
-    if image.shape[0] == 1:
-        return image.expand(3, -1, -1)
-    return torch.cat([image[:3], image.new_zeros(max(0, 3 - image.shape[0]), *image.shape[1:])])
+    """[c, h, w] -> [3, h, w]: grey (1 channel, or 2 with alpha) is repeated; the first three of more channels."""
+    return image[:1].expand(3, -1, -1) if image.shape[0] < 3 else image[:3]
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> np.ndarray:
