@@ -139,6 +139,7 @@ def test_a_user_error_is_one_sentence(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_the_program_starts_without_basicsr() -> None:
     import subprocess
     import sys

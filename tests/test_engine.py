@@ -60,6 +60,7 @@ def test_accumulation_equals_the_whole_batch(recipe: Recipe) -> None:
     assert_same(optimizer_state, {k: v for k, v in state(two).items() if k in optimizer_state}, tolerance=1e-6)
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_again(recipe: Recipe, tmp_path: Path) -> None:
     sets = ["--set", "train.total_steps=40", "--set", "save.every=5", "--set", "save.keep=2"]
     whole = recipe(name="whole")

@@ -107,6 +107,7 @@ def test_equal_blocks_are_compiled_one_by_one() -> None:
     assert set(net.state_dict()) == names
 
 
+@pytest.mark.slow
 def test_compiled_training_equals_plain(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "compile_net", partial(compile_net, backend="aot_eager"))
     ends = []
