@@ -4,7 +4,7 @@
 #     K machines:   NNODES=K NODE_RANK=0 MASTER_ADDR=ADDRESS_OF_RANK_0 launch/torchrun.sh FILE     (NODE_RANK 0 to K-1)
 #     the CPU:      NPROC=2 launch/torchrun.sh FILE
 #     sharded:      BACKEND=zero2 launch/torchrun.sh FILE
-# A process that fails ends all others; they start anew from the newest checkpoint, MAX_RESTARTS times at most.
+# If a process fails, all restart from the newest checkpoint, at most MAX_RESTARTS times.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/backend.sh" "${BACKEND:-ddp}"
 

@@ -1,7 +1,7 @@
-"""Options: one strict YAML, nested like the objects it makes. Every mistake is reported at once, with its line.
+"""The schema of options files, nested like the objects they build. All errors are reported together, with their lines.
 
-This file imports no torch, so that a wrong options file is answered at once. What a part (`{type: ...}`) may hold
-is known by its constructor alone; `resolve` is handed the tables and asks them.
+This module does not import torch, so that errors are reported without delay. The keys of a part (`{type: ...}`) are the
+parameters of its constructor, which `resolve` finds in the tables.
 """
 
 import json
@@ -22,13 +22,13 @@ _TERM: Any = {"anyOf": [{"$part": "losses"}, {"type": "object", "not": {"require
 
 
 class Section(BaseModel):
-    """A fixed part of the tree: unknown keys are errors."""
+    """A section with fixed keys: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Make(Section):
-    """Shards to make before training starts, unless they are there already (see `sr shard`)."""
+    """Shards to write before training starts, unless they exist (see `sr shard`)."""
 
     photos: Files
     lq: str | None = None
@@ -118,7 +118,7 @@ class Log(Section):
 
 
 class Cycle(Section):
-    """CycleGAN's own. `identity`: weight of the identity terms over that of the cycle; `pool`: fakes kept for each
+    """For CycleGAN only. `identity`: weight of the identity terms over that of the cycle; `pool`: fakes kept for each
     discriminator, over all processes."""
 
     identity: Annotated[float, Field(ge=0)] = 0.5
@@ -186,7 +186,7 @@ class Options(Section):
 
     @property
     def channels(self) -> tuple[int, int]:
-        """What the generator takes and makes."""
+        """Input and output channels of the generator."""
         return self.generator.get("num_in_ch", 3), self.generator.get("num_out_ch", 3)
 
     @property
@@ -205,7 +205,7 @@ class Options(Section):
 
 
 def resolve(document: Document, tables: Tables, *, plugins: bool = True) -> Options:
-    """The typed options, or one UserError with a line for each mistake in the file."""
+    """Return the typed options. Raises one UserError with a line for each error in the file."""
     values = _with_types(document.values, tables["losses"].rows)
     problems = registry.check_model(Options, values, tables, plugins=plugins)
     if not problems:
@@ -235,16 +235,16 @@ def _order(row: tuple[str, str, str]) -> tuple[int, str]:
 
 
 def contradictions(options: Options) -> list[Problem]:
-    """What is wrong between keys that are each fine by themselves."""
-    said = [*_players(options), *_translation(options), *_data(options)]
-    steps = [[int(step) if step.isdecimal() else step for step in key.split(".")] for key, _ in said]
-    return [Problem(tuple(path), message) for path, (_, message) in zip(steps, said, strict=True)]
+    """Return the contradictions between keys that are valid on their own."""
+    found = [*_players(options), *_translation(options), *_data(options)]
+    steps = [[int(step) if step.isdecimal() else step for step in key.split(".")] for key, _ in found]
+    return [Problem(tuple(path), message) for path, (_, message) in zip(steps, found, strict=True)]
 
 
-Said = Iterator[tuple[str, str]]
+Contradictions = Iterator[tuple[str, str]]
 
 
-def _players(options: Options) -> Said:
+def _players(options: Options) -> Contradictions:
     task, adversarial = options.task, options.task != "psnr"
     players = ["generator", "discriminator"] if adversarial else ["generator"]
     for key, given in (("discriminator", options.discriminator), ("losses.gan", options.losses.gan)):
@@ -261,13 +261,13 @@ def _players(options: Options) -> Said:
     if options.save.discriminator and not adversarial:
         yield "save.discriminator", f"task {task} has no discriminator; remove it"
     if not options.losses.reconstruction and options.losses.gan is None:
-        yield "losses", "there is nothing to train on; add a term, such as pixel: {type: l1}"
+        yield "losses", "no loss term; add one, such as pixel: {type: l1}"
 
 
 RGB_TERMS = "perceptual", "vgg19", "style", "lpips", "dists"
 
 
-def _translation(options: Options) -> Said:
+def _translation(options: Options) -> Contradictions:
     task, data = options.task, options.data
     translates = task in ("pix2pix", "cyclegan")
     if translates and options.scale != 1:
@@ -288,7 +288,7 @@ def _translation(options: Options) -> Said:
     yield from _cyclegan(options) if task == "cyclegan" else _pairs(options)
 
 
-def _pairs(options: Options) -> Said:
+def _pairs(options: Options) -> Contradictions:
     task, data, disc = options.task, options.data, options.discriminator
     if options.cycle is not None:
         yield "cycle", f"task {task} has no cycle; remove it, or set task: cyclegan"
@@ -303,7 +303,7 @@ def _pairs(options: Options) -> Said:
             yield f"validation.sets.{name}", "hr alone would be compared with itself; add lr, or give source: {...}"
 
 
-def _cyclegan(options: Options) -> Said:
+def _cyclegan(options: Options) -> Contradictions:
     data, gan = options.data, options.losses.gan or {}
     sized = [options.generator.get(key, 3) for key in ("num_in_ch", "num_out_ch")]
     if (options.cycle or Cycle()).identity and len(set(sized)) > 1:
@@ -324,7 +324,7 @@ def _cyclegan(options: Options) -> Said:
         yield "losses.gan.regularizers", "feature_matching compares pairs, which CycleGAN does not have; remove it"
 
 
-def _data(options: Options) -> Said:
+def _data(options: Options) -> Contradictions:
     data, scale, accumulate = options.data, options.scale, options.train.accumulate
     for name, given in options.validation.sets.items():
         if (given.hr is None) == (given.source is None) or (given.lr and given.source):
@@ -355,7 +355,7 @@ def _data(options: Options) -> Said:
 
 
 def _stages_of(stages: Any, kind: str, path: str) -> Iterator[str]:
-    """Where the stages of a type stand, also those inside other stages."""
+    """Yield the paths of all stages of a type, also of stages nested in others."""
     for key, inner in enumerate(stages) if isinstance(stages, list) else stages.items():
         if isinstance(inner, dict) and inner.get("type") == kind:
             yield f"{path}.{key}"

@@ -1,4 +1,4 @@
-"""{type: name, **kwargs} -> instance. The constructor's signature is the schema.
+"""Build {type: name, **kwargs}. The signature of a constructor is the schema of its options.
 
 A *part* is a mapping with a `type`. The type is a row of an explicit table (or a dotted path to a class of the
 user's own), and the keyword-only parameters of that constructor are the keys the part may have. So a new part
@@ -57,7 +57,7 @@ Tables = Mapping[str, Table]
 
 
 class Problem(NamedTuple):
-    """One thing wrong with the options: where, and a sentence that says what and what would be right."""
+    """An error in the options: its place, and a sentence with the cause and the fix."""
 
     path: Path
     message: str
@@ -88,8 +88,10 @@ def _plugin(name: str, *, allowed: bool) -> Factory:
     try:
         factory = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # it is a user's file, and may be wrong in any way
-        said = str(error) if isinstance(error, ImportError | AttributeError) else first_line(error)
-        raise UserError(f"cannot import '{name}' ({said}); put its package on PYTHONPATH or correct the name") from None
+        reason = str(error) if isinstance(error, ImportError | AttributeError) else first_line(error)
+        raise UserError(
+            f"cannot import '{name}' ({reason}); put its package on PYTHONPATH or correct the name"
+        ) from None
     try:
         model_of(factory)
     except (TypeError, ValueError, NameError):
@@ -106,7 +108,7 @@ def model_of(factory: Factory, leave_out: tuple[str, ...] = ()) -> type[BaseMode
     hints = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
-        # A default that is code, such as `norm_layer=nn.LayerNorm`, stays as it is: options hold data alone.
+        # A default that is code, such as `norm_layer=nn.LayerNorm`, is not part of the options, which hold data only.
         if (
             parameter.kind is inspect.Parameter.KEYWORD_ONLY
             and name not in leave_out
@@ -127,7 +129,7 @@ def _is_code(default: Any) -> bool:
 def part_model(table: Table, factory: Factory, *, inner: bool = False) -> type[BaseModel]:
     """`model_of` as the options see it: without the supplied parameters, and with the table's shared keys.
 
-    inner: the part stands inside one of its own table, where shared keys have no one to read them.
+    inner: the part is nested in a part of the same table, where the shared keys are not read.
     """
     base = model_of(factory, table.supplied)
     fields: dict[str, Any] = {} if inner else dict(table.shared)
@@ -137,7 +139,7 @@ def part_model(table: Table, factory: Factory, *, inner: bool = False) -> type[B
 def check(
     part: Any, name: str, tables: Tables, path: Path = (), *, plugins: bool = True, outer: str = ""
 ) -> list[Problem]:
-    """Everything wrong with one part and the parts inside it. outer: the table of the part that it stands in."""
+    """Return all errors in a part and the parts nested in it. outer: the table of the part around it."""
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         return [Problem(path, f"give a mapping with a 'type'. Known types: {', '.join(tables[name].rows)}.")]
     try:
@@ -162,7 +164,7 @@ def check_model(
     plugins: bool = True,
     outer: str = "",
 ) -> list[Problem]:
-    """Everything wrong with `values` for a model, and with every part inside them.
+    """Return all errors in `values` for a model, and in every part nested in them.
 
     A null where the model takes none means that the key is left out: it is removed from `values`.
     """
@@ -207,7 +209,7 @@ def _drop_nulls(model: type[BaseModel], values: Any) -> set[Path]:
 
 
 def parts_in(model: type[BaseModel], values: Any, path: Path) -> Iterator[tuple[str, Any, Path]]:
-    """(table, part, path) of every part in the values of a model: plain, in lists, in mappings, in sections."""
+    """Yield (table, part, path) of every part in the values of a model, also in lists, mappings and sections."""
     if isinstance(values, Mapping):
         extra = typing.get_args(model.__annotations__.get("__pydantic_extra__"))[1:]
         for key, value in values.items():
@@ -239,7 +241,7 @@ def _is_union(annotation: Any) -> bool:
 
 
 def signature(model: type[BaseModel]) -> str:
-    """`num_feat=64, skip=true`: what a part takes, in one line."""
+    """Return the keys of a part with their defaults in one line, such as `num_feat=64, skip=true`."""
     shown = []
     for name, info in model.model_fields.items():
         default = info.get_default()
@@ -332,7 +334,7 @@ def _build(annotations: tuple[Any, ...], value: Any, build: Callable[[Mapping[st
 
 
 def fill(model: type[BaseModel], values: Mapping[str, Any], tables: Tables, *, plugins: bool = True) -> None:
-    """Spell out, in place, the default of every key that the checked parts in `values` leave out."""
+    """Fill in, in place, the default of every key that the parts in `values` omit."""
     for name, part, _ in parts_in(model, values, ()):
         own = part_model(tables[name], find(tables[name], part["type"], plugins=plugins))
         for key, info in own.model_fields.items():

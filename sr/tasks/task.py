@@ -106,8 +106,8 @@ class ReconstructionLosses:
 
     def report(self) -> dict[str, float]:
         """`<term>/<name>` of every term that counts something (the hits of a feature cache)."""
-        said = {name: loss.report() for name, (_, loss) in self.terms.items() if hasattr(loss, "report")}
-        return {f"{name}/{key}": value for name, row in said.items() for key, value in row.items()}
+        reports = {name: loss.report() for name, (_, loss) in self.terms.items() if hasattr(loss, "report")}
+        return {f"{name}/{key}": value for name, row in reports.items() for key, value in row.items()}
 
 
 class Critic:
@@ -216,7 +216,7 @@ class GANLoss:
 
 
 def joined(terms: Terms, more: Terms) -> Terms:
-    """Both; where a name stands in both, the sum, so that no term is lost."""
+    """Merge two mappings of terms; terms of the same name are added."""
     return terms | {name: terms[name] + value if name in terms else value for name, value in more.items()}
 
 

@@ -1,4 +1,4 @@
-"""The nets that one set of options describes: made, filled, tried, and saved for use."""
+"""Build, initialize, check and export the networks that a set of options describes."""
 
 import copy
 import fnmatch
@@ -20,7 +20,7 @@ from sr.nets.io.state_dicts import save_safetensors
 from sr.tasks.cyclegan import Discriminators, Generators
 
 PRIVATE: Any = {"data": {"source", "make"}, "validation": {"sets"}, "init": True}
-"""Options that no published model carries: where the data lie, and the keys to it."""
+"""Options that are not written into models: paths of data, and credentials in them."""
 MOST_LINES = 40  # of what was not loaded
 
 
@@ -93,13 +93,16 @@ class Nets:
         return Discriminators(a=a, b=b)
 
     def check_shapes(self, player: str, net: nn.Module) -> None:
-        """One forward of shapes alone, so that sizes that do not fit are told before anything else is made. A net that
-        cannot do without numbers gets some: of RRDBNet 64/23 that takes seconds on a CPU."""
+        """Run one forward pass with fake tensors, so that sizes that do not fit are reported early.
+
+        A network that does not work with fake tensors is run with real ones, which takes seconds for RRDBNet 64/23 on a
+        CPU. Raises UserError if the network does not take or return images of the configured size.
+        """
         size, (given, wanted) = self.options.data.gt_size, self.channels
         device, example = next(net.parameters()).device, self._example(player)
         try:
             output = _shapes(net, example, device)
-        except Exception:  # whatever fails without numbers may do with them
+        except Exception:  # may work with real tensors
             try:
                 output = _forward(copy.deepcopy(net), example, device)
             except (RuntimeError, ValueError, AssertionError) as error:
@@ -117,7 +120,7 @@ class Nets:
             )
 
     def _example(self, player: str) -> tuple[Any, ...]:
-        """What a net is called with in training, images by their shapes."""
+        """Return the arguments of a forward pass in training, images as shapes."""
         given, wanted = self.channels
         side = self.options.data.gt_size
 
@@ -131,7 +134,7 @@ class Nets:
 
     @property
     def _seen(self) -> int:
-        """Channels before a discriminator of pairs."""
+        """Input channels of a discriminator of pairs."""
         return self.channels[1] + (self.channels[0] if self.conditional else 0)
 
     def export(self, weights: Mapping[str, Tensor], path: Path, step: int) -> None:
@@ -147,7 +150,7 @@ class Nets:
 
     @property
     def colours(self) -> str:
-        """What the channels of the images mean: `lab` where images are coloured in Lab, `edges` from edge maps."""
+        """Return the meaning of the channels: `lab` for colorization in Lab, `edges` for edge maps, else `rgb`."""
         if self.options.data.source["type"] == "edges" and self.options.data.direction == "a_to_b":
             return "edges"
         return "lab" if self.options.colorizes_lab else "rgb"
@@ -164,7 +167,7 @@ def _weights_file(path: Path, player: str, key: str) -> Path:
 
 
 def _not_loaded(key: str, file: Path, misfits: Sequence[str], net: nn.Module) -> list[str]:
-    """What a person should know of weights that were loaded in part."""
+    """Return lines about the tensors that were not loaded."""
     if not misfits:
         return []
     unknown = sum(line.endswith("is unknown") for line in misfits)
@@ -175,7 +178,7 @@ def _not_loaded(key: str, file: Path, misfits: Sequence[str], net: nn.Module) ->
 
 
 def _shapes(net: nn.Module, example: tuple[Any, ...], device: torch.device) -> Any:
-    """What comes out of a copy without numbers, without them."""
+    """Return the output of a copy of the network on fake tensors."""
     with FakeTensorMode() as mode:
         tensors = {id(tensor): mode.from_tensor(tensor) for tensor in (*net.parameters(), *net.buffers())}
         return _forward(copy.deepcopy(net, tensors), example, device)
@@ -187,7 +190,7 @@ def _forward(net: nn.Module, example: tuple[Any, ...], device: torch.device) -> 
 
 
 def _turned(part: Part) -> Part:
-    """The generator of the other direction: its channels the other way round."""
+    """Return the options of the generator of the other direction, with exchanged channels."""
     swapped = {new: part[old] for old, new in (("num_in_ch", "num_out_ch"), ("num_out_ch", "num_in_ch")) if old in part}
     return {key: value for key, value in part.items() if key not in ("num_in_ch", "num_out_ch")} | swapped
 

@@ -1,4 +1,4 @@
-"""The validation that one set of options describes."""
+"""Build the validation that a set of options describes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -107,8 +107,8 @@ class Validator:
         return rounds
 
     def _measure(self, net: nn.Module, each: Round, first: int | None) -> Results:
-        """Where the size changes in tiles, so that an image as large as life fits beside the training; else whole,
-        as norms over the image have to see it."""
+        """Upscale in tiles, so that large images fit into memory next to the training state. Translate whole images,
+        because instance norms depend on the whole image."""
         scale, run = self.options.scale, each.way(net)
         sets = each.sets if first is None else [replace(val, items=val.items[:first]) for val in each.sets]
         tiles: dict[str, Any] = {"tile": TILE if scale > 1 else 0, "overlap": OVERLAP, "multiple": _multiple(net)}

@@ -1,4 +1,4 @@
-"""Options in, objects out: the only file that knows both."""
+"""Build the objects of a run from its options."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def load(file: str | Path, sets: Iterable[str] = (), *, plugins: bool = True) ->
 
 
 class Builder:
-    """Makes the objects that one set of options describes."""
+    """Builds the objects that a set of options describes."""
 
     def __init__(self, options: Options, *, plugins: bool = True, accept_changes: bool = False) -> None:
         self.options, self._plugins, self._accept_changes = options, plugins, accept_changes
@@ -106,7 +106,7 @@ class Builder:
         return GANLoss(self._make(part, "gan"), self.weight(part), regularizers)
 
     def _compile(self, player: str, net: nn.Module, launch: Launch) -> None:
-        """As `train.compile` asks; a critic only where its logits are all that the GAN loss looks at."""
+        """Compile as `train.compile` sets; a discriminator only if the GAN loss uses nothing but its logits."""
         gan = self.options.losses.gan or {}
         if not self.options.train.compile:
             return
@@ -173,7 +173,7 @@ class Builder:
         return Validator(self.options, self.nets, self._source, self.degradation)
 
     def trainer(self) -> Trainer:
-        """Everything a run needs, on this process's device."""
+        """Build everything that a run needs, on the device of this process. Collective."""
         options, train = self.options, self.options.train
         launch = read_launch()
         comm.meet(train.timeout)
@@ -235,7 +235,7 @@ class Builder:
         return net
 
     def filled(self) -> dict[str, Any]:
-        """The options with every default spelled out, also those of the parts."""
+        """Return the options with all defaults, including those of the parts."""
         values = self.options.model_dump(mode="json", exclude_none=True)
         if self.options.task == "cyclegan":
             values["cycle"] = (self.options.cycle or Cycle()).model_dump()
@@ -243,13 +243,13 @@ class Builder:
         return values
 
     def record(self, step: int) -> None:
-        """Write options.yml; where it changes at `step`, the old file is kept beside it."""
+        """Write options.yml. If it changes at `step`, keep the old file next to it."""
         file, text = self.options.folder / "options.yml", self.resolved()
         kept = file.with_name(f"options_until_step_{step:08d}.yml")
         if step and file.exists() and file.read_text() != text and not kept.exists():
             os.replace(file, kept)
-        with replacing(file) as aside:
-            aside.write_text(text)
+        with replacing(file) as temporary:
+            temporary.write_text(text)
 
     def resolved(self) -> str:
         """`filled` as YAML that can be run again."""

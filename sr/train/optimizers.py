@@ -1,4 +1,4 @@
-"""Optimizers by name; the fused implementation where torch has one (one pass over the weights per step)."""
+"""Optimizers by name, in their fused implementation (one pass over the weights per step)."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -20,7 +20,7 @@ def adam(
     weight_decay: Decay = 0.0,
     eps: Rate = 1e-8,
 ) -> torch.optim.Optimizer:
-    """Adam, Kingma and Ba 2015. betas: the field's (0.9, 0.99)."""
+    """Adam, Kingma and Ba 2015. betas: (0.9, 0.99) as in ESRGAN."""
     return torch.optim.Adam(params, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True)
 
 
@@ -32,7 +32,7 @@ def adamw(
     weight_decay: Decay = 0.01,
     eps: Rate = 1e-8,
 ) -> torch.optim.Optimizer:
-    """AdamW, Loshchilov and Hutter 2019: decay apart from the gradient."""
+    """AdamW, Loshchilov and Hutter 2019: decoupled weight decay."""
     return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True)
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the optimizer step, so a checkpoint need not hold any state of them."""
+"""Learning-rate schedules: pure functions of the optimizer step, without state to save in checkpoints."""
 
 import math
 from typing import Annotated, Protocol
@@ -12,7 +12,7 @@ class Schedule(Protocol):
 
 
 class Constant:
-    """The base rate throughout."""
+    """The base rate at every step."""
 
     def __call__(self, base: float, step: int) -> float:
         return base
@@ -52,7 +52,7 @@ class Cosine:
 
 
 class Linear:
-    """Constant for `constant` of the run, then linear down to 0 just behind its last step (pix2pix, CycleGAN: half)."""
+    """Constant for `constant` of the run, then linear decay to 0 right after its last step (pix2pix, CycleGAN: 0.5)."""
 
     def __init__(self, *, constant: Annotated[float, Field(ge=0, lt=1)] = 0.5, total_steps: PositiveInt) -> None:
         self.start, self.total_steps = min(round(constant * total_steps), total_steps - 1), total_steps
@@ -62,7 +62,7 @@ class Linear:
 
 
 class Warmup:
-    """Linear ramp over the first `steps` steps in front of any schedule."""
+    """Linear warm-up over the first `steps` steps, multiplied with any schedule."""
 
     def __init__(self, schedule: Schedule, steps: int) -> None:
         self.schedule, self.steps = schedule, steps
