@@ -124,7 +124,7 @@ def test_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "sets": {"Set5": {"hr": "set5/hr", "lr": "set5/lr"}},
             "every": 5000,
             "best": "psnr_y",
-            "images": 0,
+            "pictures": 0,
         },
         "save": {"every": 5000},
         "log": {"every": 100},

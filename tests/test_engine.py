@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_refused(recipe: Recipe, tmp_path: Path) -> None
 
 
 def test_best_is_kept_and_old_checkpoints_go(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
-    file = recipe(validation={"every": 1, "sets": {"own": {"hr": str(photos)}}, "images": 1})
+    file = recipe(validation={"every": 1, "sets": {"own": {"hr": str(photos)}}, "pictures": 1})
     run = engine(file, "train.total_steps=6", "save.every=1", "save.keep=2")
     run.run()
     kept = checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")

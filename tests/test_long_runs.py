@@ -104,7 +104,7 @@ def test_a_full_disk_while_logging_is_one_sentence_and_costs_no_checkpoint(
 
 
 def test_strips_that_cannot_be_written_cost_nothing(recipe: Recipe, photos: Path, tmp_path: Path, capsys) -> None:
-    file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos / "photo_0.png")}}, "images": 1})
+    file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos / "photo_0.png")}}, "pictures": 1})
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     (tmp_path / "runs" / "tiny" / "strips").write_text("a file where a folder has to be")
     assert cli.main(["train", str(file)]) == 2

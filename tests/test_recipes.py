@@ -68,7 +68,7 @@ def test_recipe_runs_a_step(file: Path, photos: Path, tmp_path: Path) -> None:
     train(load(file, sets))
     assert list((tmp_path / file.stem / "models").glob("net_g_1.safetensors"))
     strips, ways = list((tmp_path / file.stem / "strips").glob("*.png")), 4 if options.task == "cyclegan" else 1
-    assert len(strips) == ways * min(6, options.validation.images)
+    assert len(strips) == ways * min(6, options.validation.pictures)
 
 
 @pytest.mark.parametrize("file", [f for f in RECIPES if "vgg" in f.read_text()], ids=lambda p: p.stem)

@@ -108,7 +108,7 @@ def test_a_failure_ends_the_run_and_the_last_good_one_stays(
 def test_no_checkpoint_names_a_missing_best_model(
     recipe: Recipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos)}}, "images": 0}, save__every=2)
+    file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos)}}, "pictures": 0}, save__every=2)
     run = engine(file, "train.total_steps=2")
     export = run.saver._export
 

@@ -90,12 +90,12 @@ class ValidationSet(Section):
 
 class ValidationSection(Section):
     """`best`: the metric that chooses models/net_g_best; default: psnr_y, or psnr_rgb for other images than grey and
-    RGB. `images`: how many of each set are drawn."""
+    RGB. `pictures`: how many of each set are drawn."""
 
     sets: dict[str, ValidationSet] = {}
     every: PositiveInt = 5000
     best: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "l1"] = "psnr_y"
-    images: NonNegativeInt = 4
+    pictures: NonNegativeInt = 4
 
 
 class Save(Section):

@@ -113,7 +113,7 @@ class Validator:
         sets = each.sets if first is None else [replace(val, items=val.items[:first]) for val in each.sets]
         tiles: dict[str, Any] = {"tile": TILE if scale > 1 else 0, "overlap": OVERLAP, "multiple": _multiple(net)}
         through = partial(tiled, run, scale=scale, device=next(net.parameters()).device, **tiles)
-        return evaluate(through, sets, scale=scale, metrics=each.metrics, images=self.options.validation.images)
+        return evaluate(through, sets, scale=scale, metrics=each.metrics, images=self.options.validation.pictures)
 
 
 class _Itself:

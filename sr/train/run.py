@@ -54,7 +54,7 @@ def show(build: Builder, trainer: Trainer) -> list[Path]:
 
     Raises UserError on all ranks where an image cannot be read or a file cannot be written. Collective.
     """
-    validation, wanted, folder = trainer.evaluate, build.options.validation.images, build.options.folder
+    validation, wanted, folder = trainer.evaluate, build.options.validation.pictures, build.options.folder
     if not wanted or validation is None:
         return []
     net = build.nets.make("generator").eval()

@@ -57,7 +57,7 @@ def options(args: argparse.Namespace, number: int, pair: str) -> dict[str, Any]:
                  "workers": 1, "rotate": True},
         "optimizer": {name: {"type": "adam", "lr": 1e-4} for name in ("generator", "discriminator")},
         "train": {"total_steps": args.steps, "ema_decay": 0.9},
-        "validation": {"every": args.steps, "sets": {"held": {"hr": args.hr}}, "images": 1},
+        "validation": {"every": args.steps, "sets": {"held": {"hr": args.hr}}, "pictures": 1},
         "log": {"every": max(1, args.steps // 30)},
         "save": {"every": args.steps},
     }  # fmt: skip
