@@ -145,7 +145,7 @@ def test_a_bad_sample_gives_way_to_its_next_neighbour_and_is_reported():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_bad_samples_ends_the_run_with_one_sentence(workers):
     source = Noise([40], bad=[(0, index) for index in range(40)])
-    with pytest.raises(UserError, match=r"^none of 16 samples from 0.tar: \d+ \(torn\) to .* can be used; mend"):
+    with pytest.raises(UserError, match=r"^none of 16 samples from 0.tar: \d+ \(torn\) to .* can be read; replace"):
         next(Loader(source, batch_size=2, workers=workers, **SETTINGS).batches())
 
 
@@ -164,7 +164,8 @@ def test_pairs_of_another_scale_are_bad_and_remainders_are_not():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "world", "accumulate", "hint"), [(10, 4, 1, "8 or 12"), (3, 2, 2, "use 4,"), (0, 1, 1, "use 1,")]
+    ("batch_size", "world", "accumulate", "hint"),
+    [(10, 4, 1, "8 or 12"), (3, 2, 2, "set it to 4,"), (0, 1, 1, "set it to 1,")],
 )
 def test_a_batch_that_does_not_divide_names_those_that_do(batch_size, world, accumulate, hint):
     with pytest.raises(UserError, match=hint):

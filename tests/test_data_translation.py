@@ -373,6 +373,6 @@ def test_the_verb_keeps_pairs_together(photographs, tmp_path, capsys):
     make_shards(photographs, tmp_path / "plain", size=32, step=32, progress=False)
     assert json.loads((tmp_path / "plain" / "plan.json").read_text())["side_by_side"] is False
     assert cli.main(["shard", str(photographs), str(tmp_path / "no"), "--side-by-side", "--size", "0"]) == 2
-    assert "size >= 32" in capsys.readouterr().err
-    with pytest.raises(UserError, match="drop either"):
+    assert "not a whole number of 32 or more" in capsys.readouterr().err
+    with pytest.raises(UserError, match="remove either"):
         make_shards(photographs, tmp_path / "no", side_by_side=True, lq=photographs, scale=1, progress=False)

@@ -235,7 +235,7 @@ def test_a_refused_run_keeps_the_manifest_and_equal_options_resume(recipe: Recip
 def test_sizes_that_do_not_fit_are_refused_before_any_output(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the discriminator does not take images of 3x32x32.*data.gt_size"):
         engine(recipe(discriminator={"type": "patchgan", "num_layers": 6}))
-    with pytest.raises(UserError, match="the generator goes from 3 to 1 channels"):
+    with pytest.raises(UserError, match="degrade: makes inputs of 1 channels, and the generator takes 3"):
         engine(recipe(generator={"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_out_ch": 1}))
     assert not (tmp_path / "runs").exists()
 

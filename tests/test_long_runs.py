@@ -52,7 +52,7 @@ def test_a_killed_worker_is_named_and_the_run_resumes(recipe: Recipe, tmp_path: 
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 2, said
         assert f"DataLoader worker (pid {workers[-1]}) is killed by signal: Killed" in said.replace("(s) ", " ")
-        assert "use fewer data.workers or give the container more memory" in said
+        assert "lower data.workers, or give the container more memory" in said
         assert "Traceback" not in said.rpartition("sr: ")[2]
     assert before is not None
     assert before.processes == 1 + len(workers)
@@ -107,8 +107,8 @@ def test_strips_that_cannot_be_written_cost_nothing(recipe: Recipe, photos: Path
     file = recipe(validation={"every": 2, "sets": {"own": {"hr": str(photos / "photo_0.png")}}, "pictures": 1})
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     (tmp_path / "runs" / "tiny" / "strips").write_text("a file where a folder has to be")
-    assert cli.main(["train", str(file)]) == 2
-    assert "strips" in capsys.readouterr().err
+    assert cli.main(["train", str(file)]) == 0
+    assert "no validation images are drawn: " in capsys.readouterr().out
     assert checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")[-1] == 4
     assert (tmp_path / "runs" / "tiny" / "models" / "net_g_4.safetensors").exists()
 

@@ -87,7 +87,11 @@ def test_a_teacher_that_runs_in_inference_mode_as_spandrels_do(teacher, monkeypa
     [
         ({}, {"scale": 4}, r"teacher\.safetensors upscales by 2, the generator by 4; give a teacher of its scale"),
         ({"conv_frst": "conv_first"}, {}, "the generator has no module 'conv_frst'; it has conv_first, body"),
-        ({"conv_first": "conv_first"}, {"num_feat": 4}, r"'conv_first' gives \[1, 4, .* and the teacher's .*\[1, 8, "),
+        (
+            {"conv_first": "conv_first"},
+            {"num_feat": 4},
+            r"'conv_first' has shape \[1, 4, .* and the teacher's 'conv_first' \[1, 8, ",
+        ),
     ],
 )
 def test_contradictions_are_reported_before_training(features, changes, message, teacher, tmp_path):

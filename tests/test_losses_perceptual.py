@@ -19,7 +19,7 @@ from sr.losses.perceptual import VGG19, Perceptual, Style, gram
 from sr.nets.io.basicsr import basicsr
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
-pytestmark = pytest.mark.filterwarnings("ignore:.* runs with random weights")
+pytestmark = pytest.mark.filterwarnings("ignore:.* has random weights")
 
 SHALLOW = {"conv1_2": 0.1, "conv2_2": 1.0}
 
@@ -220,7 +220,7 @@ def test_offline_explains_how_to_get_the_weights(monkeypatch):
 
 @pytest.mark.parametrize("name", ["vgg19", "timm/resnet10t"])
 def test_random_weights_warn(name):
-    with pytest.warns(UserWarning, match=f"{name} runs with random weights"):
+    with pytest.warns(UserWarning, match=f"{name} has random weights"):
         open_backbone(name, weights="random")
 
 

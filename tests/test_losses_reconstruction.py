@@ -101,7 +101,7 @@ def test_falls_on_the_way_down_its_gradient(loss: nn.Module) -> None:
 
 @pytest.mark.parametrize("loss", [SSIM(), MSSSIM()], ids=["ssim", "ms_ssim"])
 def test_images_smaller_than_the_window_are_refused(loss: nn.Module) -> None:
-    with pytest.raises(UserError, match=r"given 10; upscale data\.gt_size"):
+    with pytest.raises(UserError, match=r"got 10; increase data\.gt_size"):
         loss(*images(10, 200))
 
 

@@ -339,7 +339,7 @@ def validation(given: Given, scale: int) -> dict[str, Any] | None:
         return None
     best = metrics(given, scale)
     every, images = given.take("val.val_freq"), given.take("val.save_img", True)
-    return {"sets": sets, "every": every and int(every), "best": best, "images": None if images else 0}
+    return {"sets": sets, "every": every and int(every), "best": best, "pictures": None if images else 0}
 
 
 def metrics(given: Given, scale: int) -> str | None:
