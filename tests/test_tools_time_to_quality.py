@@ -39,6 +39,6 @@ def test_both_are_trained_alternately_and_measured(recipe, photos: Path, tmp_pat
     ]
     made = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
     assert made.returncode == 0, made.stderr[-2000:]
-    told = [line for line in made.stdout.splitlines() if line.endswith(" dB)")]
+    told = [line for line in made.stdout.splitlines() if " dB, network " in line]
     assert [line.split(":")[0] for line in told] == ["ours", "BasicSR"] * 2
     assert plot.stat().st_size > 0

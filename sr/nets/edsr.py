@@ -53,7 +53,7 @@ class ResidualBlock(nn.Module):
 
 
 class EDSR(Residual):
-    """EDSR. The large net of the paper has num_feat 256, num_block 32, res_scale 0.1.
+    """EDSR (Lim et al. 2017). The large net of the paper has num_feat 256, num_block 32, res_scale 0.1.
 
     [B, 3, h, w] -> [B, 3, h * scale, w * scale], any h and w. Parameter names are those of BasicSR's EDSR.
     """

@@ -154,5 +154,6 @@ def _ours(folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
     from sr.data.loader import Loader
 
     source = ShardSource(path=str(folder))
-    stream = Loader(source, seed=0, scale=4, gt_size=256, degrade_size=400, batch_size=batch, workers=1)
+    crop = {"scale": 4, "gt_size": 256, "degrade_size": 400, "flip": True, "rotate": False}
+    stream = Loader(source, seed=0, batch_size=batch, workers=1, **crop)
     return stream.batches
