@@ -46,6 +46,14 @@ def test_arrays(model, shape: tuple[int, ...], dtype: str) -> None:
     assert np.abs(np.atleast_3d(made)[..., :3].astype(float) - expected[..., :3]).max() < 1
 
 
+def test_16_bit_pil_images_keep_their_depth(model) -> None:
+    pixels = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
+    for image in (Image.fromarray(pixels), Image.frombytes("I;16B", (8, 6), pixels.astype(">u2").tobytes())):
+        assert np.array_equal(np.asarray(model(image)), model(pixels))
+    with pytest.raises(ValueError, match="mode F has no known white; pass a uint8"):
+        model(Image.fromarray(pixels.astype(np.float32)))
+
+
 def test_tensors(model) -> None:
     batch = torch.rand(2, 3, 6, 5, dtype=torch.float64)
     made = model(batch)

@@ -52,10 +52,13 @@ class ImageModel:
         raise TypeError(f"{type(image).__name__} is not an image; pass a PIL image, a NumPy array or a tensor")
 
     def _pil(self, image: Image.Image) -> Image.Image:
-        if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        if image.mode in ("I", "F"):  # Pillow would clip these to 8 bits
+            raise ValueError(f"mode {image.mode} has no known white; pass a uint8 or uint16 array")
+        if image.mode not in ("L", "LA", "RGB", "RGBA") and not image.mode.startswith("I;16"):
             transparent = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
             image = image.convert("RGBA" if transparent else "RGB")
-        return Image.fromarray(self._array(np.asarray(image)))
+        pixels = np.asarray(image)
+        return Image.fromarray(self._array(pixels.astype(pixels.dtype.newbyteorder("="))))
 
     def _array(self, image: np.ndarray) -> np.ndarray:
         depths = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
