@@ -1,7 +1,7 @@
 """The documentation is correct: its commands run or at least parse; its files, links, keys and tests exist.
 
-Each command in a ```sh block is read by the verb's own parser, and its options and `--set` are resolved; those of
-RUN are run too, scaled down, in the order of their document, on small images in the place of PHOTOS, TEST and so on.
+Each command in a ```sh block is read by the verb's own parser, and its options and `--set` are resolved. Those of the
+guides named below are run too, scaled down, in their order, on small images in the place of PHOTOS, TEST and so on.
 Commands of other programs are checked for the files they name.
 """
 
@@ -28,8 +28,8 @@ from sr.train.builder import load
 from tests.helpers.importing import PAIRS
 from tests.helpers.program import ROOT, write_photos
 
-DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-RUN = ["own_photos.md", "fine_tuning.md", "swapping_parts.md", "from_other_trainers.md"]
+DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = ROOT / "docs" / "guides"
 OTHERS = {"pip", "git", "pre-commit", "cd", "export", "sudo", "scp", "docker", "kubectl", "tensorboard"}
 OTHERS |= {"sbatch", "srun", "torchrun"}
 CODE = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -151,7 +151,7 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("name", ["own_photos.md", "fine_tuning.md"])
 def test_the_commands_of_a_document(place: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     ran = 0
-    for words in commands((ROOT / "docs" / name).read_text()):
+    for words in commands((GUIDES / name).read_text()):
         arguments = ours(words)
         assert arguments is not None
         code = cli.main(scaled(arguments))
@@ -165,7 +165,7 @@ def test_the_commands_of_a_document(place: Path, name: str, capfd: pytest.Captur
 
 @pytest.mark.slow
 def test_parts_are_swapped_as_documented(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (ROOT / "docs" / "swapping_parts.md").read_text()
+    text = (GUIDES / "swapping_parts.md").read_text()
     module = re.search(r"```python\n# (mylab/losses\.py)\n(.*?)```", text, re.DOTALL)
     assert module
     (place / "mylab").mkdir()
@@ -195,7 +195,7 @@ def test_migration_from_other_trainers(place: Path, capfd: pytest.CaptureFixture
     tuned.mkdir(parents=True)
     sizes = {"scale": 4, "num_feat": 4, "num_block": 1, "num_grow_ch": 2}
     save_safetensors(tuned / "net_g_best.safetensors", RRDBNet(**sizes).state_dict(), architecture("rrdbnet", sizes))
-    for words in commands((ROOT / "docs" / "from_other_trainers.md").read_text()):
+    for words in commands((GUIDES / "migrate.md").read_text()):
         arguments = ours(words)
         if ">" in words:
             there = words.index(">")

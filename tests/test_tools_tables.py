@@ -1,4 +1,4 @@
-"""docs/parts.md is up to date."""
+"""docs/reference/parts.md is up to date."""
 
 import re
 

@@ -114,7 +114,7 @@ def _fill(net: nn.Module, values: State, path: Path) -> None:
     own = net.state_dict()
     if [value.shape for value in own.values()] != [value.shape for value in values.values()]:
         raise UserError(
-            f"--other {path}: its networks differ from the reference; use a version listed in docs/benchmarks.md"
+            f"--other {path}: its networks differ from the reference; use a version listed in docs/benchmarks/speed.md"
         )
     net.load_state_dict(dict(zip(own, values.values(), strict=True)))
 

@@ -1,4 +1,4 @@
-"""Write docs/parts.md: every type of an options file with its parameters, defaults and a summary.
+"""Write docs/reference/parts.md: every type of an options file with its parameters, defaults and a summary.
 
 `python tools/docs/make_tables.py` writes the file; with `--check`, exit code 1 means that it is out of date.
 """
@@ -18,7 +18,7 @@ from sr.config import registry
 from sr.config.registry import Factory, PartOf, Table
 from sr.train.builder import TABLES
 
-FILE = Path(__file__).parents[2] / "docs" / "parts.md"
+FILE = Path(__file__).parents[2] / "docs" / "reference" / "parts.md"
 PLACES = {
     "generators": "`generator`",
     "discriminators": "`discriminator`",
@@ -94,7 +94,7 @@ def summary(factory: Factory) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="write docs/parts.md")
+    parser = argparse.ArgumentParser(description="write docs/reference/parts.md")
     parser.add_argument("--check", action="store_true", help="only check whether the file is up to date")
     args = parser.parse_args(arguments)
     if not args.check:
