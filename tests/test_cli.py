@@ -10,7 +10,8 @@ import spandrel
 import torch
 from PIL import Image
 
-from sr.cli import main
+from sr.cli import main, parser
+from sr.core import progress
 from sr.nets.io.load import open_model
 from tests.helpers.program import sr
 
@@ -152,3 +153,62 @@ def test_help_names_every_verb() -> None:
     said = sr("--help").stdout
     for verb in ("train", "upscale", "translate", "validate", "shard", "degrade", "check", "schema"):
         assert verb in said
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (["upscal", "."], "there is no 'upscal'. Did you mean 'upscale'? See sr --help"),
+        (["up"], "Did you mean 'upscale'?"),
+        (["upscale", ".", "--ouput", "x"], "there is no flag --ouput. Did you mean '--output'? See sr upscale --help"),
+        (["upscale", ".", "-o", "x", "--tiel=3"], "'--tile'?"),
+        (["upscale", ".", "-x", "3"], "there is no flag -x; see sr upscale --help"),
+        (["upscale", ".", "-o", "x", "--format", "pgn"], "there is no 'pgn'. Did you mean 'png'?"),
+    ],
+)
+def test_a_wrong_word_gets_the_nearest(args: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_flags_of_real_esrgan() -> None:
+    given = parser().parse_args("upscale -i a b -o x -n net.pth -s 2.5 -t 64 --fp32 --suffix _x4".split())
+    assert (given.more, given.output, given.model, given.outscale) == (["a", "b"], "x", "net.pth", 2.5)
+    assert (given.tile, given.precision) == (64, "fp32")
+
+
+def test_every_verb_has_an_example_that_parses() -> None:
+    verbs = next(iter(parser()._subparsers._group_actions)).choices  # type: ignore[union-attr]
+    for name, verb in verbs.items():  # type: ignore[union-attr]
+        command = verb.epilog.removeprefix("example: sr ").partition(" >")[0].split()
+        assert parser().parse_args(command).verb == name
+        assert {"--quiet", "--verbose"} <= set(verb._option_string_actions)
+
+
+def test_json_and_quiet(photos: Path, recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    bicubic = ["upscale", str(photos), "-m", "bicubic", "--scale", "2", "-o"]
+    assert main([*bicubic, str(photos.parent / "a"), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert [len(made[key]) for key in ("written", "kept", "failed", "damaged", "notes", "skipped")] == [6, *[0] * 5]
+    assert main([*bicubic, str(photos.parent / "b"), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["check", str(recipe()), "--json", "--quiet"]) == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["options"]["generator"]["type"] == "rrdbnet"
+    assert checked["parameters"]["generator"] > 1000
+    assert main(["recipes", "--json"]) == 0
+    assert "quickstart" in json.loads(capsys.readouterr().out)
+    assert main(["check", "nowhere.yml", "--verbose"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_progress_in_a_log_is_a_line_per_interval(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(progress.progress(range(5), desc="short", unit="image")) == [*range(5)]
+    assert capsys.readouterr().err == ""  # over before the first minute
+    monkeypatch.setattr(progress, "LOG_SECONDS", 1e-6)
+    assert list(progress.progress(range(5), desc="long", unit="image")) == [*range(5)]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("sr: long: 1 of 5, ")
+    assert all("\r" not in line and "|" not in line for line in lines)

@@ -23,9 +23,9 @@ def test_a_recipe_by_name_and_a_file_of_that_name(tmp_path: Path, monkeypatch: p
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
-    with pytest.raises(UserError, match="no recipe 'quikstart'; did you mean 'quickstart'"):
+    with pytest.raises(UserError, match=r"no recipe 'quikstart'\. Did you mean 'quickstart'"):
         recipes.locate("quikstart")
-    with pytest.raises(UserError, match="run `sr recipes`"):
+    with pytest.raises(UserError, match="Run `sr recipes`"):
         recipes.locate("zzz")
     assert recipes.locate("missing/file.yml") == Path("missing/file.yml")
 

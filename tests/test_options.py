@@ -183,7 +183,7 @@ def test_schema_accepts_the_recipes_and_refuses_mistakes() -> None:
 
 
 def test_summary_counts_parameters_and_batches(recipe: Recipe) -> None:
-    text = summary(load(ROOT / "options" / "realesrgan_x4.yml"))
+    text = str(summary(load(ROOT / "options" / "realesrgan_x4.yml")))
     assert "16.698 M" in text
     assert "4.377 M" in text  # as published for UNetDiscriminatorSN with 64 features
     assert "48 = 1 process(es) x accumulate 1 x 48 samples" in text

@@ -166,7 +166,7 @@ def test_measured_here(
     said = capsys.readouterr().out
     found = said.splitlines()[0].split()
     values = {key: float(value) for key, value in zip(found[1::2], found[2::2], strict=True)}
-    trained = sum(map(float, re.findall(r"([\d.]+) M parameters", summary(load(file)))))
+    trained = sum(map(float, re.findall(r"([\d.]+) M parameters", str(summary(load(file))))))
     assert values["--parameters"] == pytest.approx(trained, abs=2e-3)
     assert values["--images"] == 4
     rate = float(said.splitlines()[2].split()[3])

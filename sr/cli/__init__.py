@@ -4,14 +4,16 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sr.cli import convert, images, measuring, recipes, training
 from sr.core import signals
-from sr.core.errors import UserError
+from sr.core.errors import UserError, nearest
+from sr.core.progress import set_quiet
 from sr.core.version import __version__
 
 
@@ -20,12 +22,23 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"sr {__version__}")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(function: Callable[[argparse.Namespace], int], help: str, example: str = "") -> argparse.ArgumentParser:
-        epilog = f"example: {example}" if example else None
+    def verb(
+        function: Callable[[argparse.Namespace], int],
+        help: str,
+        example: str,
+        *,
+        result: bool = False,
+        json: bool = False,
+    ) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = verbs.add_parser(
-            function.__name__, help=help, description=help, epilog=epilog
+            function.__name__, help=help, description=help, epilog=f"example: {example}"
         )
-        parser.set_defaults(run=function)
+        parser.set_defaults(run=function, result=result, json=False)
+        amount = parser.add_mutually_exclusive_group()
+        amount.add_argument("--quiet", action="store_true", help="print no progress, only results and errors")
+        amount.add_argument("--verbose", action="store_true", help="print the traceback of errors")
+        if json:
+            parser.add_argument("--json", action="store_true", help="print the result as JSON")
         return parser
 
     for group in (training, recipes, measuring, images, convert):
@@ -34,20 +47,52 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong argument in one sentence, as `main` does for other mistakes."""
+    """Reports a wrong argument in one sentence with the nearest spelling, as `main` does for other mistakes."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
+        see = " See" if message.endswith("?") else "; see"
+        raise UserError(f"{message}{see} {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an unknown flag before argparse reports the required argument that it was meant for."""
+        given = list(sys.argv[1:] if args is None else args)
+        for flag in (each.partition("=")[0] for each in given[: given.index("--") if "--" in given else None]):
+            if self._subparsers is None and self._is_unknown(flag):
+                flags = sorted(name for name in self._option_string_actions if name.startswith("--"))
+                self.error(f"there is no flag {flag}.{nearest(flag, flags)}".rstrip("."))
+        return super().parse_known_args(args, namespace)
+
+    def _is_unknown(self, flag: str) -> bool:
+        known = self._option_string_actions
+        if flag.startswith("--"):
+            return " " not in flag and not any(name.startswith(flag) for name in known)
+        return re.match(r"-[A-Za-z]", flag) is not None and flag[:2] not in known
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Of a value that is not one of the choices, such as a verb: a message with the nearest one."""
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            likely = [name for name in known if name.startswith(str(value))]
+            hint = f" Did you mean '{likely[0]}'?" if likely else nearest(value, known)
+            choices = f" Choose from {', '.join(known)}"
+            raise argparse.ArgumentError(action, f"there is no '{value}'.{hint or choices}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
+    verbose = False
     try:
         args = parser().parse_args(argv)
-        return int(args.run(args))
+        verbose = args.verbose
+        set_quiet(args.quiet)
+        hidden = args.quiet and not (args.result or args.json)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if hidden else sys.stdout):
+            return int(args.run(args))
     except UserError as error:
+        if verbose:
+            traceback.print_exception(error)
         return _failed(str(error), error.exit_code)
     except OSError as error:
         if isinstance(error, BrokenPipeError):

@@ -1,21 +1,37 @@
 """Arguments and output that several verbs share."""
 
 import argparse
+import dataclasses
+import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from sr.core.errors import UserError
 from sr.inference.choices import CODECS, MAX_SCALE
 
 
 class Add(Protocol):
-    """Adds a verb that runs `function`. help: one line. example: a command, shown at the end of its help."""
+    """Adds a verb that runs `function`.
+
+    Args:
+        help: one line.
+        example: a command, shown at the end of its help.
+        result: the verb is run for its output, which --quiet keeps.
+        json: add --json, which prints the result as one JSON object.
+    """
 
     def __call__(
-        self, function: Callable[[argparse.Namespace], int], help: str, example: str = ""
+        self,
+        function: Callable[[argparse.Namespace], int],
+        help: str,
+        example: str,
+        *,
+        result: bool = False,
+        json: bool = False,
     ) -> argparse.ArgumentParser: ...
 
 
@@ -74,9 +90,18 @@ def add_options(parser: argparse.ArgumentParser, flag: str = "options") -> None:
 def add_conversion(parser: argparse.ArgumentParser, *, model_required: bool = True) -> None:
     """Inputs, output, model and file formats of `sr upscale` and `sr translate`."""
     add = parser.add_argument
-    add("input", nargs="+", type=path, help="image, video, tar of images, folder of these, or list:FILE")
+    add("input", nargs="*", type=path, help="image, video, tar of images, folder of these, or list:FILE")
+    add("-i", "--input", nargs="+", type=path, default=[], dest="more", metavar="INPUT", help="the same as a flag")
     add("-o", "--output", required=True, type=path, metavar="DIR", help="output folder (if it ends in /), or file")
-    add("-m", "--model", required=model_required, type=path, metavar="FILE", help="model file (upscale: or bicubic)")
+    add(
+        "-m",
+        "-n",
+        "--model",
+        required=model_required,
+        type=path,
+        metavar="FILE",
+        help="model file (upscale: or bicubic)",
+    )
     add("--format", choices=("png", "jpg", "webp", "tif"), help="output format (default: that of the input)")
     add("--quality", type=whole(1, 100), default=95, metavar="N", help="of jpg and webp, 1 to 100 (%(default)s)")
     add("--suffix", default="", help="appended to each name, e.g. _x4")
@@ -102,7 +127,7 @@ def add_device(parser: argparse.ArgumentParser, *, tile: int | None = None) -> N
     side, overlap = ("by the model", "by the receptive field") if tile is None else (str(tile), "32")
     add = parser.add_argument
     add("--device", help="cuda, cuda:1, cpu ... (default: the first GPU, else the CPU)")
-    add("--tile", type=whole(0), default=tile, metavar="N", help=f"side in input pixels; 0: whole image ({side})")
+    add("-t", "--tile", type=whole(0), default=tile, metavar="N", help=f"side in input pixels; 0: whole image ({side})")
     add(
         "--overlap",
         type=whole(0),
@@ -129,22 +154,39 @@ def conversion(args: argparse.Namespace) -> dict[str, Any]:
     device = pick_device(args.device)
     if device.type == "cpu":
         keep_memory()
-    inputs, as_folder = [Path(given) for given in args.input], args.output.endswith(("/", os.sep))
+    if not args.input + args.more:
+        raise UserError("nothing to convert; give images, videos or folders, such as photos/")
+    inputs, as_folder = [Path(given) for given in args.input + args.more], args.output.endswith(("/", os.sep))
     paths = {"inputs": inputs, "output": Path(args.output), "as_folder": as_folder}
     return {**chosen, **paths, "video": video, "device": device}
 
 
-def print_report(report: Any, output: str) -> int:
+def print_report(report: Any, args: argparse.Namespace) -> int:
     """Print the report of all processes, on rank 0. Returns the exit code."""
     if os.environ.get("RANK", "0") != "0":
         return 0
+    code = 1 if report.failed or report.damaged else 0
+    if args.json:
+        print_json({field.name: json_of(getattr(report, field.name)) for field in dataclasses.fields(report)})
+        return code
     kept = f", {len(report.kept)} up to date" if report.kept else ""
-    print(f"{len(report.written)} image(s) written to {output}{kept}")
+    print(f"{len(report.written)} image(s) written to {args.output}{kept}")
     list_failures(report.skipped, "file(s) skipped")
     list_failures(report.notes, "note(s)")
     list_failures(report.damaged, "image(s) damaged, converted as far as they can be decoded")
     list_failures(report.failed, "image(s) failed")
-    return 1 if report.failed or report.damaged else 0
+    return code
+
+
+def json_of(entries: Sequence[Any]) -> list[Any]:
+    """Paths as text, and (file, reason) as {"file": ..., "reason": ...}."""
+    return [
+        {"file": str(entry[0]), "reason": entry[1]} if isinstance(entry, tuple) else str(entry) for entry in entries
+    ]
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    print(json.dumps(values, indent=1, allow_nan=False))
 
 
 def list_failures(failures: Sequence[tuple[object, str]], what: str) -> None:

@@ -8,8 +8,12 @@ from sr.core.errors import UserError
 
 
 def add(verb: Add) -> None:
-    _upscale(verb(upscale, "upscale images and videos", "sr upscale photos/ -o large/ -m net_g.safetensors"))
-    _translate(verb(translate, "translate images and videos", "sr translate labels/ -o photos/ -m net_g.safetensors"))
+    _upscale(verb(upscale, "upscale images and videos", "sr upscale photos/ -o large/ -m net_g.safetensors", json=True))
+    _translate(
+        verb(
+            translate, "translate images and videos", "sr translate labels/ -o photos/ -m net_g.safetensors", json=True
+        )
+    )
 
 
 def _upscale(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +27,7 @@ def _upscale(parser: argparse.ArgumentParser) -> None:
         metavar="FILE:SHARE",
         help="weighted mean of models, in place of --model",
     )
-    add("--outscale", type=float, metavar="X", help="scale of the output, e.g. 2.5 (default: that of the model)")
+    add("-s", "--outscale", type=float, metavar="X", help="scale of the output, e.g. 2.5 (default: that of the model)")
     add("--alpha", choices=("bicubic", "net"), default="bicubic", help="alpha upsampling method (%(default)s)")
     add("--tta", action="store_true", help="average over 8 flips and rotations; 8 times slower")
     add(
@@ -32,6 +36,7 @@ def _upscale(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: the fastest one within 1/255 of fp32 (default)",
     )
+    add("--fp32", dest="precision", action="store_const", const="fp32", help="the same as --precision fp32")
     common.add_device(parser)
 
 
@@ -43,7 +48,7 @@ def upscale(args: argparse.Namespace) -> int:
         raise UserError("give either --model FILE or --blend A:0.7 B:0.3, and not both")
     model = mix_models(args.blend, scale=args.scale) if args.blend else pick_model(args.model, scale=args.scale)
     chosen = {name: getattr(args, name) for name in ("outscale", "alpha", "precision", "tta")}
-    return common.print_report(run(model=model, **chosen, **common.conversion(args)), args.output)
+    return common.print_report(run(model=model, **chosen, **common.conversion(args)), args)
 
 
 def _translate(parser: argparse.ArgumentParser) -> None:
@@ -62,4 +67,4 @@ def translate(args: argparse.Namespace) -> int:
     if args.eval and hasattr(model.net, "test_time"):
         setattr(model.net, "test_time", "eval")  # noqa: B010  (a property, which nn.Module's types do not know)
     side = direction if args.side_by_side else None
-    return common.print_report(run(model=model, side=side, size=args.size, **common.conversion(args)), args.output)
+    return common.print_report(run(model=model, side=side, size=args.size, **common.conversion(args)), args)

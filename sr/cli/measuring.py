@@ -1,7 +1,6 @@
 """Verbs that measure, compare and export models: validate, report, export."""
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +12,14 @@ from sr.core.errors import UserError
 
 
 def add(verb: Add) -> None:
-    _validate(verb(validate, "measure a model on pairs of images", "sr validate --model net_g.safetensors --hr Set5"))
+    example = "sr validate -m net_g.safetensors --hr Set5"
+    _validate(verb(validate, "measure a model on pairs of images", example, result=True, json=True))
     _report(
         verb(
             report,
             "write a page that shows and measures upscaled images side by side",
             "sr report ours/ theirs/ --lr small/ -o report.html",
+            json=True,
         )
     )
     _export(
@@ -44,8 +45,10 @@ def validate(args: argparse.Namespace) -> int:
         _print_omitted(results.left_out)
         if args.csv:
             write_csv(args.csv, results)
-        values = about | table(results)
-        print(json.dumps(values, indent=1, allow_nan=False) if args.json else "\n".join(lines(results)))
+        if args.json:
+            common.print_json(about | table(results))
+        else:
+            print("\n".join(lines(results)))
     score.shutdown()
     return 0
 
@@ -92,6 +95,10 @@ def report(args: argparse.Namespace) -> int:
     chosen = {name: getattr(args, name) for name in names} | {"device": pick_device(args.device)}
     metrics = args.metrics and known(args.metrics, enlarging=True)
     made = make_report(args.folder, Path(args.output), models=models, metrics=metrics, **chosen)
+    if args.json:
+        values = {"page": args.output, "images": made.images, "failed": common.json_of(made.failed)}
+        common.print_json({**values, "omitted": dict(made.left_out)})
+        return 1 if made.failed else 0
     _print_omitted(made.left_out)
     folder = f" and {made.folder}" if made.folder else ""
     print(f"{made.images} image(s) in {args.output}{folder}")
@@ -110,7 +117,7 @@ def export(args: argparse.Namespace) -> int:
 def _validate(parser: argparse.ArgumentParser) -> None:
     folders: dict[str, Any] = {"action": "append", "default": [], "type": common.path, "metavar": "DIR"}
     add = parser.add_argument
-    add("--model", type=common.path, metavar="FILE", help="model file, or bicubic")
+    add("-m", "--model", type=common.path, metavar="FILE", help="model file, or bicubic")
     add("--hr", **folders, help="ground truth, once for each set")
     add("--lr", **folders, help="LR images of each --hr (default: MATLAB's bicubic of it)")
     add("--outputs", **folders, help="images that are already upscaled, for each --hr, in place of --model")
@@ -121,7 +128,6 @@ def _validate(parser: argparse.ArgumentParser) -> None:
     common.add_direction(parser)
     add("--scale", type=common.scale, metavar="N", help="required for bicubic and --outputs")
     add("--metrics", nargs="+", metavar="NAME", help="e.g. psnr_y l1 lpips (default: the usual ones of the task)")
-    add("--json", action="store_true", help="print JSON instead of a table")
     add("--csv", type=common.path, metavar="FILE", help="write a row for each image")
     add("--sheet", type=common.path, metavar="FILE", help="write a contact sheet: input, output, ground truth")
     add("--rows", type=common.whole(1), default=8, metavar="N", help="rows of the sheet (%(default)s)")
@@ -134,7 +140,15 @@ def _report(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", required=True, type=common.path, metavar="FILE", help="the page (.html)")
     add("--lr", type=common.path, metavar="DIR", help="the LR images; bicubic of them is added to the page")
     add("--hr", type=common.path, metavar="DIR", help="ground truth to measure against")
-    add("--model", action="append", default=[], type=common.path, metavar="FILE", help="upscale --lr with this model")
+    add(
+        "-m",
+        "--model",
+        action="append",
+        default=[],
+        type=common.path,
+        metavar="FILE",
+        help="upscale --lr with this model",
+    )
     add("--scale", type=common.scale, metavar="N", help="scale of the outputs (default: from the sizes of --lr)")
     add("--metrics", nargs="+", metavar="NAME", help="the first orders the page (psnr_y ssim_y lpips dists)")
     add(

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sr.cli import common
 from sr.cli.common import Add
 from sr.config.recipes import locate, names, summary
 from sr.core.atomic import replacing
@@ -10,13 +11,16 @@ from sr.core.errors import UserError
 
 
 def add(verb: Add) -> None:
-    verb(recipes, "list the option files that ship with sr")
-    made = verb(init, "write a copy of a recipe, to edit it")
+    verb(recipes, "list the option files that ship with sr", "sr recipes", result=True, json=True)
+    made = verb(init, "write a copy of a recipe, to edit it", "sr init quickstart -o mine.yml")
     made.add_argument("name", help="a recipe, as listed by `sr recipes`")
     made.add_argument("-o", "--output", metavar="FILE", help="(NAME.yml)")
 
 
 def recipes(args: argparse.Namespace) -> int:
+    if args.json:
+        common.print_json({name: summary(name) for name in names()})
+        return 0
     width = max(map(len, names()))
     for name in names():
         print(f"{name:<{width}}  {summary(name)}")

@@ -14,14 +14,15 @@ webp are small and lossy"""
 
 
 def add(verb: Add) -> None:
-    parser = verb(
-        train, "train from an options file, or resume the run", "accelerate launch -m sr train quickstart.yml"
-    )
+    parser = verb(train, "train from an options file, or resume the run", "sr train quickstart")
     parser.add_argument("--accept-changes", action="store_true", help="resume with changed losses, data or optimizer")
     common.add_options(parser)
-    common.add_options(verb(check, "check an options file and print it resolved", "sr check quickstart.yml"))
-    verb(schema, "print the JSON schema of options files, for editors", "sr schema > options.schema.json")
-    _shard(verb(shard, "cut a folder of images into WebDataset-format tar shards", "sr shard photos/ shards/"))
+    help = "check an options file and print it resolved"
+    common.add_options(verb(check, help, "sr check quickstart.yml", result=True, json=True))
+    verb(schema, "print the JSON schema of options files, for editors", "sr schema > options.schema.json", result=True)
+    _shard(
+        verb(shard, "cut a folder of images into WebDataset-format tar shards", "sr shard photos/ shards/", json=True)
+    )
     parser = verb(
         degrade,
         "write the LR images that training would see",
@@ -44,8 +45,11 @@ def check(args: argparse.Namespace) -> int:
     from sr.train import builder, summary
 
     options = builder.load(args.options, args.set, plugins=args.plugins)
-    print(builder.Builder(options, plugins=args.plugins).resolved())
-    print(summary.summary(options, plugins=args.plugins))
+    build, about = builder.Builder(options, plugins=args.plugins), summary.summary(options, plugins=args.plugins)
+    if args.json:
+        common.print_json({"options": build.filled(), **about._asdict()})
+    else:
+        print(f"{build.resolved()}\n{about}")
     return 0
 
 
@@ -75,6 +79,10 @@ def shard(args: argparse.Namespace) -> int:
         workers=args.workers,
         strict=args.strict,
     )
+    if args.json:
+        values = {"samples": report.samples, "shards": report.shards, "skipped": common.json_of(report.skipped)}
+        common.print_json(values)
+        return 0
     print(f"{report.samples} samples in {report.shards} shards in {args.output}")
     common.list_failures(report.skipped, "image(s) left out")
     if report.others.total:

@@ -1,9 +1,8 @@
 """Option files that ship with `sr`, found by name: `sr train quickstart` works in any folder."""
 
-import difflib
 from pathlib import Path
 
-from sr.core.errors import UserError
+from sr.core.errors import UserError, nearest
 
 INSTALLED = Path(__file__).with_name("recipes")  # the wheel installs options/ here, see setup.py
 CHECKOUT = Path(__file__).parents[2] / "options"
@@ -34,6 +33,5 @@ def locate(file: str | Path) -> Path:
         return path
     if name in names():
         return folder() / f"{name}.yml"
-    near = difflib.get_close_matches(name, names(), n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "run `sr recipes` for the list of recipes"
-    raise UserError(f"there is no file and no recipe '{name}'; {hint}")
+    hint = nearest(name, names()) or " Run `sr recipes` for the list of recipes"
+    raise UserError(f"there is no file and no recipe '{name}'.{hint}")

@@ -5,21 +5,20 @@ user's own), and the keyword-only parameters of that constructor are the keys th
 needs its class and one row, and its options, their checks, the editor's schema and the docs follow from it.
 """
 
-import difflib
 import functools
 import importlib
 import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import core_schema, to_jsonable_python
 
-from sr.core.errors import UserError, first_line
+from sr.core.errors import UserError, first_line, nearest
 
 Path = tuple[str | int, ...]
 Factory = Callable[..., Any]
@@ -61,12 +60,6 @@ class Problem(NamedTuple):
 
     path: Path
     message: str
-
-
-def nearest(word: str, known: Iterable[Any], cutoff: float = 0.6) -> str:
-    """` Did you mean 'x'?`, or nothing where no known word is similar."""
-    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=cutoff)
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def find(table: Table, name: str, *, plugins: bool = True) -> Factory:

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from sr.config.registry import Path, nearest
-from sr.core.errors import UserError
+from sr.config.registry import Path
+from sr.core.errors import UserError, nearest
 
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 18, 32, 20_000
 MERGE = "tag:yaml.org,2002:merge"

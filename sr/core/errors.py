@@ -1,5 +1,8 @@
 """The exception that is shown to users, and helpers for error messages."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """An error that the user can fix.
@@ -12,6 +15,12 @@ class UserError(Exception):
 
     def __init__(self, *message: object) -> None:
         super().__init__(*(printable(str(part)) for part in message))
+
+
+def nearest(word: str, known: Iterable[object], cutoff: float = 0.6) -> str:
+    """Return ` Did you mean 'x'?` with the known word that is most similar, or nothing."""
+    close = difflib.get_close_matches(word, [str(each) for each in known], n=1, cutoff=cutoff)
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def printable(text: str) -> str:

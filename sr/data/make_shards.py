@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import webdataset
-from tqdm import tqdm
 
 from sr.core.atomic import replacing
 from sr.core.digest import sha256_of
 from sr.core.errors import UserError
 from sr.core.lock import Lock
+from sr.core.progress import progress
 from sr.data import codecs
 from sr.data import index as shard_index
 from sr.data.paired import half_of, halves
@@ -171,8 +171,8 @@ def _processes(workers: int) -> Iterator[Run]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _consume(results: Iterable[Any], what: str, total: int, progress: bool, initial: int = 0) -> list[Any]:
-    return list(tqdm(results, desc=what, total=total, initial=initial, disable=not progress, unit=""))
+def _consume(results: Iterable[Any], what: str, total: int, show: bool, initial: int = 0) -> list[Any]:
+    return list(progress(results, desc=what, total=total, initial=initial, show=show, unit=""))
 
 
 def _plan(

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as td
 
-from sr.config.registry import nearest
-from sr.core.errors import UserError
+from sr.core.errors import UserError, nearest
 from sr.data.colorize import Colorize
 from sr.data.folder import FolderSource
 from sr.data.paired import Paired, SideBySide

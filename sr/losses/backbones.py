@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
-from sr.config.registry import nearest
-from sr.core.errors import UserError, first_line
+from sr.core.errors import UserError, first_line, nearest
 from sr.nets.io.state_dicts import State, load_weights
 
 Layers = Annotated[dict[str, float], Field(min_length=1)]

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from sr.config.registry import nearest
-from sr.core.errors import UserError, first_line
+from sr.core.errors import UserError, first_line, nearest
 from sr.nets.io.basicsr import basicsr
 from sr.nets.io.pad_to_multiple import any_size
 

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr.config.registry import nearest
-from sr.core.errors import UserError, first_line
+from sr.core.errors import UserError, first_line, nearest
 from sr.nets.layers import Count
 from sr.nets.norm import keep_statistics
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from torch import Tensor
-from tqdm import tqdm
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
+from sr.core.progress import progress
 from sr.evaluate.metrics import METRICS
 from sr.images import ImageData, ImageError, bicubic, read_image, write_image
 from sr.inference.upscale import Upscaler
@@ -135,7 +135,7 @@ def make_report(
 
 def _cards(entries: Sequence[Entry], plan: ReportPlan, folder: Path, failed: Failed) -> list[Card]:
     cards = []
-    for number, entry in enumerate(tqdm(entries, unit="image", desc="report", disable=None)):
+    for number, entry in enumerate(progress(entries, unit="image", desc="report")):
         try:
             cards.append(_card(entry, plan, folder, number))
         except (UserError, ValueError) as error:  # one image must not cost the others

@@ -34,7 +34,9 @@ def train(options: Options, *, plugins: bool = True, accept_changes: bool = Fals
         if trainer.failed_validations:
             print(f"validation   failed {trainer.failed_validations} time(s), see above")
         verb = "upscale" if options.scale > 1 else "translate"
-        print(f"next         sr {verb} FOLDER -o OUTPUT -m {trainer.last_model}", flush=True)
+        best = trainer.models / "net_g_best.safetensors"
+        model = best if best.exists() else trainer.last_model
+        print(f"next         sr {verb} FOLDER -o OUTPUT -m {model}", flush=True)
     comm.shutdown()
     trainer.players["generator"].accelerator.end_training()
 

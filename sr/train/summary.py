@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from sr.config.options import Options
 from sr.core.errors import UserError
+from sr.core.progress import progress
 from sr.data.paths import image_paths
 from sr.images import ImageData, read_pixels, write_image
 from sr.inference.upscale import with_planes
@@ -16,32 +17,51 @@ from sr.train.builder import Builder
 from sr.train.plan_warnings import plan_warnings
 
 
-def summary(options: Options, *, plugins: bool = True) -> str:
-    """Return parameter counts, batch arithmetic and warnings; networks are built without memory for weights."""
-    build, lines = Builder(options, plugins=plugins), []
+class Summary(NamedTuple):
+    """Parameters and frozen parameters of each network, batch arithmetic, and warnings. `str` shows it as a table."""
+
+    parameters: dict[str, int]
+    frozen: dict[str, int]
+    processes: int
+    accumulate: int
+    samples_per_step: int
+    steps: int
+    warnings: list[str]
+
+    def __str__(self) -> str:
+        lines = []
+        for name, count in self.parameters.items():
+            rest = f", {self.frozen[name] / 1e6:.3f} M of them frozen" if self.frozen[name] else ""
+            lines.append(f"{name:14s}{count / 1e6:.3f} M parameters{rest}")
+        size, parts = self.samples_per_step, self.processes * self.accumulate
+        split = f"{self.processes} process(es) x accumulate {self.accumulate} x {size // parts} samples"
+        lines.append(f"batch         {size} = {split}")
+        lines.append(f"run           {self.steps} steps = {self.steps * size} samples")
+        return "\n".join([*lines, *(f"warning       {sentence}" for sentence in self.warnings)])
+
+
+def summary(options: Options, *, plugins: bool = True) -> Summary:
+    """Build all networks without memory for weights, and count."""
+    build = Builder(options, plugins=plugins)
+    counts: dict[str, int] = {}
+    frozen: dict[str, int] = {}
     build.degradation(options.data.gt_size), build.schedule(), build.gan_loss()  # their constructors check the values
     with torch.device("meta"):
         for name in TASKS[options.task].players:
             net = build.nets.make(name)
             build.nets.freeze(name, net)
-            sizes = [(parameter.numel(), parameter.requires_grad) for parameter in net.parameters()]
-            count, frozen = sum(size for size, _ in sizes), sum(size for size, trained in sizes if not trained)
-            rest = f", {frozen / 1e6:.3f} M of them frozen" if frozen else ""
-            lines.append(f"{name:14s}{count / 1e6:.3f} M parameters{rest}")
+            counts[name] = sum(parameter.numel() for parameter in net.parameters())
+            frozen[name] = sum(parameter.numel() for parameter in net.parameters() if not parameter.requires_grad)
     world, train, size = int(os.environ.get("WORLD_SIZE", "1")), options.train, options.data.batch_size
     if size % (world * train.accumulate):
         raise UserError(f"data.batch_size {size} does not split over {world} processes x accumulate {train.accumulate}")
-    micro = size // (world * train.accumulate)
-    lines.append(f"batch         {size} = {world} process(es) x accumulate {train.accumulate} x {micro} samples")
-    lines.append(f"run           {train.total_steps} steps = {train.total_steps * size} samples")
-    lines += [f"warning       {sentence}" for sentence in plan_warnings(build)]
-    return "\n".join(lines)
+    return Summary(counts, frozen, world, train.accumulate, size, train.total_steps, plan_warnings(build))
 
 
 def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool = True) -> list[Path]:
     """Write the LR images that training would see for whole images; draws depend on the position in the list."""
     degradation, written = Builder(options, plugins=plugins).degradation(None), []
-    for position, path in enumerate(tqdm(image_paths(inputs), unit="image", disable=None)):
+    for position, path in enumerate(progress(image_paths(inputs), unit="image", desc="degrade")):
         gt = torch.from_numpy(read_pixels(path, channels=options.channels[1]).copy()).permute(2, 0, 1)[None] / 255
         lq = degradation(gt, [position]).lq[0]
         written.append(output / f"{position:06d}_{path.stem}_lq{'.tif' if len(lq) > 4 else '.png'}")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sr.config.options import Options
 from sr.core.errors import UserError
 from sr.core.lock import Lock
+from sr.core.progress import is_quiet
 from sr.core.signals import Stopped, signals
 from sr.data.batch import Batch, RawBatch
 from sr.data.loader import worker_deaths
@@ -117,7 +118,7 @@ class Trainer:
     def _train(self, tracker: Tracker, received: list[int]) -> None:
         """Run the loop. received: the signals so far."""
         options, start = self.options, self.step
-        plain = not comm.is_main() or not sys.stderr.isatty()
+        plain = not comm.is_main() or not sys.stderr.isatty() or is_quiet()
         bar = tqdm(total=options.train.total_steps, initial=self.step, disable=plain, unit="step", mininterval=1.0)
         since, logged, vote = time.monotonic(), self.step, comm.Vote()
         with bar, closing(self.batches(self.consumed)) as batches:

@@ -15,7 +15,7 @@ HELP = "convert an options file of BasicSR, Real-ESRGAN, traiNNer-redux (YAML) o
 
 
 def add(verb: Add) -> None:
-    parser = verb(convert, HELP, "sr convert train_realesrgan_x4plus.yml > options/mine.yml")
+    parser = verb(convert, HELP, "sr convert train_realesrgan_x4plus.yml > options/mine.yml", result=True)
     parser.add_argument("file", type=Path)
     parser.add_argument("--gpus", type=int, help="processes that the batch size of the file is meant for (the file's)")
 

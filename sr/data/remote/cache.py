@@ -19,9 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from sr.core.errors import UserError
+from sr.core.progress import progress
 from sr.data.index import (
     FOLDER_INDEX,
     USUAL,
@@ -126,9 +125,11 @@ class Cache:
                 with self._alone():
                     add_to_folder_index(self._folder, new, self._names)
             unknown = [shard for shard, entry in found.items() if entry is None]
-            hidden = not unknown or os.environ.get("RANK", "0") != "0"
+            main = os.environ.get("RANK", "0") == "0"
             counted = pool.map(self._count, unknown)
-            bar = tqdm(counted, desc="downloading shards without index", total=len(unknown), disable=hidden)
+            bar = progress(
+                counted, desc="downloading shards without index", total=len(unknown), show=main and bool(unknown)
+            )
             found |= dict(zip(unknown, bar, strict=True))
         return [entry for entry in (found[shard] for shard in shards) if entry is not None]
 

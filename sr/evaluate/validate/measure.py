@@ -11,9 +11,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sr.core.errors import UserError
+from sr.core.progress import progress
 from sr.distributed.comm import gather, is_main, rank, world
 from sr.distributed.rng import fork_rng
 from sr.evaluate.metrics import METRICS
@@ -159,9 +159,7 @@ def _shared(measure: Callable[[J], T], jobs: Sequence[J], *, title: str = "valid
     found: dict[int, T] = {}
     failure: Exception | None = None
     try:
-        for job in tqdm(
-            range(rank(), len(jobs), world()), desc=title, leave=False, disable=None if is_main() else True
-        ):
+        for job in progress(range(rank(), len(jobs), world()), desc=title, leave=False, show=is_main()):
             found[job] = measure(jobs[job])
     except Exception as error:  # the other ranks must be informed before it is raised
         failure = error

@@ -1,21 +1,20 @@
 """Convert files, folder trees, lists and tars, image by image, over all processes of a launch."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from sr.core.errors import UserError
 from sr.core.lock import Lock
+from sr.core.progress import progress
 from sr.distributed.rng import fork_rng
 from sr.images import ImageData
 from sr.inference.folders.manifest import FOLDER, Manifest, Setting, digest, sweep
@@ -29,7 +28,6 @@ from sr.nets.io.fingerprint import fingerprint
 __all__ = ["BATCH_PIXELS", "ConversionReport", "OnTiles", "convert", "fingerprint"]
 
 POLL_SECONDS = 0.5  # between two updates of the progress bar
-LOG_SECONDS = 60.0  # between two lines in a log
 
 Work = Callable[[ImageData, OnTiles], ImageData]
 WorkOnMany = Callable[[Sequence[ImageData], OnTiles], Sequence[ImageData]]
@@ -233,20 +231,16 @@ def _progress(queue: WorkQueue[ConversionJob], title: str, *, total: int) -> Ite
         yield lambda text: None
         return
     kept, over = total - len(queue.jobs), threading.Event()
-    with tqdm(total=total, initial=kept, unit="image", desc=title, disable=None, smoothing=0.05) as bar:
+    with progress(total=total, initial=kept, unit="image", desc=title, smoothing=0.05) as bar:
 
         def poll() -> None:
-            printed = time.monotonic()
             while not over.wait(POLL_SECONDS):
                 bar.update(kept + queue.done - bar.n)
-                if bar.disable and time.monotonic() - printed > LOG_SECONDS:  # the output goes to a file
-                    printed = time.monotonic()
-                    print(f"sr: {kept + queue.done} of {total} done", file=sys.stderr, flush=True)
 
         polling = threading.Thread(target=poll, daemon=True)
         polling.start()
         try:
-            yield bar.set_postfix_str
+            yield functools.partial(bar.set_postfix_str, refresh=False)
         finally:
             over.set()
             polling.join()
