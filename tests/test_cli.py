@@ -1,6 +1,7 @@
 """The verbs as a user types them: files, output and exit codes."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,7 +173,8 @@ def test_a_wrong_word_gets_the_nearest(args: list[str], hint: str, capsys: pytes
 
 
 def test_flags_of_real_esrgan() -> None:
-    given = parser().parse_args("upscale -i a b -o x -n net.pth -s 2.5 -t 64 --fp32 --suffix _x4".split())
+    command = "upscale -i a b -o x -n net.pth -s 2.5 -t 64 --fp32 --suffix _x4"
+    given = parser().parse_args(shlex.split(command))
     assert (given.more, given.output, given.model, given.outscale) == (["a", "b"], "x", "net.pth", 2.5)
     assert (given.tile, given.precision) == (64, "fp32")
 
