@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from sr.cli import convert, images, measuring, recipes, training
+from sr.cli import convert, images, measuring, models, recipes, training
 from sr.core import signals
 from sr.core.errors import UserError, nearest
 from sr.core.progress import set_quiet
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
             parser.add_argument("--json", action="store_true", help="print the result as JSON")
         return parser
 
-    for group in (training, recipes, measuring, images, convert):
+    for group in (training, recipes, measuring, images, models, convert):
         group.add(verb)
     return root
 

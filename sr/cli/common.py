@@ -87,21 +87,19 @@ def add_options(parser: argparse.ArgumentParser, flag: str = "options") -> None:
     parser.add_argument("--no-plugins", dest="plugins", action="store_false", help="refuse types from outside sr")
 
 
-def add_conversion(parser: argparse.ArgumentParser, *, model_required: bool = True) -> None:
-    """Inputs, output, model and file formats of `sr upscale` and `sr translate`."""
+def add_conversion(parser: argparse.ArgumentParser, *, model: str = "", output: str = "") -> None:
+    """Inputs, output, model and file formats of `sr upscale` and `sr translate`.
+
+    model, output: the defaults, for the help. Without one the argument is required.
+    """
     add = parser.add_argument
     add("input", nargs="*", type=path, help="image, video, tar of images, folder of these, or list:FILE")
     add("-i", "--input", nargs="+", type=path, default=[], dest="more", metavar="INPUT", help="the same as a flag")
-    add("-o", "--output", required=True, type=path, metavar="DIR", help="output folder (if it ends in /), or file")
-    add(
-        "-m",
-        "-n",
-        "--model",
-        required=model_required,
-        type=path,
-        metavar="FILE",
-        help="model file (upscale: or bicubic)",
-    )
+    where = "output folder (if it ends in /), or file" + (f" ({output})" if output else "")
+    add("-o", "--output", required=not output, default=output or None, type=path, metavar="DIR", help=where)
+    known = "model file, or a name such as RealESRGAN_x4plus or hf:user/repo, see `sr models`"
+    known += f" ({model})" if model else ""
+    add("-m", "-n", "--model", required=not model, type=path, metavar="MODEL", help=known)
     add("--format", choices=("png", "jpg", "webp", "tif"), help="output format (default: that of the input)")
     add("--quality", type=whole(1, 100), default=95, metavar="N", help="of jpg and webp, 1 to 100 (%(default)s)")
     add("--suffix", default="", help="appended to each name, e.g. _x4")

@@ -1,14 +1,18 @@
 """Verbs that make images: upscale, translate."""
 
 import argparse
+import os
+import sys
 
 from sr.cli import common
 from sr.cli.common import Add
 from sr.core.errors import UserError
+from sr.core.progress import is_quiet
+from sr.inference.zoo import DEFAULT
 
 
 def add(verb: Add) -> None:
-    _upscale(verb(upscale, "upscale images and videos", "sr upscale photos/ -o large/ -m net_g.safetensors", json=True))
+    _upscale(verb(upscale, "upscale images and videos", "sr upscale photos/ -o large/ -m RealESRGAN_x4plus", json=True))
     _translate(
         verb(
             translate, "translate images and videos", "sr translate labels/ -o photos/ -m net_g.safetensors", json=True
@@ -17,7 +21,7 @@ def add(verb: Add) -> None:
 
 
 def _upscale(parser: argparse.ArgumentParser) -> None:
-    common.add_conversion(parser, model_required=False)
+    common.add_conversion(parser, model=DEFAULT, output="upscaled/")
     add = parser.add_argument
     add("--scale", type=common.scale, metavar="N", help="scale of the model; required for bicubic")
     add(
@@ -44,8 +48,10 @@ def upscale(args: argparse.Namespace) -> int:
     from sr.inference.upscale import mix_models, pick_model
     from sr.inference.upscale import upscale as run
 
-    if (args.model is None) == (args.blend is None):
+    if args.model and args.blend:
         raise UserError("give either --model FILE or --blend A:0.7 B:0.3, and not both")
+    if not (args.model or args.blend or is_quiet()) and os.environ.get("RANK", "0") == "0":
+        print(f"sr: using {DEFAULT}, the default; choose another model with -m, see `sr models`", file=sys.stderr)
     model = mix_models(args.blend, scale=args.scale) if args.blend else pick_model(args.model, scale=args.scale)
     chosen = {name: getattr(args, name) for name in ("outscale", "alpha", "precision", "tta")}
     return common.print_report(run(model=model, **chosen, **common.conversion(args)), args)

@@ -24,6 +24,7 @@ from sr.images import WRITE_SUFFIXES, write_rgb
 from sr.inference.tiling import check_overlap, tiled
 from sr.inference.translate import trained_direction
 from sr.inference.upscale import pick_model
+from sr.inference.zoo import locate
 from sr.nets.io.load import Direction, Model, open_model
 
 SET = "images"  # the name of the one set of a translation
@@ -100,8 +101,9 @@ def pick(name: str, *, scale: int | None, direction: Direction | None) -> tuple[
     """The model in a file of any kind, or bicubic, and its direction: as given, else as trained, else a_to_b."""
     if name == "bicubic":
         return pick_model(name, scale=scale), "a_to_b"
-    chosen = direction or trained_direction(name)
-    return open_model(name, expect_scale=scale, direction=chosen), chosen
+    file = locate(name)
+    chosen = direction or trained_direction(file)
+    return open_model(file, expect_scale=scale, direction=chosen), chosen
 
 
 def join() -> None:

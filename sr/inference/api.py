@@ -88,28 +88,29 @@ class ImageModel:
 
 
 def load(
-    model: StrPath, *, scale: int | None = None, device: torch.device | str | None = None, **how: Any
+    model: StrPath | None = None, *, scale: int | None = None, device: torch.device | str | None = None, **how: Any
 ) -> ImageModel:
-    """Open a model file (or "bicubic" with `scale`) as a function from image to image.
+    """Open a model as a function from image to image.
 
     Args:
-        model: a file of `sr`, Real-ESRGAN, ESRGAN, or any that spandrel opens.
+        model: a file of `sr`, Real-ESRGAN, ESRGAN, or any that spandrel opens; a name as `sr models` lists them;
+            "hf:user/repo[/file]"; or "bicubic" with `scale`. By default the model that ships with `sr`.
         scale: the scale to expect.
         device: "cuda", "cpu", ...; by default a GPU if there is one.
         how: `outscale`, `alpha`, `tile`, `overlap`, `precision`, `tta`, see `sr.inference.upscale.Upscaler`.
 
     Raises:
-        sr.core.errors.UserError: for a file that holds no upscaling model.
+        sr.core.errors.UserError: the model is unknown, cannot be downloaded, or does not upscale images.
     """
     how.setdefault("precision", "auto")
-    return ImageModel(Upscaler(pick_model(os.fspath(model), scale=scale), device=device or pick_device(), **how))
+    return ImageModel(Upscaler(pick_model(_text(model), scale=scale), device=device or pick_device(), **how))
 
 
 def upscale(
     paths: StrPath | Sequence[StrPath],
     output: StrPath,
     *,
-    model: StrPath,
+    model: StrPath | None = None,
     scale: int | None = None,
     device: torch.device | str | None = None,
     **how: Any,
@@ -123,5 +124,9 @@ def upscale(
         how: see `sr.inference.upscale.upscale`.
     """
     many = [paths] if isinstance(paths, str | os.PathLike) else paths
-    picked = pick_model(os.fspath(model), scale=scale)
+    picked = pick_model(_text(model), scale=scale)
     return upscale_files(list(map(Path, many)), Path(output), picked, device=device or pick_device(), **how)
+
+
+def _text(model: StrPath | None) -> str | None:
+    return None if model is None else os.fspath(model)

@@ -12,6 +12,7 @@ from torch import nn
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError, first_line
+from sr.inference.zoo import locate
 from sr.nets.io.load import Direction, Model, open_model, rrdb_kwargs
 from sr.nets.io.state_dicts import State, load_weights, save_pth, save_safetensors, to_new_esrgan, to_old_esrgan
 from sr.nets.rrdbnet import RRDBNet
@@ -61,7 +62,8 @@ def export(
         raise UserError(f"{target} is a folder; give the name of a file")
     if target.exists() and Path(path).exists() and target.samefile(path):
         raise UserError(f"{target} is the model itself; give another name")
-    source = _Source(path, open_model(path, expect_scale=scale, direction=direction), layout, opset)
+    file = str(locate(path))
+    source = _Source(file, open_model(file, expect_scale=scale, direction=direction), layout, opset)
     if layout == "old-esrgan" and (write is _onnx or not isinstance(source.model.net, RRDBNet)):
         raise UserError(f"{target}: old-esrgan names the weights of an RRDBNet in .pth and .safetensors; leave it out")
     return f"{target}: {source.model.name}, {write(source, target)}"

@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr.core.atomic import replacing
+from sr.core.cache_folder import cache_folder
 
 BOUND = 0.25 / 255  # of an output value: a quarter of what tiles may change
 SIDES = (32, 64, 160, 256)  # input pixels: distances that are tried one after the other
@@ -177,20 +176,15 @@ def cached_field(key: str, measure: Callable[[], ReceptiveField]) -> ReceptiveFi
     key: a fingerprint of the weights and of all settings that change the result. An unreadable entry is measured
     again; a cache that cannot be written is not used.
     """
+    name = f"{key}-{VERSION}.json"
     try:
-        path = cache_folder() / f"{key}-{VERSION}.json"
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads((cache_folder("receptive_fields") / name).read_text(encoding="utf-8"))
         pixels, beyond = known["pixels"], float(known["beyond"])
         if pixels is None or (type(pixels) is int and 0 <= pixels <= max(SIDES)):
             return ReceptiveField(pixels, beyond)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError):
         pass
     found = measure()
-    with suppress(OSError, RuntimeError), replacing(cache_folder() / f"{key}-{VERSION}.json") as scratch:
+    with suppress(OSError, RuntimeError), replacing(cache_folder("receptive_fields") / name) as scratch:
         scratch.write_text(json.dumps(found._asdict()), encoding="utf-8")
     return found
-
-
-def cache_folder() -> Path:
-    """Of measured fields, in the user's cache folder. Raises RuntimeError where there is no home folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sr" / "receptive_fields"

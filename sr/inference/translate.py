@@ -17,6 +17,7 @@ from sr.images.alpha import bleed_colors
 from sr.inference.folders.convert import ConversionReport, OnTiles, convert, fingerprint
 from sr.inference.tiling import OVERLAP, check_overlap
 from sr.inference.upscale import planes_of, through, with_planes
+from sr.inference.zoo import locate
 from sr.nets.io.load import Direction, Model, open_model
 from sr.nets.io.state_dicts import load_weights
 
@@ -28,17 +29,18 @@ def pick_translator(name: str, direction: Direction | None = None) -> tuple[Mode
 
     Raises UserError where the model changes the size.
     """
-    chosen = direction or trained_direction(name)
-    model = open_model(name, direction=chosen)
+    file = locate(name)
+    chosen = direction or trained_direction(file)
+    model = open_model(file, direction=chosen)
     if model.scale != 1:
         raise UserError(f"{name} upscales by {model.scale}; use sr upscale, or give a model that keeps the size")
     return model, chosen
 
 
-def trained_direction(name: str) -> Direction:
+def trained_direction(file: Path) -> Direction:
     """The direction in the options that sr stores with a model; a_to_b for other files."""
     try:
-        stored = json.loads(load_weights(name)[1]["options"])["data"]["direction"]
+        stored = json.loads(load_weights(file)[1]["options"])["data"]["direction"]
     except (KeyError, TypeError, ValueError):
         return "a_to_b"
     return "b_to_a" if stored == "b_to_a" else "a_to_b"

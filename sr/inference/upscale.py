@@ -17,6 +17,7 @@ from sr.inference.choices import MAX_SCALE
 from sr.inference.folders.convert import ConversionReport, convert, fingerprint
 from sr.inference.precision import Precision
 from sr.inference.predictor import OnTiles, Predictor
+from sr.inference.zoo import DEFAULT, locate
 from sr.nets.io.interpolate import blend
 from sr.nets.io.load import Model, open_model
 
@@ -38,8 +39,8 @@ class Bicubic(nn.Module):
         return bicubic.resize(x, scale=self.scale)
 
 
-def pick_model(name: str, *, scale: int | None = None) -> Model:
-    """Open a model file, or the built-in model `bicubic`.
+def pick_model(name: str | None = None, *, scale: int | None = None) -> Model:
+    """Open a model by file or name (`sr.inference.zoo.locate`), or the built-in model `bicubic`; None: the default.
 
     Raises:
         UserError: the model is not of `scale`, or its channels are not those of an image (Lab, edge maps).
@@ -50,12 +51,13 @@ def pick_model(name: str, *, scale: int | None = None) -> Model:
         if scale is None:
             raise UserError("bicubic takes any scale; give one, such as --scale 4")
         return Model(Bicubic(scale=scale), scale, 1, f"bicubic x{scale}")
-    return for_images(open_model(name, expect_scale=scale), name)
+    name = name or DEFAULT
+    return for_images(open_model(locate(name), expect_scale=scale), name)
 
 
 def mix_models(parts: Sequence[str], *, scale: int | None = None) -> Model:
     """Interpolate between the weights of models (`sr.nets.io.interpolate`). Raises UserError like `pick_model`."""
-    return for_images(blend(parts, expect_scale=scale), " ".join(parts))
+    return for_images(blend(parts, expect_scale=scale, locate=locate), " ".join(parts))
 
 
 def for_images(model: Model, name: str) -> Model:

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sr.config.options import Cycle, InitFile, Options, Part, Player
 from sr.core.errors import UserError, first_line
+from sr.inference.zoo import locate
 from sr.nets.io.load import architecture, load_into
 from sr.nets.io.size_limit import bounded
 from sr.nets.io.state_dicts import save_safetensors
@@ -45,7 +46,7 @@ class Nets:
         for side, start in (given if isinstance(given, dict) else {"": given}).items():
             start = InitFile(file=start) if isinstance(start, str) else start
             part, key = (self._side(player, net, side), f"init.{player}.{side}") if side else (net, f"init.{player}")
-            file = _weights_file(Path(start.file), player, key)
+            file = _weights_file(locate(start.file), player, key)
             try:
                 misfits = load_into(part, file, strict=start.strict, player=player)
             except UserError as error:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from sr.core.cache_folder import cache_folder
 from sr.core.errors import UserError
 from sr.core.progress import progress
 from sr.data.index import (
@@ -48,7 +49,7 @@ POLL = 1.0  # seconds between checks of shards that other processes download or 
 
 def default_folder() -> Path:
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sr" / "shards"
+        return cache_folder("shards")
     except RuntimeError:
         raise UserError("there is no home folder for the cache of remote shards; set data.source.cache") from None
 

@@ -38,9 +38,13 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, doubled after each try: a minut
 
 
 class Unreachable(UserError):
-    """A remote file cannot be downloaded: retries do not help, or all of them failed. absent: it does not exist."""
+    """A remote file cannot be downloaded: retries do not help, or all of them failed.
 
-    absent = False
+    cause: the reason alone. permanent: retries do not help. absent: the file does not exist.
+    """
+
+    cause = ""
+    permanent = absent = False
 
 
 class Remote(NamedTuple):
@@ -203,6 +207,7 @@ def download(
     by: str = FOLDER_INDEX,
     grow: Callable[[int], None] = lambda size: None,
     tries: int | None = None,
+    resume: bool = False,
 ) -> str:
     """Download a remote file into `file` (open for writing) and return its SHA-256 in hex.
 
@@ -214,8 +219,11 @@ def download(
         by: the file that states them, for error messages.
         grow: called with the new size before the file grows.
         tries: instead of TRIES.
+        resume: `file` is open for reading too and holds the start of an earlier download; needs `sha256`.
     """
     transfer = _Transfer(name, file, size, sha256, by, grow)
+    if resume:
+        transfer.resume()
     return retry(name, transfer.attempt, transfer, tries=tries)
 
 
@@ -231,16 +239,18 @@ def retry(name: str, attempt: Callable[[], T], transfer: "_Transfer | None" = No
             return attempt()
         except PermanentError as error:
             failure = Unreachable(f"{shown(name)}: {error.cause}; {error.fix}")
-            failure.absent = error.absent
+            failure.cause, failure.permanent, failure.absent = error.cause, True, error.absent
             raise failure from None
         except TransientError as error:
             if transfer and transfer.furthest >= reached + CHUNK:
                 failed, reached = 0, transfer.furthest
             failed += 1
             if failed == tries:
-                raise Unreachable(
+                failure = Unreachable(
                     f"{shown(name)}: {error} ({tries} tries); check the server and the network, then run this again"
-                ) from None
+                )
+                failure.cause = str(error)
+                raise failure from None
             wait = backoff(name, failed)
             print(f"{shown(name)}: {error}; retrying in {wait:.1f} s", file=sys.stderr, flush=True)
             time.sleep(wait)
@@ -271,6 +281,13 @@ class _Transfer:
     def _restart(self) -> None:
         self._file.seek(0)  # without truncating: the file reserves its space in the cache
         self._done, self._digest, self._tag = 0, hashlib.sha256(), ""
+
+    def resume(self) -> None:
+        """Take what `file` holds as received. If it is damaged, the checksum differs and the download restarts."""
+        while chunk := self._file.read(CHUNK):
+            self._digest.update(chunk)
+            self._done += len(chunk)
+        self.furthest = self._done
 
     def attempt(self) -> str:
         """Download from where the last attempt stopped. Raises TransientError and PermanentError."""

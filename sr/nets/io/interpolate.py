@@ -1,6 +1,6 @@
 """Network interpolation: the weighted mean of models of one architecture (ESRGAN, section 3.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +10,18 @@ from sr.core.errors import UserError
 from sr.nets.io.load import Model, open_model
 
 
-def blend(parts: Sequence[str], *, expect_scale: int | None = None) -> Model:
+def blend(parts: Sequence[str], *, expect_scale: int | None = None, locate: Callable[[str], Path] = Path) -> Model:
     """Return a model whose weights are the weighted mean of other models, as in ["psnr.pth:0.7", "gan.pth:0.3"].
 
     Shares are normalized to a sum of 1; the default share is 1. Buffers that are not floating point are copied from
     the first model. Raises UserError if a file cannot be read, or if its architecture differs from the first.
+    locate: from a name to the file.
     """
     if len(parts) < 2:
         raise UserError(f"--blend got {len(parts)} model; give two or more, as --blend A.pth:0.7 B.pth:0.3")
     named = [_split_share(part) for part in parts]
     total = sum(share for _, share in named)
-    models = [(path, open_model(path, expect_scale=expect_scale), share / total) for path, share in named]
+    models = [(path, open_model(locate(path), expect_scale=expect_scale), share / total) for path, share in named]
     first_path, first, _ = models[0]
     for path, model, _ in models[1:]:
         _check(first_path, first, path, model)
