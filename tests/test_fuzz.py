@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sr.config.yaml_source import read
+from sr.config.base import read
 from sr.core.errors import UserError
 from sr.data import index
 from sr.data.shards import ShardSource

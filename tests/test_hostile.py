@@ -18,7 +18,8 @@ import torch
 from PIL import Image, ImageFile
 
 from sr.config import registry
-from sr.config.yaml_source import MAX_BYTES, read
+from sr.config.base import read
+from sr.config.yaml_source import MAX_BYTES
 from sr.core.errors import UserError
 from sr.data import index
 from sr.data.shards import ShardSource

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from sr.config.base import read
 from sr.config.json_schema import schema
 from sr.config.options import Options
-from sr.config.yaml_source import read
 from sr.core.errors import UserError
 from sr.data.batch import Batch
 from sr.losses import distill

@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 import yaml
 
+from sr.config.base import read
 from sr.config.json_schema import schema as schema_of
 from sr.config.options import Options
-from sr.config.yaml_source import read
 from sr.core.errors import UserError
 from sr.train.builder import TABLES, Builder, load
 from sr.train.summary import summary

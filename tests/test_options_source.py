@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sr.config.yaml_source import read
+from sr.config.base import read
 from sr.core.errors import UserError
 from sr.train.builder import Builder, load
 from tests.helpers.program import TINY

@@ -71,7 +71,7 @@ def test_recipe_runs_a_step(file: Path, photos: Path, tmp_path: Path) -> None:
     assert len(strips) == ways * min(6, options.validation.pictures)
 
 
-@pytest.mark.parametrize("file", [f for f in RECIPES if "vgg" in f.read_text()], ids=lambda p: p.stem)
+@pytest.mark.parametrize("file", [f for f in RECIPES if "perceptual:" in f.read_text()], ids=lambda p: p.stem)
 def test_missing_weights_are_reported_before_training(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("no network")

@@ -9,12 +9,19 @@ from sr.config.registry import Factory, Table, Tables, part_model
 
 
 def schema(model: type[BaseModel], tables: Tables) -> dict[str, Any]:
-    """The JSON schema of a model for editors, every part spelled out from its constructor."""
+    """The JSON schema of a model for editors, every part spelled out from its constructor.
+
+    Keys that a `base` may supply are not required: those of sections, and those of parts.
+    """
     definitions: dict[str, Any] = {}
     for name, table in tables.items():
         rows = [_row_schema(table, kind, row, definitions) for kind, row in table.rows.items() if "*" not in kind]
-        definitions[f"part.{name}"] = {"anyOf": [*rows, _PLUGIN_SCHEMA]}
+        definitions[f"part.{name}"] = {"anyOf": [*rows, _PLUGIN_SCHEMA, _WITHOUT_TYPE]}
     root = _inline(model.model_json_schema(), definitions)
+    root["anyOf"] = [{"required": ["base"]}, {"required": root.pop("required")}]
+    root["properties"]["base"] = {"type": "string", "description": "recipe or file that this file inherits from"}
+    for section in root.get("$defs", {}).values():
+        section.pop("required", None)
     root["$defs"] = {**root.get("$defs", {}), **_inline(definitions, definitions)}
     return root
 
@@ -25,12 +32,14 @@ _PLUGIN_SCHEMA = {  # and members of families: their parameters are checked, but
     "required": ["type"],
 }
 
+_WITHOUT_TYPE = {"type": "object", "not": {"required": ["type"]}}  # changes keys of the part in the base
+
 
 def _row_schema(table: Table, kind: str, factory: Factory, definitions: dict[str, Any]) -> dict[str, Any]:
     row = part_model(table, factory).model_json_schema()
     definitions.update(row.pop("$defs", {}))
     row["properties"] = {"type": {"const": kind}, **row.get("properties", {})}
-    row["required"] = ["type", *row.get("required", [])]
+    row["required"] = ["type"]
     row["title"] = kind
     row["description"] = inspect.getdoc(factory) or ""
     return row

@@ -1,10 +1,10 @@
-"""Read YAML options with the line of every key, so that an error can name it; and apply `--set` overrides."""
+"""Read YAML options with the line of every key, so that an error can name it; and apply an override."""
 
 import codecs
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -28,11 +28,14 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 @dataclass(frozen=True)
 class Document:
-    """Values as written, with the line of every key of the file and the text of every override."""
+    """Values as written, with the place of every key (`file:line`) and the text of every override.
 
-    file: str
+    files: the options file, its base, the base of that, ...
+    """
+
+    files: tuple[str, ...]
     values: dict[str, Any]
-    lines: Mapping[Path, int]
+    places: Mapping[Path, str]
     overrides: Mapping[Path, str]
 
     def where(self, path: Path) -> str:
@@ -40,13 +43,13 @@ class Document:
         for length in range(len(path), -1, -1):
             if path[:length] in self.overrides:
                 return f"--set {self.overrides[path[:length]]}"
-            if path[:length] in self.lines:
-                return f"{self.file}:{self.lines[path[:length]]}"
-        return f"{self.file}:1"
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return f"{self.files[0]}:1"
 
 
-def read(file: str | FilePath, sets: Iterable[str] = ()) -> Document:
-    """Read an options file and apply `--set a.b=value` overrides. Raises UserError with file and line."""
+def parse(file: str | FilePath) -> Document:
+    """Read one file. Raises UserError with file and line."""
     try:
         with FilePath(file).open("rb") as opened:
             content = opened.read(MAX_BYTES + 1)
@@ -68,10 +71,7 @@ def read(file: str | FilePath, sets: Iterable[str] = ()) -> Document:
         raise UserError(f"{file}:1  the file is empty; start from a copy of a recipe in options/")
     if not isinstance(values, dict):
         raise UserError(f"{file}:1  contains a {type(values).__name__}; an options file is a mapping of keys")
-    document = Document(str(file), values, reader.lines, {})
-    for assignment in sets:
-        document = _override(document, assignment)
-    return _drop_removed_entries(document)
+    return Document((str(file),), values, reader.places, {})
 
 
 def _decode(content: bytes, file: str) -> str:
@@ -92,14 +92,14 @@ def _decode(content: bytes, file: str) -> str:
 
 
 class _Reader:
-    """Turn YAML nodes into plain values and note the line of each key.
+    """Turn YAML nodes into plain values and note the place of each key.
 
     Depth and number of nodes are bounded: aliases can expand without limit. place: line number -> text for errors.
     """
 
     def __init__(self, place: Callable[[int], str]) -> None:
         self._place, self._nodes = place, 0
-        self.lines: dict[Path, int] = {}
+        self.places: dict[Path, str] = {}
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         self._nodes += 1
@@ -110,7 +110,7 @@ class _Reader:
             return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
-        self.lines.setdefault(path, line)
+        self.places.setdefault(path, self._place(line))
         return self._scalar(_Loader("").construct_object(node), line)
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class _Reader:
                 raise UserError(f"{self._place(line)}  '{key}' occurs twice; keep one of them")
             seen.add(key)
             here = (*path, key)
-            self.lines[here] = line
+            self.places[here] = self._place(line)
             mapping[key] = self.value(value_node, here)
         return mapping
 
@@ -185,7 +185,8 @@ def expand(text: str, where: str) -> str:
 # ---- overrides -------------------------------------------------------------------------------------------------------
 
 
-def _override(document: Document, assignment: str) -> Document:
+def override(document: Document, assignment: str) -> Document:
+    """Apply an override `a.b=value`; null removes a key."""
     dotted, equals, text = assignment.partition("=")
     steps = dotted.split(".")
     if not equals or len(steps) > MAX_DEPTH or not all(steps):
@@ -232,7 +233,7 @@ def _target(values: dict[str, Any], steps: list[str], assignment: str) -> tuple[
     return target, tuple(path)
 
 
-def _drop_removed_entries(document: Document) -> Document:
+def drop_removed_entries(document: Document) -> Document:
     """Drop the list entries that an override set to null. Keys set to null are left to the check by type."""
     entries = [path for path in document.overrides if isinstance(path[-1], int)]
     for path in sorted(entries, key=lambda path: (len(path), path[-1]), reverse=True):  # inner and later ones first
@@ -246,8 +247,8 @@ def _drop_removed_entries(document: Document) -> Document:
             continue
         if removed:
             del target[index]
-            lines, overrides = _without_entry(document.lines, path), _without_entry(document.overrides, path)
-            document = replace(document, lines=lines, overrides=overrides)
+            places, overrides = _without_entry(document.places, path), _without_entry(document.overrides, path)
+            document = replace(document, places=places, overrides=overrides)
     return document
 
 

@@ -16,10 +16,10 @@ from torch import nn
 from tqdm import tqdm
 
 from sr.config import registry
+from sr.config.base import read
 from sr.config.options import Cycle, Make, Options, Part, Player, resolve
 from sr.config.recipes import locate
 from sr.config.registry import PartOf, Table
-from sr.config.yaml_source import read
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.data import SOURCES

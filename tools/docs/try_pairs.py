@@ -71,7 +71,7 @@ def open_metadata(path: str) -> dict[str, str]:
 
 def train(values: dict[str, Any]) -> tuple[list[dict[str, float]], np.ndarray]:
     """Train; return the entries of the log and the strip of the first held-out image."""
-    chosen = resolve(Document("try_pairs", values, {}, {}), TABLES)
+    chosen = resolve(Document(("try_pairs",), values, {}, {}), TABLES)
     engine = Builder(chosen).trainer()
     engine.run()
     log = read(chosen.folder / "log.jsonl")
