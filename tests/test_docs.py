@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from reference import verbs
 
 from sr import cli
 from sr.nets.io.load import architecture
@@ -74,6 +75,9 @@ def test_commands_parse_and_name_what_is_there(doc: Path, words: list[str]) -> N
         if re.match(r"(options|launch|tools|docs)/[\w/]+\.\w+$", word) and word not in ("options/imported.yml",):
             assert (ROOT / word).exists(), f"{doc.name} names {word}"
     arguments = ours(words)
+    if arguments and arguments[1:] == ["--help"]:
+        assert arguments[0] in verbs()
+        return
     if arguments is None:
         tool = next((ROOT / word for word in words if word.startswith("tools/")), None)
         assert tool or words[0] in OTHERS or "python" in words[0] or words[0] == ".", f"what is {words[0]}?"

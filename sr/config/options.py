@@ -30,107 +30,154 @@ class Section(BaseModel):
 class Make(Section):
     """Shards to write before training starts, unless they exist (see `sr shard`)."""
 
-    photos: Files
-    lq: str | None = None
-    size: PositiveInt = 480
-    step: PositiveInt = 240
-    format: Literal["png", "jpg", "webp", "npy"] = "png"
-    per_shard: PositiveInt = 1000
+    photos: Files = Field(description="Folder, file, or list of these, with the images to cut.")
+    lq: str | None = Field(default=None, description="Folder with the LR images of the same names, to write pairs.")
+    size: PositiveInt = Field(default=480, description="Side of a sub-image in pixels.")
+    step: PositiveInt = Field(default=240, description="Distance between two sub-images in pixels.")
+    format: Literal["png", "jpg", "webp", "npy"] = Field(default="png", description="Format of the sub-images.")
+    per_shard: PositiveInt = Field(default=1000, description="Sub-images in a shard.")
 
 
 class Data(Section):
-    """Where samples come from. `batch_size` is global: over all processes and accumulation, per optimizer step.
+    """Where samples come from, and how they are cut."""
 
-    degrade_size: what is cut out of images without lq, degraded, and then cropped to gt_size. Real-ESRGAN's is 400
-    for
-    256; gt_size + 32 takes a third less time, and mirrors the border where 400 would have had a neighbour.
-    Translation: `direction` says which image of a pair is given; pairs are resized to `load_size` before the crop.
-    """
-
-    source: Annotated[Part, PartOf("sources")]
-    gt_size: PositiveInt
-    batch_size: PositiveInt
-    degrade_size: PositiveInt | None = None
-    load_size: PositiveInt | None = None
-    direction: Literal["a_to_b", "b_to_a"] = "a_to_b"
-    workers: NonNegativeInt = 4
-    flip: bool = True
-    rotate: bool = False
-    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
-    make: Make | None = None
+    source: Annotated[Part, PartOf("sources")] = Field(description="Where the images come from.")
+    gt_size: PositiveInt = Field(description="Side of the ground truth crop in pixels; `scale` divides it.")
+    batch_size: PositiveInt = Field(
+        description="Samples per optimizer step, over all processes and accumulated micro-batches."
+    )
+    degrade_size: PositiveInt | None = Field(
+        default=None,
+        description="Side of the crop that is degraded and then cropped to `gt_size`; default: `gt_size`. Real-ESRGAN "
+        "uses 400 for 256. `gt_size` + 32 takes a third less time; it mirrors the border where 400 has neighbors.",
+    )
+    load_size: PositiveInt | None = Field(
+        default=None, description="Translation: pairs are resized to this side, then cropped."
+    )
+    direction: Literal["a_to_b", "b_to_a"] = Field(
+        default="a_to_b", description="Translation: which image of a pair is the input, and which the target."
+    )
+    workers: NonNegativeInt = Field(
+        default=4, description="Processes that decode images, per training process; 0: decode in the training process."
+    )
+    flip: bool = Field(default=True, description="Mirror a random half of the samples horizontally.")
+    rotate: bool = Field(default=False, description="Also rotate samples by random multiples of 90 degrees.")
+    max_bad_fraction: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Largest share of unreadable samples, which are replaced by the next one; above it, the run stops.",
+    )
+    make: Make | None = Field(default=None, description="Shards to write before training starts.")
 
 
 class Train(Section):
-    """`timeout`: seconds that a step, and any wait for another process in it, may take before all processes end.
-    `check_ranks_every`: steps between two comparisons of the ranks' weights; 0: never. `compile`: fuse operations
-    by torch.compile, which takes a C++ compiler (on a GPU Triton) and a minute or two before the first step; the
-    discriminator only where the GAN loss takes its logits alone (no `regularizers`).
-    """
+    """Length, precision and safety of the training loop."""
 
-    total_steps: PositiveInt
-    accumulate: PositiveInt = 1
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    channels_last: bool = True
-    compile: bool = False
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    timeout: Annotated[float, Field(gt=0)] = 600
-    check_ranks_every: NonNegativeInt = 1000
+    total_steps: PositiveInt = Field(description="Optimizer steps of the run.")
+    accumulate: PositiveInt = Field(
+        default=1,
+        description="Micro-batches per optimizer step: more of them need less memory and give the same batch.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="Precision of the forward and backward pass; auto: bf16 if the device supports it, else fp32.",
+    )
+    channels_last: bool = Field(
+        default=True, description="Store images and weights with channels last, which is faster."
+    )
+    compile: bool = Field(
+        default=False,
+        description="Fuse operations by torch.compile. Needs a C++ compiler (on a GPU: Triton), and a minute or two "
+        "before the first step. The discriminator is compiled only if the GAN loss has no `regularizers`.",
+    )
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="Largest norm of the gradients of each player; default: no clipping."
+    )
+    ema_decay: float = Field(
+        default=0.999,
+        ge=0,
+        lt=1,
+        description="Decay of the moving average of the weights, which is validated and saved; 0: off.",
+    )
+    timeout: float = Field(
+        default=600,
+        gt=0,
+        description="Seconds that a step, and each wait for another process, may take before all processes end.",
+    )
+    check_ranks_every: NonNegativeInt = Field(
+        default=1000, description="Steps between two comparisons of the weights of all ranks; 0: never."
+    )
 
 
 class ValidationSet(Section):
-    """Either files, where `lr` left out is made from `hr` by MATLAB's bicubic, rounded to 8 bit; or a whole `source`
-    of pairs, resized to `size` x `size` if that is given."""
+    """Image files (`hr`, with or without `lr`), or a whole `source` of pairs."""
 
-    hr: Files | None = None
-    lr: Files | None = None
-    source: Annotated[Part, PartOf("sources")] | None = None
-    size: PositiveInt | None = None
+    hr: Files | None = Field(default=None, description="Ground truth images.")
+    lr: Files | None = Field(
+        default=None,
+        description="LR images of the same names; default: made from `hr` by MATLAB's bicubic, rounded to 8 bit.",
+    )
+    source: Annotated[Part, PartOf("sources")] | None = Field(
+        default=None, description="A source of pairs, instead of files."
+    )
+    size: PositiveInt | None = Field(default=None, description="Pairs of `source` are resized to this side.")
 
 
 class ValidationSection(Section):
-    """`best`: the metric that chooses models/net_g_best; default: psnr_y, or psnr_rgb for other images than grey and
-    RGB. `pictures`: how many of each set are drawn."""
+    """When the model is measured, and on which images."""
 
-    sets: dict[str, ValidationSet] = {}
-    every: PositiveInt = 5000
-    best: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "l1"] = "psnr_y"
-    pictures: NonNegativeInt = 4
+    sets: dict[str, ValidationSet] = Field(default={}, description="Validation sets by name.")
+    every: PositiveInt = Field(default=5000, description="Steps between two validations.")
+    best: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "l1"] = Field(
+        default="psnr_y",
+        description="Metric that chooses models/net_g_best; default: psnr_y, or psnr_rgb for images other than gray "
+        "and RGB.",
+    )
+    pictures: NonNegativeInt = Field(default=4, description="Images of each set that are drawn.")
 
 
 class Save(Section):
-    """`keep`: checkpoints, and `keep_models`: models, of the newest steps; the best is always kept. `fallback`: resume
-    from the newest good checkpoint where the newest is damaged. `discriminator`: also write
-    models/net_d_STEP.safetensors with each checkpoint, to start other runs from."""
+    """When checkpoints and models are written, and how many are kept."""
 
-    every: PositiveInt = 5000
-    keep: PositiveInt = 3
-    keep_models: PositiveInt = 20
-    fallback: bool = False
-    discriminator: bool = False
+    every: PositiveInt = Field(default=5000, description="Steps between two checkpoints.")
+    keep: PositiveInt = Field(default=3, description="Checkpoints to keep, the newest ones.")
+    keep_models: PositiveInt = Field(
+        default=20, description="Models to keep, the newest ones; the best is always kept."
+    )
+    fallback: bool = Field(
+        default=False, description="Resume from the newest good checkpoint if the newest one is damaged."
+    )
+    discriminator: bool = Field(
+        default=False,
+        description="Also write models/net_d_STEP.safetensors with each checkpoint, to start other runs from.",
+    )
 
 
 class Log(Section):
-    """`samples`: also which global sample positions each step used, in samples.jsonl."""
+    """How often, and what, the log records."""
 
-    every: PositiveInt = 100
-    samples: bool = False
+    every: PositiveInt = Field(default=100, description="Steps between two entries.")
+    samples: bool = Field(default=False, description="Also write the sample positions of each step to samples.jsonl.")
 
 
 class Cycle(Section):
-    """For CycleGAN only. `identity`: weight of the identity terms over that of the cycle; `pool`: fakes kept for each
-    discriminator, over all processes."""
+    """CycleGAN only."""
 
-    identity: Annotated[float, Field(ge=0)] = 0.5
-    pool: NonNegativeInt = 50
+    identity: float = Field(
+        default=0.5, ge=0, description="Weight of the identity terms relative to that of the cycle."
+    )
+    pool: NonNegativeInt = Field(
+        default=50, description="Generated images that are kept for each discriminator, over all processes."
+    )
 
 
 class Losses(BaseModel):
-    """`gan` is the adversarial loss, every other name a term on the output; without a type, of the type of its name."""
+    """`gan` is the adversarial loss, every other name a loss on the output; without a `type`, its name is the type."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": _TERM})
     __pydantic_extra__: dict[str, Annotated[Part, PartOf("losses")]]
-    gan: Annotated[Part, PartOf("gan")] | None = None
+    gan: Annotated[Part, PartOf("gan")] | None = Field(default=None, description="The adversarial loss.")
 
     @property
     def reconstruction(self) -> dict[str, Part]:
@@ -138,14 +185,14 @@ class Losses(BaseModel):
 
 
 class InitFile(Section):
-    """Weights to start from: a model file, a file of a checkpoint, or the folder of a checkpoint.
+    """Weights to start from, with how to load them."""
 
-    `strict`: false loads the tensors that fit by name and shape, and lists the others. For a network of another scale,
-    depth or number of channels.
-    """
-
-    file: str
-    strict: bool = True
+    file: str = Field(description="A model file, a file of a checkpoint, or the folder of a checkpoint.")
+    strict: bool = Field(
+        default=True,
+        description="false loads the tensors that fit by name and shape, and lists the others: for a network of "
+        "another scale, depth or number of channels.",
+    )
 
 
 Player = Literal["generator", "discriminator"]
@@ -153,32 +200,47 @@ Init = str | InitFile | dict[str, str | InitFile]
 
 
 class Options(Section):
-    """A whole run, written to the folder `out`/`name`.
+    """A whole run."""
 
-    `init` maps a player to the weights it starts from; for CycleGAN also one file for each of its two networks (a_to_b
-    and b_to_a; a and b). `freeze` maps a player to patterns of parameters that are not trained: `*` stands for any
-    characters, as in `body.*`.
-    """
-
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-    task: Literal["psnr", "sr_gan", "pix2pix", "cyclegan"]
-    scale: Literal[1, 2, 3, 4, 8] = 1
-    seed: NonNegativeInt = 0
-    out: str = "runs"
-    generator: Annotated[Part, PartOf("generators")]
-    discriminator: Annotated[Part, PartOf("discriminators")] | None = None
-    init: dict[Player, Init] = {}
-    freeze: dict[Player, Files] = {}
-    losses: Losses
-    cycle: Cycle | None = None
-    degrade: list[Annotated[Part, PartOf("degrade")]] = []
-    data: Data
-    optimizer: dict[Player, Annotated[Part, PartOf("optimizers")]]
-    schedule: Annotated[Part, PartOf("schedules")] = {"type": "constant"}
-    train: Train
-    validation: ValidationSection = ValidationSection()
-    save: Save = Save()
-    log: Log = Log()
+    name: str = Field(
+        pattern=r"^\w[\w.-]*$", description="Name of the run; outputs are written to the folder `out`/`name`."
+    )
+    task: Literal["psnr", "sr_gan", "pix2pix", "cyclegan"] = Field(
+        description="What is trained: a generator alone (psnr), with a discriminator (sr_gan), or an image translation."
+    )
+    scale: Literal[1, 2, 3, 4, 8] = Field(default=1, description="Upscaling factor of the generator.")
+    seed: NonNegativeInt = Field(
+        default=0, description="Seed of the initial weights, the sample order and all augmentations."
+    )
+    out: str = Field(default="runs", description="Folder of all runs.")
+    generator: Annotated[Part, PartOf("generators")] = Field(description="The network that makes images.")
+    discriminator: Annotated[Part, PartOf("discriminators")] | None = Field(
+        default=None, description="The network that judges them; for every task except psnr."
+    )
+    init: dict[Player, Init] = Field(
+        default={},
+        description="Weights from which a player starts: a file, or a mapping with the keys below. For "
+        "CycleGAN also one file for each of its two networks (a_to_b and b_to_a; a and b).",
+    )
+    freeze: dict[Player, Files] = Field(
+        default={},
+        description="Patterns of parameters of a player that are not trained; `*` stands for any characters, as in "
+        "`body.*`.",
+    )
+    losses: Losses = Field(description="The losses of the generator, by name.")
+    cycle: Cycle | None = Field(default=None, description="Cycle and identity terms.")
+    degrade: list[Annotated[Part, PartOf("degrade")]] = Field(
+        default=[], description="Stages that make the LR image from the ground truth, in order; none for pairs."
+    )
+    data: Data = Field(description="Training data.")
+    optimizer: dict[Player, Annotated[Part, PartOf("optimizers")]] = Field(description="An optimizer for each player.")
+    schedule: Annotated[Part, PartOf("schedules")] = Field(
+        default={"type": "constant"}, description="Learning rate over the steps, for all players."
+    )
+    train: Train = Field(description="The training loop.")
+    validation: ValidationSection = Field(default=ValidationSection(), description="Measurements during training.")
+    save: Save = Field(default=Save(), description="Checkpoints and models.")
+    log: Log = Field(default=Log(), description="TensorBoard and log.jsonl.")
 
     @property
     def folder(self) -> FilePath:

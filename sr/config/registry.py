@@ -274,13 +274,14 @@ def _holder(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseM
     """The model that owns the last step of a location."""
     for step in location[:-1]:
         info = model.model_fields.get(str(step))
-        inner = [a for a in _flatten(info.annotation)] if info else []
+        inner = [a for a in leaves(info.annotation)] if info else []
         model = next((a for a in inner if inspect.isclass(a) and issubclass(a, BaseModel)), model)
     return model
 
 
-def _flatten(annotation: Any) -> list[Any]:
-    return [annotation, *(leaf for inner in typing.get_args(annotation) for leaf in _flatten(inner))]
+def leaves(annotation: Any) -> list[Any]:
+    """Return an annotation and all that is inside of it."""
+    return [annotation, *(leaf for inner in typing.get_args(annotation) for leaf in leaves(inner))]
 
 
 def make(part: Mapping[str, Any], name: str, tables: Tables, *args: Any, plugins: bool = True, **supplied: Any) -> Any:
