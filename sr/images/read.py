@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import struct
 import sys
 import warnings
@@ -218,7 +219,7 @@ def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
     if image.format == "PPM" and image.mode == "RGB" and (deep_ppm := _deep_ppm(image, data)) is not None:
         return deep_ppm
     raw = _raw_mode(image)
-    deep = image.mode in ("RGB", "RGBA") and ";16" in raw and not raw.startswith("LA")
+    deep = image.mode in ("RGB", "RGBA") and raw[-4:-1] == ";16" and not raw.startswith("LA")  # not BGR;16, 5-6-5 bits
     pixels = np.asarray(_upright(image))
     if deep:
         # Pillow keeps the upper byte of 16-bit RGB; with the byte order swapped it keeps the lower.
@@ -232,12 +233,16 @@ def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
 
 
 def _deep_ppm(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """Pixels as uint16 [h, w, 3] of a binary PPM with 2 bytes per sample, which Pillow reduces to 8 bits; else None."""
+    """Pixels as uint16 [h, w, 3] of a PPM with samples above 255, which Pillow reduces to 8 bits; else None."""
     tile = image.tile[0]  # type: ignore[attr-defined]
-    white = tile.args[1] if tile.codec_name == "ppm" else 255
+    white = tile.args[1] if tile.codec_name in ("ppm", "ppm_plain") else 255
     if white <= 255:
         return None
-    values = np.frombuffer(data, ">u2", image.width * image.height * 3, tile.offset).astype(np.uint32)
+    count = image.width * image.height * 3
+    if tile.codec_name == "ppm":
+        values = np.frombuffer(data, ">u2", count, tile.offset).astype(np.uint32)
+    else:
+        values = np.array(re.sub(rb"#[^\r\n]*", b"", data[tile.offset :]).split()[:count]).astype(np.uint32)
     pixels = np.minimum((values * 65535 + white // 2) // white, 65535).astype(np.uint16)
     return pixels.reshape(image.height, image.width, 3)
 

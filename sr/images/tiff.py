@@ -276,7 +276,8 @@ def _decoded(data: bytes, page: Any) -> np.ndarray:
     """Samples as stored, [h, w, samples]; JPEG is decoded from YCbCr to RGB."""
     contiguous = page.planarconfig == 1 or page.samplesperpixel == 1
     _check_segments(page)
-    if (page.compression == JPEG and contiguous) or not _tifffile_can(page):
+    by_jpeg = page.compression == JPEG and (contiguous or page.photometric == YCBCR)  # which tifffile may not convert
+    if by_jpeg or not _tifffile_can(page):
         planes = (
             page.bitspersample == 8 and COLOR_SAMPLES[page.photometric] >= 3
         )  # separate planes that Pillow decodes correctly
