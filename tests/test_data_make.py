@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sr.core.errors import UserError
 from sr.data import ShardSource
@@ -191,3 +192,21 @@ def test_two_processes_that_fill_one_folder_take_turns(folder, tmp_path, monkeyp
     first.join()
     assert f"out is being filled with shards by process {first.pid} on host" in capfd.readouterr().err
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "npy"])
+def test_transparency_is_stored_for_four_channels_and_reported_for_three(tmp_path, format):
+    alpha = noise(1, 64, 64)[..., :1]
+    pixels = np.concatenate([noise(0, 64, 64), alpha], axis=2)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in/clear.png")
+    Image.fromarray(np.maximum(pixels, [0, 0, 0, 255]).astype(np.uint8)).save(tmp_path / "in/opaque.png")
+    plain = make_shards(tmp_path / "in", tmp_path / "3", format=format, **OPTIONS)
+    assert plain.opaque == [str(tmp_path / "in/clear.png")]
+    assert plain.notes == [f"1 images stored without their transparency (such as {plain.opaque[0]})"]
+    full = make_shards(tmp_path / "in", tmp_path / "4", format=format, channels=(4, 4), **OPTIONS)
+    assert (full.samples, full.notes) == (2, [])
+    stored = ShardSource(path=str(tmp_path / "4"), channels=(4, 4)).read(0, 0).gt
+    assert np.array_equal(stored[..., 3:], alpha)
+    with pytest.raises(UserError, match="jpg cannot hold 4 channels; set the format to png"):
+        make_shards(tmp_path / "in", tmp_path / "j", format="jpg", channels=(4, 4), **OPTIONS)

@@ -179,6 +179,16 @@ def test_16_bit_ppm_and_pgm(white):
     gray = read_image(b"P5\n17 12\n%d\n" % white + values[..., 0].astype(">u2").tobytes())
     assert (gray.bits, gray.gray) == (16, True)
     assert np.abs((gray.rgb[0].double() * 65535).round().numpy() - expected[..., 0]).max() <= 1
+    plain = b"P3 17 12 %d\n# note\n" % white + " ".join(map(str, values.ravel())).encode()
+    assert torch.equal(read_image(plain).rgb, color.rgb)
+
+
+def test_bmp_of_16_bits_per_pixel():
+    """5, 6 and 5 bits for red, green and blue, which are not 16 bits per channel."""
+    head = struct.pack("<IiiHHIIiiII3I", 40, 3, 1, 1, 16, 3, 0, 0, 0, 0, 0, 0xF800, 0x7E0, 0x1F)
+    row = struct.pack("<3HH", 0xFFFF, 0xF800, 0x001F, 0)
+    data = b"BM" + struct.pack("<IHHI", 14 + len(head) + len(row), 0, 0, 14 + len(head)) + head + row
+    assert read_rgb(data).tolist() == [[[255, 255, 255], [255, 0, 0], [0, 0, 255]]]
 
 
 def test_reduced_bit_depth_is_noted():

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from sr.images import ImageError, read_image, read_pixels, read_rgb, size_of
+from sr.images import ImageError, read_image, read_pixels, read_rgb, size_of, tiff
 from sr.images.tiff import read_tiff
 
 H, W = 21, 27
@@ -106,6 +106,22 @@ def test_ycbcr():
     pixels = ramps(3, np.uint8)
     made = read_rgb(written(pixels, photometric="ycbcr"))
     assert np.array_equal(made, np.asarray(Image.fromarray(pixels, "YCbCr").convert("RGB")))
+
+
+def test_ycbcr_jpeg_in_separate_planes(monkeypatch):
+    """Decoded by Pillow even where tifffile could, which returns YCbCr for this layout."""
+    planes = [Image.fromarray(plane) for plane in np.moveaxis(ramps(3, np.uint8), 2, 0)]
+    file = io.BytesIO()
+    planes[0].save(file, "TIFF", compression="jpeg")
+    with tifffile.TiffFile(io.BytesIO(file.getvalue())) as given:
+        page = given.pages[0].aspage()
+        page.photometric, page.planarconfig, page.samplesperpixel = 6, 2, 3
+        seen = []
+        monkeypatch.setattr(tiff, "_tifffile_can", lambda page: True)
+        monkeypatch.setattr(tiff, "_check_segments", lambda page: None)
+        monkeypatch.setattr(tiff, "_by_pillow", lambda data, page: seen.append(page))
+        tiff._decoded(file.getvalue(), page)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "group4", "jpeg", "zstd"])

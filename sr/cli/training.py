@@ -81,12 +81,13 @@ def shard(args: argparse.Namespace) -> int:
     )
     if args.json:
         values = {"samples": report.samples, "shards": report.shards, "skipped": common.json_of(report.skipped)}
+        values["notes"] = report.notes
         common.print_json(values)
         return 0
     print(f"{report.samples} samples in {report.shards} shards in {args.output}")
     common.list_failures(report.skipped, "image(s) left out")
-    if report.others.total:
-        print(report.others, file=sys.stderr)
+    for note in report.notes:
+        print(note, file=sys.stderr)
     return 0
 
 

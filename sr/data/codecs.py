@@ -26,7 +26,10 @@ START_OF_SCAN = 0xDA
 
 
 def encode(pixels: np.ndarray, format: str, *, quality: int = 95) -> bytes:
-    """Encode uint8 [h, w, 3] in one of FORMATS. quality: of jpg and webp."""
+    """Encode uint8 [h, w, channels] in one of FORMATS: 3 channels as jpg, 3 or 4 as webp, up to 4 as png.
+
+    quality: of jpg and webp.
+    """
     if format == "npy":
         file = io.BytesIO()
         np.save(file, np.ascontiguousarray(pixels))
@@ -78,12 +81,12 @@ def _npy_shape(header: bytes) -> tuple[int, int, int]:
 def _encode_png(pixels: np.ndarray) -> bytes:
     """Encode as PNG with the filter "up" on every row: 5 % larger than Pillow's, decoded in half the time."""
     height, width, channels = pixels.shape
-    rows = pixels.reshape(height, width * channels)
+    rows, color = pixels.reshape(height, width * channels), {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     body = np.full((height, 1 + rows.shape[1]), 2, np.uint8)
     body[0, 1:], body[1:, 1:] = rows[0], rows[1:] - rows[:-1]
     packer = zlib.compressobj(6, strategy=zlib.Z_FILTERED)
     content = packer.compress(body.tobytes()) + packer.flush()
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", content), (b"IEND", b"")]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)), (b"IDAT", content), (b"IEND", b"")]
     framed = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     ]

@@ -81,7 +81,7 @@ class ShardIndex:
 
     keys: one for each sample. spans: int64 [samples, 2, 2], (gt, lq) x (offset, size) in bytes; size -1 for no lq.
     bytes: size of the tar, to detect a stale index. skipped: (name, reason) of images that `sr shard` left out.
-    sha256, others: see `Entry`. names: the members that were indexed.
+    opaque: files whose transparency it dropped. sha256, others: see `Entry`. names: the members that were indexed.
     """
 
     bytes: int
@@ -91,6 +91,7 @@ class ShardIndex:
     sha256: str = ""
     others: Others = ()
     names: MemberNames = USUAL
+    opaque: list[str] = field(default_factory=list)
 
     @property
     def entry(self) -> Entry:
@@ -111,6 +112,7 @@ def save(tar: Path, index: ShardIndex) -> None:
         "bytes": index.bytes,
         "samples": [[key, *spans] for key, spans in zip(index.keys, index.spans.reshape(-1, 4).tolist(), strict=True)],
         "skipped": index.skipped,
+        "opaque": index.opaque,
         "sha256": index.sha256,
         "others": index.others,
     }
@@ -125,7 +127,8 @@ def load(tar: Path, names: MemberNames = USUAL) -> ShardIndex | None:
         spans = np.array([row[1:] for row in content["samples"]], dtype=np.int64).reshape(-1, 2, 2)
         keys, skipped = [str(row[0]) for row in content["samples"]], [(str(n), str(r)) for n, r in content["skipped"]]
         sha256, others = str(content.get("sha256", "")), others_of(content.get("others", []))
-        index = ShardIndex(int(content["bytes"]), keys, spans, skipped, sha256, others, names)
+        opaque = [str(name) for name in content.get("opaque", [])]
+        index = ShardIndex(int(content["bytes"]), keys, spans, skipped, sha256, others, names, opaque)
         return index if content["version"] == 1 and _describes(index, tar) else None
     except (OSError, tarfile.TarError, *MALFORMED):
         return None

@@ -28,11 +28,12 @@ from sr.data.paired import half_of, halves
 from sr.data.pairs import pair_up
 from sr.data.paths import find_images
 from sr.data.source import fit_gt
-from sr.images import ImageError, read_rgb, size_of
+from sr.images import ImageError, read_opaque, size_of
 from sr.images.listing import Skipped, printable
 
 SMALLEST = 32  # pixels; smaller images are skipped
 PLAN = "plan.json"
+FORMAT_CHANNELS = {"jpg": (3,), "webp": (3, 4), "png": (1, 2, 3, 4)}  # npy holds any number
 Run = Callable[..., Iterator[Any]]
 
 
@@ -41,7 +42,7 @@ class Cutting:
     """How sub-images are cut and stored.
 
     size, step: gt pixels; size None for whole images. scale: 1 without lq. side_by_side: the left half of an image is
-    its lq, the right half its gt.
+    its lq, the right half its gt. channels: of lq and gt, see `sr.images.read_pixels`.
     """
 
     size: int | None
@@ -50,6 +51,7 @@ class Cutting:
     quality: int
     scale: int
     side_by_side: bool = False
+    channels: tuple[int, int] = (3, 3)
 
     def grid(self, height: int, width: int) -> tuple[list[int], list[int]]:
         """The first rows and the first columns of the sub-images of an image."""
@@ -75,12 +77,22 @@ class ShardJob(NamedTuple):
 
 
 class ShardReport(NamedTuple):
-    """The result of `make_shards`. skipped: unusable images with reasons. others: files that are not images."""
+    """The result of `make_shards`. skipped: unusable images with reasons. others: files that are not images. opaque:
+    images whose transparency was dropped."""
 
     samples: int
     shards: int
     skipped: list[tuple[str, str]]
     others: Skipped
+    opaque: list[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what the shards lack without an error."""
+        notes = [str(self.others)] if self.others.total else []
+        if self.opaque:
+            notes.append(f"{len(self.opaque)} images stored without their transparency (such as {self.opaque[0]})")
+        return notes
 
 
 def make_shards(
@@ -98,6 +110,7 @@ def make_shards(
     workers: int = 1,
     strict: bool = False,
     progress: bool = True,
+    channels: tuple[int, int] = (3, 3),
 ) -> ShardReport:
     """Cut images into overlapping `size` x `size` sub-images every `step` pixels and pack them into tars under `out`.
 
@@ -113,8 +126,9 @@ def make_shards(
         side_by_side: the left half of each image is stored as lq, the right half as gt.
         workers: processes. With more than 1, a calling script needs `if __name__ == "__main__"`.
         strict: raise UserError for unreadable images, instead of skipping and reporting them.
+        channels: to store of lq and gt, see `sr.images.read_pixels`. With 3, transparency is dropped and reported.
     """
-    cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side)
+    cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side, channels)
     _check(cutting, lq, scale, per_shard)
     found = find_images(inputs)
     paths, others = found.paths, found.skipped
@@ -144,6 +158,9 @@ def windows(length: int, size: int, step: int) -> list[int]:
 
 
 def _check(cutting: Cutting, lq: object, scale: int | None, per_shard: int) -> None:
+    if cutting.channels[1] not in FORMAT_CHANNELS.get(cutting.format, cutting.channels):
+        better = "png" if cutting.channels[1] <= 4 else "npy"
+        raise UserError(f"{cutting.format} cannot hold {cutting.channels[1]} channels; set the format to {better}")
     if (cutting.size is not None and cutting.size < SMALLEST) or cutting.step < 1 or per_shard < 1:
         raise UserError(f"sub-images need size >= {SMALLEST}, step >= 1 and per_shard >= 1; correct these values")
     if lq and not scale:
@@ -240,22 +257,26 @@ def _jobs(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) 
 
 def _write_shard(job: ShardJob) -> None:
     skipped: list[tuple[str, str]] = []
+    opaque: list[str] = []
     with replacing(job.tar, sync=True) as temporary:
         # With a fixed time and owner, equal images give equal bytes.
         with open(temporary, "wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as tar:
             for image, first, stop in job.parts:
                 try:
-                    for sample in _samples(image, job.cutting, first, stop):
+                    for sample in _samples(image, job.cutting, first, stop, opaque):
                         tar.write(sample)
                 except ImageError as error:
                     skipped.append((error.name, error.reason))
-        index = replace(shard_index.scan(temporary), skipped=skipped, sha256=sha256_of(temporary))
+        index = replace(shard_index.scan(temporary), skipped=skipped, sha256=sha256_of(temporary), opaque=opaque)
     shard_index.save(job.tar, index)
 
 
-def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Yield sub-images `first` to `stop` - 1 of an image, row by row, as samples for webdataset's TarWriter."""
-    gt, lq, scale = *_pixels(image, cutting), cutting.scale
+def _samples(image: Image, cutting: Cutting, first: int, stop: int, opaque: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield sub-images `first` to `stop` - 1 of an image, row by row, as samples for webdataset's TarWriter.
+
+    Names of files whose transparency is dropped are added to `opaque`.
+    """
+    gt, lq, scale = *_pixels(image, cutting, opaque), cutting.scale
     size = cutting.size or max(gt.shape)
     rows, columns = cutting.grid(*gt.shape[:2])
     for piece in range(first, stop):
@@ -272,18 +293,26 @@ def _samples(image: Image, cutting: Cutting, first: int, stop: int) -> Iterator[
         yield sample
 
 
-def _pixels(image: Image, cutting: Cutting) -> tuple[np.ndarray, np.ndarray | None]:
-    name = printable(image.gt)
-    gt = read_rgb(image.gt, name=name)
+def _pixels(image: Image, cutting: Cutting, opaque: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    name, (of_lq, of_gt) = printable(image.gt), cutting.channels
+    gt = _read(image.gt, of_gt, opaque)
     if cutting.side_by_side:
         return halves(gt, name)[::-1]
     if image.lq is None:
         return gt, None
-    lq = read_rgb(image.lq, name=printable(image.lq))
+    lq = _read(image.lq, of_lq, opaque)
     try:
         return fit_gt(gt, lq, cutting.scale), lq
     except ValueError as error:
         raise ImageError(name, str(error)) from None
+
+
+def _read(path: Path, channels: int, opaque: list[str]) -> np.ndarray:
+    name = printable(path)
+    pixels, dropped = read_opaque(path, channels=channels, name=name)
+    if dropped:
+        opaque.append(name)
+    return pixels
 
 
 def _clean(stem: str) -> str:
@@ -299,7 +328,8 @@ def _finish(
     if strict and skipped:
         raise UserError(_listing(skipped))
     shard_index.write_folder_index(out, {name: index.entry for name, index in indexes.items()})
-    return ShardReport(sum(len(index.keys) for index in indexes.values()), len(jobs), skipped, others)
+    opaque = list(dict.fromkeys(name for index in indexes.values() for name in index.opaque))
+    return ShardReport(sum(len(index.keys) for index in indexes.values()), len(jobs), skipped, others, opaque)
 
 
 def _listing(skipped: list[tuple[str, str]]) -> str:

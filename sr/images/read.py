@@ -69,10 +69,16 @@ def read_pixels(source: Source, *, channels: int, name: str | None = None) -> np
     Raises:
         ImageError: the image cannot be read, lacks rows, or has another number of bands.
     """
+    return read_opaque(source, channels=channels, name=name)[0]
+
+
+def read_opaque(source: Source, *, channels: int, name: str | None = None) -> tuple[np.ndarray, bool]:
+    """`read_pixels`, and whether transparency was dropped."""
     pixels = _read(source, name, bands=channels).pixels if channels <= 4 else _read_bands(source, channels, name)
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return with_channels(pixels, channels)
+    dropped = pixels.shape[2] in (2, 4) and channels in (1, 3) and bool((pixels[..., -1] < 255).any())
+    return with_channels(pixels, channels), dropped
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

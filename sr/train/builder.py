@@ -144,15 +144,20 @@ class Builder:
             lq=make.lq,
             scale=self.options.scale if make.lq else None,
             strict=True,
+            channels=self._data_channels,
         )
-        if report.others.total:
-            print(f"data.make: {report.others}", flush=True)
+        for note in report.notes:
+            print(f"data.make: {note}", flush=True)
 
     def _source(self, part: Part) -> Any:
         """A source whose images have the channels that the generator asks for; of sets a and b in this order."""
+        return self._make(part, "sources", channels=self._data_channels)
+
+    @property
+    def _data_channels(self) -> tuple[int, int]:
+        """Of lq and gt, or of sets a and b."""
         given, wanted = self.nets.channels
-        turned = self.options.data.direction == "b_to_a"
-        return self._make(part, "sources", channels=(wanted, given) if turned else (given, wanted))
+        return (wanted, given) if self.options.data.direction == "b_to_a" else (given, wanted)
 
     def stream(self, source: Any) -> Loader:
         options, data = self.options, self.options.data
