@@ -1,17 +1,26 @@
-"""The Python interface: `sr.load` and `sr.upscale`."""
+"""The Python interface: `sr.load`, `sr.upscale`, `sr.train` and `sr.evaluate`."""
 
+import doctest
+import inspect
+import shutil
 import subprocess
 import sys
+import types
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import sr
 from sr.core.errors import UserError
 from sr.images import bicubic
+from tests.helpers import models
 from tests.helpers.program import ROOT
 
 
@@ -77,3 +86,65 @@ def test_files(photos: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out" / "photo_0.png").size == (112, 96)
     with pytest.raises(UserError, match="no_such"):
         sr.load(tmp_path / "no_such.pth")
+
+
+# ---- sr.train and sr.evaluate ----------------------------------------------------------------------------------------
+
+
+def test_the_packages_can_be_called() -> None:
+    """Also after a module of theirs was imported, which sets the attribute of `sr` to the package."""
+    import sr.evaluate.score
+    import sr.train.trainer
+
+    assert isinstance(sr.train, types.ModuleType)
+    assert "recipe" in inspect.signature(sr.train).parameters
+    assert "hr" in inspect.signature(sr.evaluate).parameters
+
+
+def test_training(recipe: Callable[..., Path], tmp_path: Path, photos: Path) -> None:
+    """Overrides of all forms; the result names the best model and its scores; a resumed run returns them again."""
+    file = recipe(validation={"every": 1, "sets": {"own": {"hr": str(photos)}}})
+    how = {"overrides": {"train.total_steps": 2, "losses.pixel.weight": 1e-7}, "name": "api", "save": {"every": 1}}
+    result = sr.train(file, **how)
+    assert result.folder == tmp_path / "runs" / "api"
+    assert result.model == result.folder / "models" / "net_g_2.safetensors"
+    assert result.best is not None
+    assert result.best.exists()
+    assert result.metrics["own"]["psnr_y"] > 5
+    written = yaml.safe_load((result.folder / "options.yml").read_text())
+    assert written["losses"]["pixel"]["weight"] == 1e-7
+    assert written["save"] == written["save"] | {"every": 1, "keep": 3}
+    assert sr.train(file, **how) == result
+    with pytest.raises(UserError, match=r"total_step.*Did you mean 'total_steps'"):
+        sr.train(file, train={"total_step": 2})
+
+
+def test_evaluation(photos: Path, tmp_path: Path) -> None:
+    results = sr.evaluate("bicubic", scale=2, hr=photos, metrics=["psnr_y"], sheet=tmp_path / "sheet.png", rows=1)
+    assert results.scale == 2
+    assert len(results.rows) == 6
+    assert results.means["photos"]["psnr_y"] == pytest.approx(np.mean([row.scores["psnr_y"] for row in results.rows]))
+    assert (tmp_path / "sheet.png").exists()
+    with pytest.raises(UserError, match="name the images in one way"):
+        sr.evaluate("bicubic", scale=2)
+
+
+@pytest.mark.parametrize("function", ["sr.train.api.train", "sr.evaluate.api.evaluate", "sr.inference.api.load"])
+def test_examples_in_docstrings(
+    function: str, recipe: Callable[..., Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _, name = function.rpartition(".")
+    recipe(name="options", out="runs")
+    photos.rename(tmp_path / "Set5")
+    shutil.copy(tmp_path / "Set5" / "photo_0.png", tmp_path / "photo.png")
+    (tmp_path / "options.yml").write_text((tmp_path / "options.yml").read_text().replace(str(photos), "Set5"))
+    models.saved(tmp_path / "net_g_best.safetensors", "compact", scale=2)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    examples = doctest.DocTestParser().get_examples(getattr(import_module(module), name).__doc__)
+    assert examples
+    for example in examples:
+        if example.want:
+            assert repr(eval(example.source, names)) == example.want.strip()
+        else:
+            exec(example.source, names)

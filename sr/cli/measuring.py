@@ -1,6 +1,7 @@
 """Verbs that measure, compare and export models: validate, report, export."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 from sr.cli import common
 from sr.cli.common import Add
-from sr.core.errors import UserError
 
 
 def add(verb: Add) -> None:
@@ -32,56 +32,27 @@ def add(verb: Add) -> None:
 
 
 def validate(args: argparse.Namespace) -> int:
-    from sr.distributed.comm import is_main
-    from sr.evaluate import score
+    from sr.evaluate.api import evaluate
     from sr.evaluate.validate.table import lines, table, write_csv
 
-    names = ("hr", "lr", "outputs", "sets", "a", "b", "side_by_side", "size")
-    images = score.Images(**{name: getattr(args, name) for name in names})
-    images.check()
-    score.join()
-    results, about = _outputs(args, images) if args.outputs else _model(args, images)
-    if is_main():
-        _print_omitted(results.left_out)
-        if args.csv:
-            write_csv(args.csv, results)
-        if args.json:
-            common.print_json(about | table(results))
-        else:
-            print("\n".join(lines(results)))
-    score.shutdown()
+    names = "hr lr outputs sets a b side_by_side size scale direction metrics device tile overlap sheet rows"
+    results = evaluate(args.model, **{name: getattr(args, name) for name in names.split()})
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    _print_omitted(results.left_out)
+    if args.csv:
+        write_csv(args.csv, results)
+    if args.json:
+        about = {"outputs": args.outputs} if args.outputs else {"model": args.model}
+        common.print_json({**about, "scale": results.scale, **table(results)})
+    else:
+        print("\n".join(lines(results)))
     return 0
 
 
 def _print_omitted(metrics: Mapping[str, str]) -> None:
     for metric, reason in metrics.items():
         print(f"{metric} is omitted: {reason}", file=sys.stderr)
-
-
-def _model(args: argparse.Namespace, images: Any) -> tuple[Any, dict[str, Any]]:
-    from sr.evaluate.score import pick, score
-    from sr.inference.device import pick_device
-
-    if args.model is None:
-        raise UserError("nothing to measure; give --model FILE, --model bicubic, or --outputs DIR")
-    model, direction = pick(args.model, scale=args.scale, direction=args.direction)
-    chosen = {name: getattr(args, name) for name in ("metrics", "tile", "overlap", "sheet", "rows")}
-    results = score(model, images, direction=direction, device=pick_device(args.device), **chosen)
-    return results, {"model": args.model, "scale": model.scale}
-
-
-def _outputs(args: argparse.Namespace, images: Any) -> tuple[Any, dict[str, Any]]:
-    from sr.evaluate.score import score_outputs
-
-    for name in ("model", "direction", "size", "sheet"):
-        if getattr(args, name) is not None:
-            raise UserError(f"--outputs are measured without a model; leave out --{name}")
-    if args.scale is None:
-        raise UserError("--outputs need their scale: that wide a border is not measured; give it, such as --scale 4")
-    return score_outputs(images, scale=args.scale, metrics=args.metrics), {
-        "outputs": args.outputs,
-        "scale": args.scale,
-    }
 
 
 def report(args: argparse.Namespace) -> int:

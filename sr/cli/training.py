@@ -34,10 +34,9 @@ def add(verb: Add) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    from sr.train import builder, run
+    from sr.train.api import train as run
 
-    options = builder.load(args.options, args.set, plugins=args.plugins)
-    run.train(options, plugins=args.plugins, accept_changes=args.accept_changes)
+    run(args.options, overrides=args.set, plugins=args.plugins, accept_changes=args.accept_changes)
     return 0
 
 

@@ -99,6 +99,14 @@ def load(
         device: "cuda", "cpu", ...; by default a GPU if there is one.
         how: `outscale`, `alpha`, `tile`, `overlap`, `precision`, `tta`, see `sr.inference.upscale.Upscaler`.
 
+    Example:
+        >>> import sr
+        >>> from PIL import Image
+        >>> model = sr.load("net_g_best.safetensors")
+        >>> model.scale
+        2
+        >>> model(Image.open("photo.png")).save("large.png")
+
     Raises:
         sr.core.errors.UserError: the model is unknown, cannot be downloaded, or does not upscale images.
     """

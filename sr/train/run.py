@@ -13,10 +13,11 @@ from sr.images import write_rgb
 from sr.nets.io.load import load_into
 from sr.train.builder import Builder
 from sr.train.plan_warnings import plan_warnings
+from sr.train.results import TrainResult, read_run
 from sr.train.trainer import Trainer
 
 
-def train(options: Options, *, plugins: bool = True, accept_changes: bool = False) -> None:
+def train(options: Options, *, plugins: bool = True, accept_changes: bool = False) -> TrainResult:
     """Make shards where the options ask for it, train with validation and saving, and draw validation images with the
     saved model. accept_changes: resume with options that change what is learned."""
     build = Builder(options, plugins=plugins, accept_changes=accept_changes)
@@ -26,6 +27,7 @@ def train(options: Options, *, plugins: bool = True, accept_changes: bool = Fals
     trainer = build.trainer()
     trainer.run()
     strips = _try_show(build, trainer)
+    result = read_run(options.folder, step=trainer.step, best_step=trainer.best.get("step"))
     if comm.is_main():
         print(f"\nmodel        {trainer.last_model}\ncheckpoints  {options.folder / 'checkpoints'}")
         print(f"curves       tensorboard --logdir {options.folder / 'tensorboard'}")
@@ -34,11 +36,10 @@ def train(options: Options, *, plugins: bool = True, accept_changes: bool = Fals
         if trainer.failed_validations:
             print(f"validation   failed {trainer.failed_validations} time(s), see above")
         verb = "upscale" if options.scale > 1 else "translate"
-        best = trainer.models / "net_g_best.safetensors"
-        model = best if best.exists() else trainer.last_model
-        print(f"next         sr {verb} FOLDER -o OUTPUT -m {model}", flush=True)
+        print(f"next         sr {verb} FOLDER -o OUTPUT -m {result.best or result.model}", flush=True)
     comm.shutdown()
     trainer.players["generator"].accelerator.end_training()
+    return result
 
 
 def _try_show(build: Builder, trainer: Trainer) -> list[Path]:

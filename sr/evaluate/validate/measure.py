@@ -48,13 +48,15 @@ class Results:
     """The results of one validation.
 
     rows: in the order of the sets. images: "set/name" -> a strip of input, output and target; sheets: set -> all strips
-    of the set; both uint8 [h, w, 3]. left_out: metric -> why it could not be measured on all or some images.
+    of the set; both uint8 [h, w, 3]. left_out: metric -> why it could not be measured on all or some images. scale: of
+    the model; set by `sr.evaluate`.
     """
 
     rows: list[Row]
     images: dict[str, np.ndarray]
     sheets: dict[str, np.ndarray] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    scale: int | None = None
 
     @property
     def means(self) -> dict[str, Scores]:
