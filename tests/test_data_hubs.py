@@ -10,7 +10,7 @@ from collections import namedtuple
 import pytest
 
 from sr.core.errors import UserError
-from sr.data import Mix, ShardSource, index
+from sr.data import Mix, ShardSource, index, scan
 from sr.data.index import parse_counts
 from sr.data.mix import Route
 from tests.helpers.data import image, make_tar, png, shown
@@ -57,8 +57,8 @@ def test_skipped_members_are_counted_at_every_start(tmp_path):
 def test_a_tar_with_countless_suffixes_names_some(tmp_path):
     make_tar(tmp_path / "x.tar", {"a.png": png(1)} | {f"{n}.s{n}": b"" for n in range(100)})
     reasons = ShardSource(path=str(tmp_path)).skipped.reasons
-    assert len(reasons) == index.MOST_REASONS + 1
-    assert reasons["other members"][0] == 100 - index.MOST_REASONS
+    assert len(reasons) == scan.MOST_REASONS + 1
+    assert reasons["other members"][0] == 100 - scan.MOST_REASONS
 
 
 def test_compressed_tars_are_refused_with_the_command_that_unpacks_them(tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_room_is_checked_before_anything_is_fetched(server, at, monkeypatch):
         at("t-{0..2}.tar", window=1)
     assert not any(server.gets()[name] for name in names)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2.5 * size))
-    assert at("t-{0..2}.tar", window=1).counts == [2, 2, 2]
+    assert list(at("t-{0..2}.tar", window=1).counts) == [2, 2, 2]
 
 
 # ---- a server that is down -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from sr.core.errors import UserError
-from sr.data import SOURCES, FolderSource, ShardSource, index
+from sr.data import SOURCES, FolderSource, ShardSource, index, scan
 from sr.data.paths import image_paths
 from sr.images import ImageError
 from tests.helpers.data import image, make_tar, png, shown, write_rgb_in
@@ -68,8 +68,8 @@ def test_the_start_reads_only_the_folder_index_and_a_shard_only_its_own(tmp_path
     ShardSource(path=str(tmp_path))
     assert {path.name for path in tmp_path.glob("*.json")} == {"index.json", *(f"{n}.index.json" for n in range(3))}
     read = []
-    monkeypatch.setattr(index, "scan", lambda *_, **__: pytest.fail("scanned again"))
-    monkeypatch.setattr(index, "load", lambda tar, *_, load=index.load: read.append(tar.name) or load(tar))
+    monkeypatch.setattr(scan, "scan", lambda *_, **__: pytest.fail("scanned again"))
+    monkeypatch.setattr(scan, "load", lambda tar, *_, load=index.load: read.append(tar.name) or load(tar))
     source = ShardSource(path=str(tmp_path))
     assert source.counts == [2, 2, 2]
     assert read == []
@@ -80,7 +80,7 @@ def test_the_start_reads_only_the_folder_index_and_a_shard_only_its_own(tmp_path
 
 def test_a_folder_that_cannot_be_written_is_indexed_in_memory(tmp_path, monkeypatch):
     make_tar(tmp_path / "x.tar", {"a.png": png(1), "b.png": png(2)})
-    monkeypatch.setattr(index, "save", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
+    monkeypatch.setattr(scan, "save", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
     source = ShardSource(path=str(tmp_path))
     assert shown(source) == [1, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
@@ -108,7 +108,7 @@ def test_a_stale_or_damaged_index_is_not_believed(tmp_path):
 def test_damaged_tars_are_errors_not_fewer_samples(tmp_path):
     whole = make_tar(tmp_path / "x.tar", {f"{number}.png": png(number, 40) for number in range(20)}).read_bytes()
     damaged = bytearray(whole)
-    second = index.scan(tmp_path / "x.tar").spans[5, 0, 0] - 512
+    second = scan.scan(tmp_path / "x.tar").spans[5, 0, 0] - 512
     damaged[second : second + 512] = b"\xff" * 512
     for data in (b"", b"nothing like it" * 100, bytes(damaged), whole[: second + 700], whole[: second + 100]):
         (tmp_path / "x.tar").write_bytes(data)
@@ -123,18 +123,18 @@ def test_compressed_and_sparse_tars_and_ambiguous_samples_are_refused(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w:gz") as tar:
         tar.add(tmp_path / "a.png.tar", "a.png")
     with pytest.raises(UserError, match=r"is compressed.*gzip -dc .*x\.tar > unpacked"):
-        index.scan(tmp_path / "x.tar")
+        scan.scan(tmp_path / "x.tar")
     with pytest.raises(UserError, match="two gt images"):
-        index.scan(make_tar(tmp_path / "x.tar", {"a.png": png(1), "a.jpg": png(1)}))
+        scan.scan(make_tar(tmp_path / "x.tar", {"a.png": png(1), "a.jpg": png(1)}))
     with pytest.raises(UserError, match="no gt image for the sample 'a'"):
-        index.scan(make_tar(tmp_path / "x.tar", {"a.lq.png": png(1)}))
+        scan.scan(make_tar(tmp_path / "x.tar", {"a.lq.png": png(1)}))
     with pytest.raises(UserError, match="holds no images"):
         ShardSource(path=str(make_tar(tmp_path / "y.tar", {"a.txt": b""})))
     with open(tmp_path / "hole.png", "wb") as file:
         file.truncate(1 << 20)
     subprocess.run(["tar", "-C", tmp_path, "--sparse", "-cf", tmp_path / "x.tar", "hole.png"], check=True)
     with pytest.raises(UserError, match="sparse"):
-        index.scan(tmp_path / "x.tar")
+        scan.scan(tmp_path / "x.tar")
 
 
 def test_a_torn_image_in_a_shard_is_named(tmp_path):

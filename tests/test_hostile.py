@@ -21,7 +21,7 @@ from sr.config import registry
 from sr.config.base import read
 from sr.config.yaml_source import MAX_BYTES
 from sr.core.errors import UserError
-from sr.data import index
+from sr.data import scan
 from sr.data.shards import ShardSource
 from sr.images import ImageError, read_image, read_rgb, size_of
 from sr.inference.folders import tars
@@ -288,7 +288,7 @@ def test_members_of_a_shard_stay_in_it(tmp_path: Path) -> None:
 
 def test_a_hole_in_a_tar_or_an_appended_tar_loses_no_sample_silently(tmp_path: Path, capsys) -> None:
     tar = packed(tmp_path / "x.tar", [(f"{n}.png", tarfile.REGTYPE, png(n)) for n in range(5)])
-    whole, third = tar.read_bytes(), int(index.scan(tar).spans[2, 0, 0]) - 512
+    whole, third = tar.read_bytes(), int(scan.scan(tar).spans[2, 0, 0]) - 512
     tar.write_bytes(whole[:third] + bytes(1024) + whole[third + 1024 :])
     with pytest.raises(UserError, match=rf"x\.tar is not a whole.*damaged at byte {third}"):
         ShardSource(path=str(tar))

@@ -23,6 +23,8 @@ def add(verb: Add) -> None:
     _shard(
         verb(shard, "cut a folder of images into WebDataset-format tar shards", "sr shard photos/ shards/", json=True)
     )
+    help = "index tars that others published, by their headers"
+    _index(verb(index, help, "sr index s3://bucket/set/*.tar", json=True))
     parser = verb(
         degrade,
         "write the LR images that training would see",
@@ -90,6 +92,21 @@ def shard(args: argparse.Namespace) -> int:
     return 0
 
 
+def index(args: argparse.Namespace) -> int:
+    from sr.data.index import Choice
+    from sr.data.make_index import make_index
+
+    report = make_index(args.input, args.output, choice=Choice(args.gt, args.lq))
+    if args.json:
+        common.print_json({name: getattr(report, name) for name in ("files", "shards", "samples", "received", "total")})
+        return 0
+    print(f"{report.samples} samples in {report.shards} tars of {report.total / 1e9:.3g} GB", end="")
+    print(f", {report.received / 1e6:.3g} MB read from servers; written to {', '.join(report.files)}")
+    if report.skipped.total:
+        print(report.skipped, file=sys.stderr)
+    return 0
+
+
 def degrade(args: argparse.Namespace) -> int:
     from sr.train import builder, summary
 
@@ -97,6 +114,14 @@ def degrade(args: argparse.Namespace) -> int:
     written = summary.degrade_folder(options, args.input, Path(args.output), plugins=args.plugins)
     print(f"{len(written)} image(s) written to {args.output}")
     return 0
+
+
+def _index(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("input", nargs="+", type=common.path, help="tars: folders, files, globs, brace patterns, URLs or list:FILE")
+    add("-o", "--output", type=common.path, metavar="FILE", help="one index of all (index.json in each folder)")
+    add("--gt", default="", metavar="NAME", help="the member to take, by its name after the key, e.g. image.jpg")
+    add("--lq", default="", metavar="NAME", help="the LR member to take")
 
 
 def _shard(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from sr.images import MAX_PIXELS, READ_SUFFIXES, ImageError, encode_rgb, read_pixels, with_channels
+from sr.images import MAX_PIXELS, READ_SUFFIXES, ImageError, encode_rgb, read_pixels, size_of, with_channels
 
 FORMATS = ("png", "jpg", "webp", "npy")  # that `encode` writes
 MEMBER_SUFFIXES = (*READ_SUFFIXES, ".npy")
@@ -57,6 +57,16 @@ def decode(data: bytes | memoryview, *, channels: int, name: str) -> np.ndarray:
         raise
     except Exception as error:  # decoders raise any exception on damaged input
         raise ImageError(name, " ".join(str(error).split()) or type(error).__name__) from None
+
+
+def size_in(data: bytes, name: str) -> tuple[int, int]:
+    """(height, width) of a member, from its first bytes. Raises ImageError if they do not suffice."""
+    if not data.startswith(NPY_MAGIC):
+        return size_of(data, name=name)
+    try:
+        return _npy_shape(data[: 10 + int.from_bytes(data[8:10], "little")])[:2]
+    except ValueError as error:
+        raise ImageError(name, str(error)) from None
 
 
 def _decode_npy(data: bytes | memoryview) -> np.ndarray:

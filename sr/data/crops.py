@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sr.core.errors import UserError
+from sr.data.counts import Counts
 from sr.data.derived import Derived
 from sr.data.mix import Route, Sources, sides_of
 from sr.data.source import Sample, Source, fit_gt, oriented, resized
@@ -140,7 +141,7 @@ class _Side:
 
     def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int, first: int, stream: int) -> None:
         for part, _ in parts:
-            if sum(part.counts) == 0:
+            if not isinstance(part.counts, Counts) and sum(part.counts) == 0:
                 raise UserError("a data source holds no images; correct its path")
         self._sources, self._route = [part for part, _ in parts], Route(parts, seed=seed, first=first)
         self._key = seed, stream

@@ -27,6 +27,7 @@ from sr.data import index as shard_index
 from sr.data.paired import half_of, halves
 from sr.data.pairs import pair_up
 from sr.data.paths import find_images
+from sr.data.scan import index_of, scan
 from sr.data.source import fit_gt
 from sr.images import ImageError, read_opaque, size_of
 from sr.images.listing import Skipped, printable
@@ -267,7 +268,7 @@ def _write_shard(job: ShardJob) -> None:
                         tar.write(sample)
                 except ImageError as error:
                     skipped.append((error.name, error.reason))
-        index = replace(shard_index.scan(temporary), skipped=skipped, sha256=sha256_of(temporary), opaque=opaque)
+        index = replace(scan(temporary), skipped=skipped, sha256=sha256_of(temporary), opaque=opaque)
     shard_index.save(job.tar, index)
 
 
@@ -323,7 +324,7 @@ def _clean(stem: str) -> str:
 def _finish(
     out: Path, jobs: Sequence[ShardJob], skipped: list[tuple[str, str]], others: Skipped, strict: bool
 ) -> ShardReport:
-    indexes = {job.tar.name: shard_index.index_of(job.tar) for job in jobs}
+    indexes = {job.tar.name: index_of(job.tar) for job in jobs}
     skipped = list(dict.fromkeys([*skipped, *(entry for index in indexes.values() for entry in index.skipped)]))
     if strict and skipped:
         raise UserError(_listing(skipped))

@@ -13,9 +13,9 @@ from typing import TypeVar
 from braceexpand import braceexpand
 
 from sr.core.errors import UserError
-from sr.data.index import COMPRESSED_SUFFIXES, compressed
 from sr.data.remote.download import Catalog, Remote, find, shown
 from sr.data.remote.transport import PIPE, is_remote
+from sr.data.scan import COMPRESSED_SUFFIXES, compressed
 from sr.images import READ_SUFFIXES
 from sr.images.listing import Skipped, kind_of, list_folder, printable, unfit
 

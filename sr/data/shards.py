@@ -5,18 +5,22 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
 from pydantic import Field
 
 from sr.core.errors import UserError
 from sr.data.codecs import NPY_MAGIC, decode
-from sr.data.index import FOLDER_INDEX, Entry, MemberNames, ShardIndex, count_all, index_of
+from sr.data.counts import Counts
+from sr.data.index import FOLDER_INDEX, UNCOUNTED, Choice, Entry, ShardIndex
 from sr.data.paths import shard_paths
 from sr.data.remote.cache import Cache, default_folder
-from sr.data.remote.download import Catalog, Remote, shown
+from sr.data.remote.download import Catalog, Remote, shown, with_index
+from sr.data.remote.transport import PIPE
 from sr.data.sampling_order import WINDOW
+from sr.data.scan import count_all, index_of
 from sr.data.source import Sample
+from sr.data.where import EVERYTHING, Where
 from sr.images import ImageError
 from sr.images.listing import Skipped, printable
 
@@ -37,10 +41,15 @@ class ShardSource:
     (`--no-plugins` does not refuse it).
     cache, cache_gb: remote shards are downloaded whole, ahead of their use, to this folder (~/.cache/sr/shards), up to
     this size (1e9 bytes). All processes of a node share it. Counts, sizes and checksums come from the `index.json` of
-    `sr shard`, published with the shards; counts also from timm's `_info.json`, a shard list of wids, or img2dataset's
-    `NNNNN_stats.json`. Without any of these, each shard is downloaded once before the first step.
+    `sr shard` or `sr index`, published with the shards; counts also from timm's `_info.json`, a shard list of wids, or
+    img2dataset's `NNNNN_stats.json`. Other shards are counted when their window is read.
+    index: the file or URL that `sr index` wrote for remote shards, where it cannot be published next to them.
+    read: `blocks` reads tars that are larger than 64 MB by ranges of about that size, each a shard of its own in the
+    order and in the cache. It needs the index of `sr index`. Another value gives another order of samples.
     gt, lq: the members of a sample to read, by what follows the key and its dot (`gt: image.jpg` for `k.image.jpg`).
     Default: `k.png` or `k.gt.png`, and `k.lq.png`, in any image format.
+    where: conditions on samples, such as {min_side: 512, json: "aesthetic > 5"}; see `sr.data.where.Where`. Published
+    counts do not fit a subset, so remote shards are counted when their window is read.
     window: number of shards that are read from at a time; samples are shuffled within a window. The cache must hold two
     windows. Another value gives another order of samples.
     channels: of lq and of gt, see `sr.images.read_pixels`.
@@ -52,33 +61,35 @@ class ShardSource:
         path: str | list[str],
         cache: str | None = None,
         cache_gb: float = 50.0,
+        index: str = "",
+        read: Literal["whole", "blocks"] = "whole",
         gt: str = "",
         lq: str = "",
+        where: Where = EVERYTHING,
         window: Window = WINDOW,
         channels: tuple[int, int] = (3, 3),
     ) -> None:
         self._channels, self.window, self.skipped = channels, window, Skipped()
-        self._names = MemberNames(gt, lq)
-        self._shards = shard_paths(path, Catalog(lambda: _cache_folder(cache)), self.skipped)
-        remote = [shard for shard in self._shards if isinstance(shard, Remote)]
-        local = [shard for shard in self._shards if isinstance(shard, Path)]
-        entries, self._unsaved = count_all(local, self._names)
+        self._choice = Choice(gt, lq, where)
+        self._folder = _cache_folder(cache)
+        self._shards = shard_paths(path, Catalog(lambda: self._folder), self.skipped)
+        if index:
+            self._shards = with_index(self._shards, index)
+        if read == "blocks":
+            self._shards = [block for shard in self._shards for block in _blocks(shard)]
+        if where != EVERYTHING:
+            self._shards = [_uncounted(shard) for shard in self._shards]
+        entries, self._unsaved = count_all([s for s in self._shards if isinstance(s, Path)], self._choice)
         self._cache: Cache | None = None
-        fetched: list[Entry] = []
-        if remote:
-            self._cache = Cache(_cache_folder(cache), limit=int(cache_gb * 1e9), names=self._names)
-            self._cache.check_room(remote, 2 * window)
-            fetched = self._cache.entries(remote)
-            self._cache.check_room(
-                [shard._replace(entry=e) for shard, e in zip(remote, fetched, strict=True)], 2 * window
-            )
+        remote = [shard for shard in self._shards if isinstance(shard, Remote)]
+        fetched = self._known(remote, cache_gb) if remote else []
         here, there = iter(entries), iter(fetched)
         self._entries = [next(there if isinstance(shard, Remote) else here) for shard in self._shards]
-        self._counts = [entry.samples for entry in self._entries]
+        self._counts = self._counted([entry.samples for entry in self._entries])
         for entry in self._entries:
             for reason, count, example in entry.others:
                 self.skipped.add(reason, example, count)
-        if sum(self._counts) == 0:
+        if isinstance(self._counts, list) and sum(self._counts) == 0:
             skipped = f" ({self.skipped})" if self.skipped.total else ""
             raise UserError(
                 f"{_shown(self._shards[0])} holds no images{skipped}; name shards with members like `key.png` or"
@@ -86,8 +97,30 @@ class ShardSource:
             )
         self._open: OrderedDict[int, _Shard] = OrderedDict()
 
+    def _known(self, remote: list[Remote], cache_gb: float) -> list[Entry]:
+        """Open the cache, check its room, and return what is known of the shards."""
+        self._cache = Cache(self._folder, limit=int(cache_gb * 1e9), choice=self._choice)
+        self._cache.check_room(remote, 2 * self.window)
+        entries = self._cache.entries(remote)
+        self._cache.check_room([s._replace(entry=e) for s, e in zip(remote, entries, strict=True)], 2 * self.window)
+        return entries
+
+    def _counted(self, known: list[int]) -> list[int] | Counts:
+        if UNCOUNTED not in known:
+            return known
+        stated = [
+            (shard.entry.samples if shard.entry else UNCOUNTED) if isinstance(shard, Remote) else count
+            for shard, count in zip(self._shards, known, strict=True)
+        ]
+        return Counts(stated, known, self._count)
+
+    def _count(self, shards: list[int], soon: bool) -> list[int]:
+        assert self._cache is not None
+        remote = [shard for number in shards if isinstance(shard := self._shards[number], Remote)]
+        return [entry.samples for entry in self._cache.count(remote, soon=soon)]
+
     @property
-    def counts(self) -> list[int]:
+    def counts(self) -> Sequence[int]:
         return self._counts
 
     def read(self, shard: int, index: int) -> Sample:
@@ -108,7 +141,7 @@ class ShardSource:
         if self._cache is not None:
             for shard in set(self._open) - set(shards):
                 self._open.pop(shard).file.close()
-            remote = [self._shards[shard] for shard in dict.fromkeys(shards) if self._counts[shard]]
+            remote = [self._shards[shard] for shard in dict.fromkeys(shards) if self._entries[shard].samples]
             self._cache.expect([shard for shard in remote if isinstance(shard, Remote)])
 
     def _bytes(self, shard: int, offset: int, size: int, name: str) -> bytes | memoryview:
@@ -144,7 +177,7 @@ class ShardSource:
                 file, tar = self._cache.open(shard), self._cache.path(shard)
             else:
                 file, tar = open(shard, "rb"), shard  # noqa: SIM115  (closed by `_shard` or `expect`)
-            contents = self._unsaved.get(tar) or index_of(tar, self._names)
+            contents = self._unsaved.get(tar) or index_of(tar, self._choice)
         except OSError as error:
             raise UserError(f"{_shown(shard)}: {error.strerror}; restore the shard") from None
         if len(contents.keys) != count:
@@ -157,6 +190,25 @@ class ShardSource:
     def __getstate__(self) -> dict[str, Any]:
         """Drop the open files; a spawned worker opens its own."""
         return {**self.__dict__, "_open": OrderedDict()}
+
+
+def _blocks(shard: Path | Remote) -> list[Path | Remote]:
+    """The blocks of a remote tar, as shards; a local or small tar itself. Raises UserError if they are unknown."""
+    if isinstance(shard, Path) or shard.name.startswith(PIPE):
+        return [shard]
+    if shard.entry is None:
+        raise UserError(
+            f"{_shown(shard)} has no index, so its blocks are unknown; write one by `sr index` and name it by"
+            " data.source.index, or set data.source.read: whole"
+        )
+    return [Remote(shard.name, Entry(samples, size), start) for start, size, samples in shard.entry.blocks] or [shard]
+
+
+def _uncounted(shard: Path | Remote) -> Path | Remote:
+    """A remote shard without its published count, which does not hold for a subset of its samples."""
+    if isinstance(shard, Path) or shard.entry is None:
+        return shard
+    return shard._replace(entry=shard.entry._replace(samples=UNCOUNTED, others=()))
 
 
 def _cache_folder(given: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sr.data.counts import Counts
 from sr.data.derived import Derived
 from sr.data.mix import Sources, sides_of
 from sr.data.source import Source
@@ -21,5 +22,8 @@ def _side(parts: Sequence[Source]) -> str:
         while isinstance(part, Derived):
             part = part.of
         skipped.update(getattr(part, "skipped", Skipped()))
-    samples = sum(sum(part.counts) for part in parts)
-    return "; ".join(filter(None, (f"{samples} samples", str(skipped))))
+    counts = [part.counts for part in parts]
+    samples = sum(part.total if isinstance(part, Counts) else sum(part) for part in counts)
+    shards, missing = sum(map(len, counts)), sum(part.missing for part in counts if isinstance(part, Counts))
+    later = f" in {shards - missing} of {shards} shards; the others are counted when they are read" if missing else ""
+    return "; ".join(filter(None, (f"{samples} samples{later}", str(skipped))))

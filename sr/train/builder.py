@@ -23,6 +23,7 @@ from sr.config.registry import PartOf, Table
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.data import SOURCES
+from sr.data.counts import stated
 from sr.data.loader import Loader
 from sr.data.make_shards import make_shards
 from sr.data.mix import sides_of
@@ -125,7 +126,7 @@ class Builder:
         if self.options.data.make is not None:
             comm.on_main(partial(self._make_shards, self.options.data.make))
         source = comm.agree(lambda: self._source(self.options.data.source))
-        counts = [list(part.counts) for parts in sides_of(source) for part, _ in parts]
+        counts = [stated(part.counts) for parts in sides_of(source) for part, _ in parts]
         if len(set(comm.gather(hashlib.sha256(repr(counts).encode()).digest()))) > 1:  # the order would not be one
             raise UserError("data.source: the processes see different samples; give all of them the same shards")
         if comm.is_main():

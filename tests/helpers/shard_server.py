@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sr.core.digest import sha256_of
-from sr.data import ShardSource, index
+from sr.data import ShardSource, index, scan
 from sr.data.remote import cache, download
 from tests.helpers.data import make_tar, png
 
@@ -36,20 +36,22 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(fault or 404)
         data = path.read_bytes()
         tag = f'"{hash(data)}"'
-        start = int(given[len("bytes=") : -1]) if given and self.headers.get("If-Range", tag) == tag else 0
-        start = start if self.server.ranges else 0
-        body = data[start:]
+        partial = given and self.headers.get("If-Range", tag) == tag and self.server.ranges
+        first, _, last = given.removeprefix("bytes=").partition("-") if partial else ("0", "", "")
+        start = int(first)
+        body = data[start : int(last) + 1 if last else None]
         if fault == "corrupt":
             body = bytes([body[0] ^ 1]) + body[1:]
         if fault == "short":
             body = body[: len(body) // 2]
-        self.send_response(206 if start else 200)
+        self.server.sent[name] += len(body)
+        self.send_response(206 if partial else 200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Last-Modified", formatdate(path.stat().st_mtime, usegmt=True))
         if self.server.tags:
             self.send_header("ETag", tag)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if partial:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(data)}")
         self.end_headers()
         return self.send_body(body, fault)
 
@@ -88,6 +90,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.folder, made.log, made.logins, made.faults, made.slow = tmp_path / "served", [], [], {}, 0
+    made.sent = Counter()
     made.down = False
     made.tags = made.ranges = True
     made.ended = threading.Event()
@@ -112,7 +115,7 @@ def publish(folder, shards=3, samples=2, size=8, *, indexed=True):
         members = {f"{s}.png": png(number * samples + s, size) for s in range(samples)}
         make_tar(folder / name, {**members, "noise.bin": np.random.default_rng(number).bytes(20000)})
     if indexed:
-        entries = {name: index.scan(folder / name).entry for name in names}
+        entries = {name: scan.scan(folder / name).entry for name in names}
         entries = {name: entry._replace(sha256=sha256_of(folder / name)) for name, entry in entries.items()}
         index.write_folder_index(folder, entries)
     return names

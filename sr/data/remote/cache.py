@@ -3,7 +3,8 @@
 All processes of a node share the folder, without a leader. The process that downloads `x.part` locks it, and renames it
 to `x.tar` after checksum and fsync. Readers hold a shared lock on `x.tar`; when space is needed, shards without readers
 are removed, least recently used first. The kernel releases the locks of a killed process, so no clean-up is needed.
-Shards without a published count are counted after their first download; `index.json` in the cache keeps the counts.
+Shards without a published count are counted when their window comes (`sr.data.counts`); `index.json` in the cache keeps
+the counts.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,20 +22,21 @@ from typing import BinaryIO
 
 from sr.core.cache_folder import cache_folder
 from sr.core.errors import UserError
-from sr.core.progress import progress
 from sr.data.index import (
     FOLDER_INDEX,
+    UNCOUNTED,
     USUAL,
+    Choice,
     Entry,
-    MemberNames,
     add_to_folder_index,
-    index_of,
     read_folder_index,
     save,
-    scan,
 )
 from sr.data.remote.download import Remote, download, shown, stated_count
-from sr.data.remote.transport import CHUNK, size_of
+from sr.data.remote.ranges import scan_remote
+from sr.data.remote.transport import CHUNK, PIPE, size_of
+from sr.data.scan import index_of, scan
+from sr.data.where import EVERYTHING
 
 try:
     import fcntl
@@ -60,11 +62,11 @@ class Cache:
     Args:
         folder: on a local disk.
         limit: bytes. Exceeded only while the shards in use alone are larger.
-        names: the members of a sample that are indexed.
+        choice: the samples and members that are indexed.
     """
 
-    def __init__(self, folder: Path, *, limit: int, names: MemberNames = USUAL) -> None:
-        self._folder, self._limit, self._names = folder, limit, names
+    def __init__(self, folder: Path, *, limit: int, choice: Choice = USUAL) -> None:
+        self._folder, self._limit, self._choice = folder, limit, choice
         self._coming: tuple[Remote, ...] = ()
         if fcntl is None:
             raise UserError(
@@ -79,6 +81,7 @@ class Cache:
         """The file of a shard in the cache. With a known checksum, equal content has an equal name for any URL."""
         entry = shard.entry
         url = f"{shard.name} {entry.bytes}" if entry and entry.bytes else shard.name
+        url += "" if shard.start is None else f" {shard.start}"
         key = entry.sha256 if entry and entry.sha256 else hashlib.sha256(url.encode()).hexdigest()
         base = re.sub(r"[^\w.-]+", "_", shown(shard.name).rpartition("/")[2].removesuffix(".tar"), flags=re.ASCII)
         return self._folder / f"{key[:24]}-{base[-60:]}.tar"
@@ -88,7 +91,7 @@ class Cache:
 
         Sizes that no index states are requested from the server, for at most `at_once` shards that are not cached.
         """
-        known = read_folder_index(self._folder, self._names)
+        known = read_folder_index(self._folder, self._choice)
         sizes, unknown = [], []
         for shard in shards:
             size = (shard.entry or Entry(0, 0)).bytes or known.get(self.path(shard).name, Entry(0, 0)).bytes
@@ -114,33 +117,43 @@ class Cache:
             )
 
     def entries(self, shards: Sequence[Remote]) -> list[Entry]:
-        """Return the entry of each shard. Shards without a published count are downloaded once and counted."""
-        known = read_folder_index(self._folder, self._names)
-        found = {shard: shard.entry or known.get(self.path(shard).name) for shard in shards}
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            unknown = [shard for shard, entry in found.items() if entry is None]
-            if unknown and stated_count(unknown[0].name) is not None:
-                stated = dict(zip(unknown, pool.map(stated_count, [shard.name for shard in unknown]), strict=True))
-                found |= stated
-                new = {self.path(shard).name: entry for shard, entry in stated.items() if entry is not None}
-                with self._alone():
-                    add_to_folder_index(self._folder, new, self._names)
-            unknown = [shard for shard, entry in found.items() if entry is None]
-            main = os.environ.get("RANK", "0") == "0"
-            counted = pool.map(self._count, unknown)
-            bar = progress(
-                counted, desc="downloading shards without index", total=len(unknown), show=main and bool(unknown)
-            )
-            found |= dict(zip(unknown, bar, strict=True))
-        return [entry for entry in (found[shard] for shard in shards) if entry is not None]
+        """Return what is known of each shard without reading it: published, or counted by an earlier run."""
+        known = read_folder_index(self._folder, self._choice)
+        found = [
+            shard.entry
+            if shard.entry and shard.entry.samples != UNCOUNTED
+            else known.get(self.path(shard).name) or shard.entry or Entry(UNCOUNTED, 0)
+            for shard in shards
+        ]
+        missing = [shard for shard, entry in zip(shards, found, strict=True) if entry.samples == UNCOUNTED]
+        if missing and self._choice.where == EVERYTHING and stated_count(missing[0].name) is not None:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                stated = dict(zip(missing, pool.map(stated_count, [shard.name for shard in missing]), strict=True))
+            self._keep({shard: entry for shard, entry in stated.items() if entry is not None})
+            found = [stated.get(shard) or entry for shard, entry in zip(shards, found, strict=True)]
+        return found
 
-    def _count(self, shard: Remote) -> Entry:
-        path = self.path(shard)
-        with self.open(shard):
-            entry = index_of(path, self._names).entry
+    def count(self, shards: Sequence[Remote], *, soon: bool) -> list[Entry]:
+        """Count the samples of shards: `soon` by downloading them, since they are read next, else by their headers."""
+
+        def counted(shard: Remote) -> Entry:
+            if not soon and not shard.name.startswith(PIPE) and not self.path(shard).exists():
+                return scan_remote(shard, self._choice)[0]
+            with self.open(shard):
+                return index_of(self.path(shard), self._choice).entry
+
+        known = read_folder_index(self._folder, self._choice)  # another process may have counted them meanwhile
+        found = {shard: known.get(self.path(shard).name) for shard in shards}
+        missing = [shard for shard, entry in found.items() if entry is None]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            new = dict(zip(missing, pool.map(counted, missing), strict=True))
+        self._keep(new)
+        return [found[shard] or new[shard] for shard in shards]
+
+    def _keep(self, entries: Mapping[Remote, Entry]) -> None:
         with self._alone():
-            add_to_folder_index(self._folder, {path.name: entry}, self._names)
-        return entry
+            new = {self.path(shard).name: entry._replace(blocks=()) for shard, entry in entries.items()}
+            add_to_folder_index(self._folder, new, self._choice)
 
     def expect(self, shards: Sequence[Remote]) -> None:
         """Download these shards in the background, in this order, and keep them. Replaces the previous list."""
@@ -200,7 +213,7 @@ class Cache:
         """Download into the locked `part` and rename it to `path`; None if it does not fit, unless `must`."""
         by = FOLDER_INDEX if shard.entry else str(self._folder / FOLDER_INDEX)
         try:
-            known = shard.entry or read_folder_index(self._folder, self._names).get(path.name) or Entry(0, 0)
+            known = shard.entry or read_folder_index(self._folder, self._choice).get(path.name) or Entry(0, 0)
             if not self._make_room(file, known.bytes, must=must):
                 part.unlink()
                 _release(file)
@@ -210,11 +223,12 @@ class Cache:
                 if size > os.fstat(file.fileno()).st_size:
                     self._make_room(file, size + STEP, must=True)
 
-            size = known.bytes or None
-            checksum = download(shard.name, file, size=size, sha256=known.sha256, by=by, grow=grow)
+            size, start = known.bytes or None, shard.start
+            checksum = download(shard.name, file, size=size, sha256=known.sha256, by=by, grow=grow, start=start)
             file.flush()
             os.fsync(file.fileno())
-            save(path, replace(scan(part, shown(shard.name), self._names), sha256=checksum))
+            index = scan(part, shown(shard.name), self._choice, block=start is not None)
+            save(path, replace(index, sha256=checksum))
             with self._alone():  # or the sum of sizes could miss both names
                 os.replace(part, path)
             fcntl.flock(file, fcntl.LOCK_SH)  # in use from the start

@@ -9,14 +9,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
-from sr.data.index import COMPRESSED_SUFFIXES, FOLDER_INDEX, MALFORMED, Entry, compressed, others_of, parse_counts
+from sr.data.index import FOLDER_INDEX, MALFORMED, Entry, parse_counts
 from sr.data.remote.transport import (
     CHUNK,
     PIPE,
@@ -25,11 +25,13 @@ from sr.data.remote.transport import (
     PermanentError,
     TransientError,
     is_http,
+    is_remote,
     listing,
     open_at,
     scrub,
     transport_errors,
 )
+from sr.data.scan import COMPRESSED_SUFFIXES, compressed
 
 T = TypeVar("T")
 TRIES = 8  # in a row that together receive less than a chunk
@@ -48,10 +50,14 @@ class Unreachable(UserError):
 
 
 class Remote(NamedTuple):
-    """A remote shard. name: a URL, or `pipe:` and a command. entry: its entry in the index of its folder."""
+    """A remote shard. name: a URL, or `pipe:` and a command. entry: its entry in the index of its folder.
+
+    start: None for a whole tar; else the shard is the block of `entry.bytes` bytes that starts there.
+    """
 
     name: str
     entry: Entry | None = None
+    start: int | None = None
 
 
 class Catalog:
@@ -68,7 +74,7 @@ class Catalog:
         rows = self._asked(f"{folder} {query}", shown(folder), lambda tries: _index(folder, query, tries))
         if rows is None:
             return None
-        return {name: Entry(count, size, sha, others_of(rest)) for name, (count, size, sha, rest) in rows.items()}
+        return {name: Entry.parse(*row) for name, row in rows.items()}
 
     def listed(self, pattern: str) -> list[str]:
         """The URLs that a glob matches. Raises UserError."""
@@ -115,7 +121,7 @@ def find(name: str, catalog: Catalog) -> list[Remote]:
     """
     if name.startswith(PIPE):
         return [Remote(name)]
-    folder, base, query = _split(name)
+    folder, base, query = split(name)
     tool = COMPRESSED_SUFFIXES.get(os.path.splitext(base.lower())[1])
     if tool:
         raise UserError(f"{compressed(shown(name), tool)} (on the server)")
@@ -131,11 +137,11 @@ def find(name: str, catalog: Catalog) -> list[Remote]:
 
 
 def _looked_up(name: str, catalog: Catalog) -> Remote:
-    folder, base, query = _split(name)
+    folder, base, query = split(name)
     return Remote(name, (catalog.index(folder, query) or {}).get(base))
 
 
-def _split(url: str) -> tuple[str, str, str]:
+def split(url: str) -> tuple[str, str, str]:
     """Split a URL into folder with slash, base name and ?query."""
     path, mark, query = url.partition("?") if is_http(url) else (url, "", "")
     folder, _, base = path.rpartition("/")
@@ -148,7 +154,7 @@ def _index(folder: str, query: str, tries: int) -> dict[str, Entry] | None:
     """The published sample counts of a folder: our `index.json`, a shard list of wids, or timm's `_info.json`."""
     for name in (FOLDER_INDEX, "_info.json", "info.json", "wids.json"):
         url = f"{folder}{name}{query}"
-        content = _fetched(url, tries)
+        content = fetched(url, tries)
         if content is None:
             continue
         try:
@@ -164,12 +170,32 @@ def _index(folder: str, query: str, tries: int) -> dict[str, Entry] | None:
     return None
 
 
+def with_index(shards: Sequence[Path | Remote], file: str) -> list[Path | Remote]:
+    """Give remote shards their entries in an index file or URL, by their base names. Raises UserError."""
+    try:
+        content = fetched(file) if is_remote(file) else Path(file).read_bytes()
+        if content is None:
+            raise FileNotFoundError(f"there is no {shown(file)}")
+        rows = parse_counts(content)
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.source.index: {shown(file)} cannot be read ({error}); write it by `sr index`") from None
+    found: list[Path | Remote] = []
+    for shard in shards:
+        if isinstance(shard, Remote) and not shard.name.startswith(PIPE):
+            base = split(shard.name)[1]
+            if base not in rows:
+                raise UserError(f"data.source.index: {shown(file)} does not list {base}; write it again by `sr index`")
+            shard = shard._replace(entry=rows[base])
+        found.append(shard)
+    return found
+
+
 def stated_count(name: str) -> Entry | None:
     """The count in img2dataset's `NNNNN_stats.json` next to a shard; None if there is none. Raises UserError."""
     if name.startswith(PIPE):
         return None
-    folder, base, query = _split(name)
-    content = _fetched(f"{folder}{base.removesuffix('.tar')}_stats.json{query}", TRIES)
+    folder, base, query = split(name)
+    content = fetched(f"{folder}{base.removesuffix('.tar')}_stats.json{query}")
     if content is None:
         return None
     with suppress(*MALFORMED):
@@ -177,7 +203,7 @@ def stated_count(name: str) -> Entry | None:
     return None
 
 
-def _fetched(url: str, tries: int) -> bytes | None:
+def fetched(url: str, tries: int = TRIES) -> bytes | None:
     """Download a small file; None if it does not exist. Raises UserError."""
     content = io.BytesIO()
     try:
@@ -208,6 +234,7 @@ def download(
     grow: Callable[[int], None] = lambda size: None,
     tries: int | None = None,
     resume: bool = False,
+    start: int | None = None,
 ) -> str:
     """Download a remote file into `file` (open for writing) and return its SHA-256 in hex.
 
@@ -220,8 +247,9 @@ def download(
         grow: called with the new size before the file grows.
         tries: instead of TRIES.
         resume: `file` is open for reading too and holds the start of an earlier download; needs `sha256`.
+        start: download only the `size` bytes from there.
     """
-    transfer = _Transfer(name, file, size, sha256, by, grow)
+    transfer = _Transfer(name, file, size, sha256, by, grow, start)
     if resume:
         transfer.resume()
     return retry(name, transfer.attempt, transfer, tries=tries)
@@ -270,9 +298,16 @@ class _Transfer:
     """The download of one file. done: bytes in `file`; furthest: the largest value of `done` so far."""
 
     def __init__(
-        self, name: str, file: BinaryIO, size: int | None, sha256: str, by: str, grow: Callable[[int], None]
+        self,
+        name: str,
+        file: BinaryIO,
+        size: int | None,
+        sha256: str,
+        by: str,
+        grow: Callable[[int], None],
+        start: int | None = None,
     ) -> None:
-        self._name, self._file, self._grow = name, file, grow
+        self._name, self._file, self._grow, self._start = name, file, grow, start
         self._size, self._sha256, self._by = size, sha256, by
         self._tag = self._wrong = ""
         self.furthest = 0
@@ -294,12 +329,16 @@ class _Transfer:
         if not self._tag and not self._sha256:
             self._restart()  # nothing identifies the file, so it may have changed
         try:
-            body = open_at(self._name, self._done, self._tag)
+            first, stop = self._done, None
+            if self._start is not None:
+                assert self._size is not None
+                first, stop = self._start + self._done, self._start + self._size
+            body = open_at(self._name, first, self._tag, stop)
         except FileChanged:
             self._restart()
             raise
         try:
-            if body.start != self._done:
+            if body.start != first:
                 self._restart()
             self._receive(body)
         finally:
@@ -309,7 +348,7 @@ class _Transfer:
 
     def _receive(self, body: Body) -> None:
         total = body.size if self._size is None else self._size
-        if body.size not in (None, total):
+        if self._start is None and body.size not in (None, total):
             raise TransientError(f"the server has {body.size} bytes, but {self._by} states {total}")
         self._tag = body.tag
         while total is None or self._done < total:

@@ -75,16 +75,20 @@ def scrub(text: str) -> str:
     return re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text))
 
 
-def open_at(name: str, start: int = 0, tag: str = "") -> Body:
+def open_at(name: str, start: int = 0, tag: str = "", stop: int | None = None) -> Body:
     """Open at `start` if ranges are supported and the version is still `tag`, else at the beginning.
+
+    stop: read only the bytes from `start` to there; then a server without ranges is an error.
 
     Raises TransientError, FileChanged and PermanentError. Call `Body.read` inside `transport_errors()`.
     """
     with transport_errors():
         if name.startswith(PIPE):
+            if stop is not None:
+                raise PermanentError("a command has no ranges", "read its output whole (data.source.read: whole)")
             pipe = _Pipe(name[len(PIPE) :])
             return Body(pipe.read, pipe.close)
-        return _http(name, start, tag) if is_http(name) else _fsspec(name, start, tag)
+        return (_http if is_http(name) else _fsspec)(name, start, tag, stop)
 
 
 def size_of(name: str) -> int:
@@ -105,6 +109,13 @@ def listing(pattern: str) -> list[str]:
     with transport_errors():
         system, path = _file_system(pattern)
         return sorted(system.unstrip_protocol(hit) for hit in _with_timeout(partial(system.glob, path)))
+
+
+def write(name: str, content: bytes) -> None:
+    """Write a file through fsspec. Raises TransientError and PermanentError."""
+    with transport_errors():
+        system, path = _file_system(name)
+        _with_timeout(partial(system.pipe_file, path, content))
 
 
 @contextmanager
@@ -153,23 +164,28 @@ def _request(url: str, method: str = "GET") -> Request:
     return request
 
 
-def _http(url: str, start: int, tag: str) -> Body:
+def _http(url: str, start: int, tag: str, stop: int | None) -> Body:
     request = _request(url)
-    if start:
-        request.add_header("Range", f"bytes={start}-")
+    if start or stop is not None:
+        request.add_header("Range", f"bytes={start}-{'' if stop is None else stop - 1}")
         if tag:
             request.add_header("If-Range", tag)
     response = urlopen(request, timeout=TIMEOUT)
     headers = response.headers
     etag, size = headers.get("ETag", ""), headers.get("Content-Length")
-    tag = headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag
+    found = headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag
+    if response.status != 206 and stop is not None:
+        response.close()
+        if tag and found != tag:
+            raise FileChanged("the file changed")
+        raise PermanentError("the server does not send parts of files", "read them whole (data.source.read: whole)")
     if response.status != 206:
-        return Body(response.read1, response.close, 0, int(size) if size else None, tag)
+        return Body(response.read1, response.close, 0, int(size) if size else None, found)
     given = re.match(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
     if not given or int(given[1]) != start:
         response.close()
         raise FileChanged("the server sent another range than requested")
-    return Body(response.read1, response.close, start, int(given[2]), tag)
+    return Body(response.read1, response.close, start, int(given[2]), found)
 
 
 def _login(host: str) -> str:
@@ -181,13 +197,32 @@ def _login(host: str) -> str:
     return ""
 
 
-def _fsspec(url: str, start: int, tag: str) -> Body:
+def _fsspec(url: str, start: int, tag: str, stop: int | None) -> Body:
     system, path = _file_system(url)
     found = _with_timeout(partial(system.ukey, path))
+    if stop is not None:
+        if tag and found != tag:
+            raise FileChanged("the file changed")
+        return Body(_Range(system, path, start, stop).read, lambda: None, start, system.size(path), found)
     file = _with_timeout(partial(system.open, path, "rb", block_size=8 * CHUNK, cache_type="readahead"))
     start = start if found == tag else 0
     file.seek(start)
     return Body(lambda size: _with_timeout(partial(file.read, size)), file.close, start, file.size, found)
+
+
+class _Range:
+    """A range of a file of fsspec, read by requests of 8 MB; its open files would read beyond the end."""
+
+    def __init__(self, system: Any, path: str, start: int, stop: int) -> None:
+        self._system, self._path, self._place, self._stop, self._ahead = system, path, start, stop, b""
+
+    def read(self, size: int) -> bytes:
+        if not self._ahead and self._place < self._stop:
+            end = min(self._place + 8 * CHUNK, self._stop)
+            self._ahead = _with_timeout(partial(self._system.cat_file, self._path, start=self._place, end=end))
+            self._place += len(self._ahead)
+        got, self._ahead = self._ahead[:size], self._ahead[size:]
+        return got
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from sr.core.errors import UserError
-from sr.data.index import expect_end
+from sr.data.scan import expect_end
 
 
 class Member(NamedTuple):
