@@ -1,12 +1,9 @@
 """The loop: accumulation, resume to the last bit, stops, losses that are not finite, bad samples."""
 
-import os
 import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from sr.tasks.sr_gan import SRGAN
 from sr.tasks.task import GANLoss, ReconstructionLosses, frozen
 from sr.train import checkpoint
 from sr.train.tracker import NotFinite
-from tests.helpers.program import ROOT, sr
+from tests.helpers.program import ROOT, sr, until
 from tests.helpers.training import Recipe, assert_same, engine, state
 
 
@@ -69,7 +66,7 @@ def test_kill_9_and_the_same_command_again(recipe: Recipe, tmp_path: Path) -> No
     root = tmp_path / "runs" / "killed" / "checkpoints"
     command = [sys.executable, "-m", "sr", "train", str(file), *sets]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        _wait_for(lambda: bool(checkpoint.steps(root)), process)
+        until(lambda: bool(checkpoint.steps(root)), lambda: process.poll() is not None)
         process.send_signal(signal.SIGKILL)
     reached = checkpoint.steps(root)[-1]
     assert reached < 40, "killed too late to prove anything"
@@ -82,39 +79,6 @@ def test_kill_9_and_the_same_command_again(recipe: Recipe, tmp_path: Path) -> No
     for name, tensors in theirs.tensors.items():
         assert_same(tensors, ours.tensors[name])
     assert len(checkpoint.steps(root)) == 2
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_step_saves_and_sets_the_exit_code(recipe: Recipe, tmp_path: Path, signum: int) -> None:
-    file = recipe(data__workers=1)
-    command = [
-        sys.executable,
-        "-m",
-        "sr",
-        "train",
-        str(file),
-        "--set",
-        "train.total_steps=100000",
-        "--set",
-        "log.every=5",
-    ]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stderr=pipe, stdout=pipe, text=True, start_new_session=True) as process:
-        _wait_for((tmp_path / "runs" / "tiny" / "log.jsonl").exists, process)
-        os.killpg(process.pid, signum)  # as Ctrl-C and Slurm do: the loader's workers get it too
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum
-    assert "run the same command to resume" in errors
-    assert "Traceback" not in errors
-    assert len(checkpoint.steps(tmp_path / "runs" / "tiny" / "checkpoints")) == 1
-
-
-def _wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:  # type: ignore[type-arg]
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, "the run ended before it was time"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Infinite(nn.Module):

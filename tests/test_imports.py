@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
-from tests.helpers.program import ROOT
+from tests.helpers.program import ROOT, Forked
 
 
 def test_options_need_no_torch() -> None:
@@ -39,13 +40,20 @@ def test_accelerate_and_deepspeed_stay_in_their_files() -> None:
 
 def test_upscaling_works_without_posix_locks(photos: Path, tmp_path: Path) -> None:
     """Windows has no fcntl; msvcrt stands in for it, with the calls that `sr.core.lock` makes."""
-    code = (
-        "import subprocess, sys, types; sys.modules['fcntl'] = None; calls = []\n"
-        "sys.modules['msvcrt'] = types.SimpleNamespace(LK_NBLCK=2, locking=lambda *a: calls.append(a))\n"
-        "from sr import cli\n"
-        "code = cli.main(['upscale', *sys.argv[1:], '-m', 'bicubic', '--scale', '2'])\n"
-        "assert calls and all(args[1:] == (2, 1) for args in calls)\n"
-        "sys.exit(code)"
-    )
-    subprocess.run([sys.executable, "-c", code, photos, "-o", tmp_path / "out"], check=True, cwd=ROOT)
+
+    def work() -> int:
+        calls: list[tuple[int, ...]] = []
+        for name in [name for name in sys.modules if name.partition(".")[0] == "sr"]:
+            del sys.modules[name]
+        sys.modules["fcntl"] = None  # type: ignore[assignment]
+        sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=lambda *a: calls.append(a))  # type: ignore[assignment]
+        from sr import cli
+
+        code = cli.main(["upscale", str(photos), "-o", str(tmp_path / "out"), "-m", "bicubic", "--scale", "2"])
+        assert calls
+        assert all(args[1:] == (2, 1) for args in calls)
+        return code
+
+    code, said = Forked(tmp_path / "said", work).wait()
+    assert code == 0, said
     assert len(list((tmp_path / "out").glob("*.png"))) == 6

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
+from sr.cli import main
 from sr.config.base import read
 from sr.config.json_schema import schema as schema_of
 from sr.config.options import Options
@@ -189,11 +190,11 @@ def test_summary_counts_parameters_and_batches(recipe: Recipe) -> None:
     assert "48 = 1 process(es) x accumulate 1 x 48 samples" in text
 
 
-def test_check_ends_with_code_2_and_no_traceback(recipe: Recipe) -> None:
-    done = sr("check", recipe(losses__gan={"type": "hindge"}))
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert "losses.gan.type: no 'hindge' here" in done.stderr
-    done = sr("schema")
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["$defs"]["part.generators"]
+def test_check_ends_with_code_2_and_no_traceback(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(recipe(losses__gan={"type": "hindge"}))]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "losses.gan.type: no 'hindge' here" in said
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["$defs"]["part.generators"]
+    assert sr("check", "--no-such-flag").returncode == 2  # the process ends with the code of `main`

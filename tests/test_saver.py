@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -174,47 +173,6 @@ def test_every_process_reports_a_failed_save(recipe: Recipe, tmp_path: Path) -> 
     assert found is not None
     again = {f"{name}/{key}": value for name, group in found.tensors.items() for key, value in group.items()}
     assert_same(state(run), again, tolerance=2e-5)
-
-
-def in_namespace(script: str, *arguments: str | Path) -> str:
-    """stderr of a shell script that may mount, in a namespace that ends with it; it has to exit with 2."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
-        pytest.skip("this machine allows no mount of our own (unshare -Urm)")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
-    command = ["unshare", "-Urm", "sh", "-ec", script, "sh", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=env)
-    if done.returncode == 99:
-        pytest.skip(f"this machine allows no tmpfs of our own: {done.stderr.strip()}")
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
-def test_a_full_disk_leaves_the_last_good_one_and_one_sentence(recipe: Recipe, tmp_path: Path) -> None:
-    root, kept = tmp_path / "runs" / "tiny" / "checkpoints", tmp_path / "kept"
-    root.mkdir(parents=True)
-    script = """
-        mount -t tmpfs -o size=3m tmpfs "$1" || exit 99
-        code=0
-        "$PYTHON" -m sr train "$2" --set save.every=1 --set train.total_steps=50 || code=$?
-        cp -r "$1" "$3"
-        exit $code
-    """
-    said = in_namespace(script, root, recipe(), kept)
-    assert "cannot be written ([Errno 28] No space left on device); earlier checkpoints are untouched" in said
-    found = checkpoint.load_newest(kept)
-    assert found is not None
-    assert f"step_{found.state['step'] + 1:08d}: cannot" in said
-    assert not list(kept.glob(".step*"))
-
-
-def test_a_read_only_folder_is_one_sentence(recipe: Recipe, tmp_path: Path) -> None:
-    root = tmp_path / "runs" / "tiny" / "checkpoints"
-    root.mkdir(parents=True)
-    script = 'mount -t tmpfs -o ro tmpfs "$1" || exit 99; "$PYTHON" -m sr train "$2"'
-    said = in_namespace(script, root, recipe())
-    assert "before training: " in said
-    assert "step_00000000: cannot be written ([Errno 30] Read-only file system" in said
 
 
 @pytest.mark.tools

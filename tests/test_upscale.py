@@ -236,7 +236,8 @@ def test_a_net_for_grey(gray):
     given = dataclasses.replace(given, rgb=given.rgb[:1].repeat(3, 1, 1), gray=True) if gray else given
     (made,) = Upscaler(Model(net, 2, 1, "nearest", 1, 1), alpha="net")([given])
     assert all(shape[1] == 1 for shape in net.seen)
-    assert sum(shape[0] for shape in net.seen) == (2 if gray else 4)
+    images = [shape for shape in net.seen if shape[-2:] == (12, 14)]  # others are counted for their memory
+    assert sum(shape[0] for shape in images) == (2 if gray else 4)
     torch.testing.assert_close(made.rgb, net(given.rgb[None])[0], atol=1e-6, rtol=0)
 
 

@@ -39,8 +39,9 @@ def free_bytes(device: torch.device) -> float:
 @torch.no_grad()
 def bytes_per_pixel(net: nn.Module, channels: int) -> float:
     """Estimated peak of float32 activations per input pixel. Counts the layers' inputs and outputs; nothing is computed
-    where the network runs on meta tensors."""
-    for copied, side in ((lambda: copy.deepcopy(net).to("meta"), SIDE), (lambda: net, 64)):
+    where the network has parameters and runs on meta tensors."""
+    trials = [(lambda: copy.deepcopy(net).to("meta"), SIDE), (lambda: net, 64)]
+    for copied, side in trials if any(True for _ in net.parameters()) else trials[1:]:
         with suppress(Exception):  # networks of other programs fail in many ways, and then fail when they are run
             return _largest(copied(), channels, side) * LIVE / side**2
     return UNKNOWN

@@ -1,9 +1,13 @@
 """Run the program as a user does, and the small options file and images that it needs."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,6 +43,53 @@ def sr(*args: str | Path, launcher: tuple[str, ...] = (), **env: str) -> subproc
     command = [*launcher, *(() if launcher else (sys.executable,)), "-m", "sr", *map(str, args)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=ROOT)
+
+
+class Forked:
+    """`work(*args)` in a process that is forked off one with torch: of its own without the seconds of a start.
+
+    For what needs a process: signals, killed workers, mounts. It has its own session, and its output goes to a file.
+    trains: forked off a server instead of this process, because autograd refuses to run in a fork of a process that has
+    used it; `work` has to be a function of a module then.
+    """
+
+    def __init__(self, log: Path, work: Callable[..., int], *args: Any, trains: bool = False) -> None:
+        context = multiprocessing.get_context("forkserver" if trains else "fork")
+        if trains:
+            context.set_forkserver_preload([work.__module__, "torch.utils.tensorboard", "sr.train.run", "sr.cli"])
+        log.touch()
+        self.log = log
+        self.process = context.Process(target=_work, args=(log, work, args))  # type: ignore[attr-defined]
+        self.process.start()
+        self.pid = self.process.pid
+
+    def ended(self) -> bool:
+        return not self.process.is_alive()
+
+    def wait(self, seconds: float = 60) -> tuple[int, str]:
+        """Exit code, and all that it printed."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"still running after {seconds} s: {self.said()}"
+        return self.process.exitcode, self.said()
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+
+def _work(log: Path, work: Callable[..., int], args: tuple[Any, ...]) -> None:
+    os.setsid()
+    sys.stdout = sys.stderr = log.open("a", buffering=1)
+    os.dup2(sys.stdout.fileno(), 1), os.dup2(sys.stdout.fileno(), 2)
+    sys.exit(work(*args))
+
+
+def until(condition: Callable[[], bool], ended: Callable[[], bool]) -> None:
+    """Wait for a process to do something before it ends."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert not ended(), "the process ended before it was time"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 TWO = (
