@@ -1,8 +1,11 @@
 """Recipes by name: `sr recipes`, `sr init`, and option files that need no path."""
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from sr import cli
 from sr.config import recipes
@@ -36,5 +39,10 @@ def test_list_and_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "realesrgan_x4 " in capsys.readouterr().out
     assert cli.main(["init", "rrdb_small_x4"]) == 0
     assert load("rrdb_small_x4.yml").scale == 4
+    first, *rest = Path("rrdb_small_x4.yml").read_text().splitlines()
+    assert first == "# yaml-language-server: $schema=sr.schema.json"
+    assert rest == recipes.locate("rrdb_small_x4").read_text().splitlines()
+    validator = jsonschema.Draft202012Validator(json.loads(Path("sr.schema.json").read_text()))
+    assert validator.is_valid(yaml.safe_load(recipes.locate("quickstart").read_text().replace("1e-", "1.0e-")))
     assert cli.main(["init", "rrdb_small_x4"]) == 2
     assert "exists already; give another name with -o" in capsys.readouterr().err

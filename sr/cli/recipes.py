@@ -1,6 +1,7 @@
 """Verbs that list and copy the recipes: recipes, init."""
 
 import argparse
+import json
 from pathlib import Path
 
 from sr.cli import common
@@ -8,6 +9,8 @@ from sr.cli.common import Add
 from sr.config.recipes import locate, names, summary
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
+
+SCHEMA = "sr.schema.json"
 
 
 def add(verb: Add) -> None:
@@ -31,7 +34,15 @@ def init(args: argparse.Namespace) -> int:
     source, target = locate(args.name), Path(args.output or f"{args.name}.yml")
     if target.exists():
         raise UserError(f"{target} exists already; give another name with -o")
+    from sr.config.json_schema import schema
+    from sr.config.options import Options
+    from sr.train import early_check
+
+    editor = target.with_name(SCHEMA)
+    with replacing(editor) as temporary:
+        temporary.write_text(json.dumps(schema(Options, early_check.tables())), encoding="utf-8")
     with replacing(target) as temporary:
-        temporary.write_bytes(source.read_bytes())
-    print(f"{target} written. Next: edit it, then run `sr check {target}` and `sr train {target}`.")
+        modeline = f"# yaml-language-server: $schema={SCHEMA}\n"
+        temporary.write_text(modeline + source.read_text(encoding="utf-8"), encoding="utf-8")
+    print(f"{target} and {editor} (for editors) written. Next: edit it, then run `sr check {target}`.")
     return 0

@@ -35,7 +35,15 @@ def add(verb: Add) -> None:
     common.add_options(parser, "--options")
 
 
+def _check_early(args: argparse.Namespace) -> tuple[str, ...]:
+    """Check the options before torch is imported, which takes seconds. Returns the file and its bases."""
+    from sr.train import early_check
+
+    return early_check.check(args.options, args.set, plugins=args.plugins)
+
+
 def train(args: argparse.Namespace) -> int:
+    _check_early(args)
     from sr.train.api import train as run
 
     run(args.options, overrides=args.set, plugins=args.plugins, accept_changes=args.accept_changes)
@@ -43,23 +51,25 @@ def train(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
+    files = _check_early(args)
     from sr.train import builder, summary
 
     options = builder.load(args.options, args.set, plugins=args.plugins)
     build, about = builder.Builder(options, plugins=args.plugins), summary.summary(options, plugins=args.plugins)
     if args.json:
-        common.print_json({"options": build.filled(), **about._asdict()})
+        common.print_json({"files": files, "options": build.filled(), **about._asdict()})
     else:
-        print(f"{build.resolved()}\n{about}")
+        inherits = f"# {' inherits from '.join(files)}\n" if files[1:] else ""
+        print(f"{inherits}{build.resolved()}\n{about}")
     return 0
 
 
 def schema(args: argparse.Namespace) -> int:
     from sr.config.json_schema import schema as of
     from sr.config.options import Options
-    from sr.train import builder
+    from sr.train import early_check
 
-    print(json.dumps(of(Options, builder.TABLES), indent=1))
+    print(json.dumps(of(Options, early_check.tables()), indent=1))
     return 0
 
 
@@ -108,6 +118,7 @@ def index(args: argparse.Namespace) -> int:
 
 
 def degrade(args: argparse.Namespace) -> int:
+    _check_early(args)
     from sr.train import builder, summary
 
     options = builder.load(args.options, args.set, plugins=args.plugins)

@@ -97,25 +97,24 @@ def _plugin(name: str, *, allowed: bool) -> Factory:
 @functools.cache
 def model_of(factory: Factory, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:
     """A strict pydantic model of a constructor's keyword-only parameters."""
-    function = factory.__init__ if inspect.isclass(factory) else factory
-    hints = typing.get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(factory).parameters.items():
-        # A default that is code, such as `norm_layer=nn.LayerNorm`, is not part of the options, which hold data only.
-        if (
-            parameter.kind is inspect.Parameter.KEYWORD_ONLY
-            and name not in leave_out
-            and not _is_code(parameter.default)
-        ):
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
+    fields: dict[str, Any] = {name: key for name, key in keywords(factory).items() if name not in leave_out}
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     name = getattr(factory, "__name__", "part")
     return create_model(name, __config__=config, **fields)
 
 
-def _is_code(default: Any) -> bool:
-    return callable(default) and default is not inspect.Parameter.empty
+def keywords(factory: Factory) -> dict[str, tuple[Any, Any]]:
+    """Type and default (`...` where there is none) of a constructor's keyword-only parameters.
+
+    A default that is code, such as `norm_layer=nn.LayerNorm`, is left out: options hold data only.
+    """
+    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not callable(default):
+            found[name] = (hints.get(name, Any), default)
+    return found
 
 
 @functools.cache

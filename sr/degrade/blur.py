@@ -7,26 +7,14 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import Tensor
 
+from sr.config.ranges import odd_ascending, some_share
 from sr.degrade import kernels
 from sr.degrade.draws import Draw
 from sr.degrade.filters import filter2d
 from sr.degrade.kernels import BellKernel, Kind, SincKernel
 from sr.degrade.stage import AroundOne, NotNegative, PositiveRange, Prob, RandomStage
 
-
-def _odd_ascending(sizes: tuple[int, int]) -> tuple[int, int]:
-    if sizes[0] < 1 or sizes[0] > sizes[1] or sizes[0] % 2 == 0 or sizes[1] % 2 == 0:
-        raise ValueError("give two odd sizes, the smaller first")
-    return sizes
-
-
-def _some_share(kinds: dict[Kind, float]) -> dict[Kind, float]:
-    if not sum(kinds.values()):
-        raise ValueError("give at least one kind a share above 0")
-    return kinds
-
-
-Sizes = Annotated[tuple[int, int], AfterValidator(_odd_ascending)]
+Sizes = Annotated[tuple[int, int], AfterValidator(odd_ascending)]
 
 KINDS: dict[Kind, float] = {
     "iso": 0.45,
@@ -70,7 +58,7 @@ class Blur(_Filter):
         self,
         *,
         prob: Prob = 1.0,
-        kinds: Annotated[dict[Kind, NotNegative], AfterValidator(_some_share)] = KINDS,
+        kinds: Annotated[dict[Kind, NotNegative], AfterValidator(some_share)] = KINDS,
         sinc_prob: Prob = 0.1,
         sizes: Sizes = (7, 21),
         sigma: PositiveRange = (0.2, 3.0),

@@ -9,9 +9,10 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional
 
+from sr.config.ranges import ascending
 from sr.degrade.canvas import each
 from sr.degrade.draws import Draw
-from sr.degrade.stage import Prob, RandomStage, ascending
+from sr.degrade.stage import Prob, RandomStage
 
 # ITU-T T.81, tables K.1 and K.2.
 LUMINANCE = [

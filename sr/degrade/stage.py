@@ -6,27 +6,15 @@ from typing import Annotated, Protocol
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from sr.config.ranges import around_one, ascending
 from sr.degrade.draws import Draw
-
-
-def ascending(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError("give the lower bound first")
-    return bounds
-
-
-def _around_one(bounds: tuple[float, float]) -> tuple[float, float]:
-    if not bounds[0] <= 1 <= bounds[1]:
-        raise ValueError("give one bound up to 1 and one from 1 on")
-    return bounds
-
 
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Prob = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[NotNegative, NotNegative], AfterValidator(ascending)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(ascending)]
-AroundOne = Annotated[tuple[Positive, Positive], AfterValidator(_around_one)]
+AroundOne = Annotated[tuple[Positive, Positive], AfterValidator(around_one)]
 
 
 class Stage(Protocol):

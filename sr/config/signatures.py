@@ -1,0 +1,130 @@
+"""The signatures of all parts as JSON, so that an options file can be checked without importing torch."""
+
+import dataclasses
+import functools
+import inspect
+import operator
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic.fields import FieldInfo
+
+from sr.config import ranges
+from sr.config.registry import Factory, PartOf, Table, Tables, keywords
+
+
+def encode(tables: Tables) -> dict[str, Any]:
+    """Return names, documentation and keyword-only parameters of all constructors. Families (`name.*`) keep no more
+    than their name."""
+    return {
+        name: {
+            "rows": {kind: None if "*" in kind else _row(row) for kind, row in table.rows.items()},
+            "shared": {key: [_encoded(kind), default] for key, (kind, default) in table.shared.items()},
+            "supplied": table.supplied,
+        }
+        for name, table in tables.items()
+    }
+
+
+def decode(encoded: Mapping[str, Any], whole: Callable[[], Tables]) -> Tables:
+    """Return tables of functions with the encoded signatures, which build nothing.
+
+    Args:
+        whole: returns the real tables, to look up a member of a family.
+    """
+    return {
+        name: Table(
+            {kind: _function(name, kind, row, whole) for kind, row in table["rows"].items()},
+            {key: (_decoded(kind), default) for key, (kind, default) in table["shared"].items()},
+            tuple(table["supplied"]),
+        )
+        for name, table in encoded.items()
+    }
+
+
+def _row(factory: Factory) -> dict[str, Any]:
+    keys = {
+        name: [_encoded(kind), *([] if default is ... else [default])]
+        for name, (kind, default) in keywords(factory).items()
+    }
+    return {"name": factory.__name__, "doc": inspect.getdoc(factory) or "", "keys": keys}
+
+
+def _function(table: str, kind: str, row: Mapping[str, Any] | None, whole: Callable[[], Tables]) -> Factory:
+    if row is None:
+        return lambda member: whole()[table].rows[kind](member)
+
+    def stub(**values: Any) -> None: ...
+
+    stub.__name__, stub.__doc__ = row["name"], row["doc"]
+    stub.__annotations__ = {name: _decoded(key[0]) for name, key in row["keys"].items()}
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=key[1] if key[1:] else inspect.Parameter.empty)
+        for name, key in row["keys"].items()
+    ]
+    stub.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return stub
+
+
+# ---- types -----------------------------------------------------------------------------------------------------------
+
+PLAIN: dict[str, Any] = {"any": Any, "bool": bool, "int": int, "float": float, "str": str, "none": type(None)}
+CONTAINERS: dict[str, Any] = {"list": list, "dict": dict, "tuple": tuple}
+ANNOTATED: Any = Annotated
+NAMES = {kind: name for name, kind in PLAIN.items()}
+
+
+def _encoded(kind: Any) -> Any:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _annotated(inner[0], inner[1:])
+    if origin is typing.Literal:
+        return {"literal": inner}
+    if origin in (list, dict, tuple):
+        return {origin.__name__: ["..." if each is ... else _encoded(each) for each in inner]}
+    if origin in (typing.Union, types.UnionType):
+        return {"union": [_encoded(each) for each in inner]}
+    return NAMES.get(kind, "any") if origin is None else "any"
+
+
+def _annotated(kind: Any, notes: Sequence[Any]) -> Any:
+    """Limits such as {"ge": 0}, a part, and checks of `sr.config.ranges` by their names."""
+    limits: dict[str, Any] = {}
+    checks = []
+    for note in notes:
+        if isinstance(note, PartOf):
+            return {"part": [note.table, note.factory]}
+        if isinstance(note, FieldInfo) and note.description:
+            limits["description"] = note.description
+        for limit in note.metadata if isinstance(note, FieldInfo) else [note]:
+            if isinstance(limit, AfterValidator):
+                checks.append(limit.func.__name__)
+            else:
+                names = (
+                    [field.name for field in dataclasses.fields(limit)]
+                    if dataclasses.is_dataclass(limit)
+                    else vars(limit)
+                )
+                limits |= {name: getattr(limit, name) for name in names}
+    return {"annotated": [_encoded(kind), limits, checks]}
+
+
+def _decoded(kind: Any) -> Any:
+    if isinstance(kind, str):
+        return PLAIN[kind]
+    ((name, inner),) = kind.items()
+    if name == "part":
+        return Annotated[Any, PartOf(*inner)]
+    if name == "annotated":
+        notes = [Field(**inner[1]), *(AfterValidator(getattr(ranges, check)) for check in inner[2])]
+        whole = (_decoded(inner[0]), *notes)
+        return ANNOTATED[whole]
+    if name == "literal":
+        return typing.Literal[tuple(inner)]
+    parts = tuple(... if each == "..." else _decoded(each) for each in inner)
+    if name == "union":
+        return functools.reduce(operator.or_, parts)
+    return CONTAINERS[name][parts]
