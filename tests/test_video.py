@@ -13,7 +13,7 @@ from sr.images import ImageData
 from sr.inference.choices import CODECS
 from sr.inference.folders.convert import convert
 from sr.inference.upscale import pick_model, upscale
-from sr.inference.video import VideoSettings, make_video
+from sr.inference.video import VideoSettings, check_video, make_video
 
 av = pytest.importorskip("av")
 WIDTH, HEIGHT, FRAMES = 32, 24, 20
@@ -208,6 +208,8 @@ def test_audio_that_the_container_cannot_hold_is_reported_first(tmp_path):
     def never(image: ImageData) -> ImageData:
         raise AssertionError
 
+    notes = check_video(tmp_path / "a.avi", tmp_path / "b.m4v", FILM)
+    assert [note.partition(" (")[0] for note in notes] == [".m4v cannot hold its sound"]
     with pytest.raises(UserError, match=r"\.m4v cannot hold its sound .*; give a name that ends in \.mkv or \.mov"):
         make_video(tmp_path / "a.avi", tmp_path / "b.m4v", never, settings=FILM, key="")
     assert [path.name for path in tmp_path.iterdir()] == ["a.avi"]
@@ -332,8 +334,6 @@ def test_sampling_and_depth_stay_where_the_encoder_can(tmp_path, format, codec):
 
 
 def test_what_the_encoder_cannot_keep_is_reported(tmp_path):
-    from sr.inference.video import check_video
-
     source = clip(tmp_path / "a.mkv", times=range(3), format="yuv444p10le")
     notes = check_video(source, tmp_path / "b.mkv", FILM._replace(codec="libsvtav1"))
     assert notes == ["libsvtav1 stores its 4:4:4 chroma as 4:2:0; give another --codec"]
@@ -347,6 +347,38 @@ def test_what_the_encoder_cannot_keep_is_reported(tmp_path):
         file.mux(video.encode(None))
     assert check_video(deep, tmp_path / "b.mkv", FILM) == ["libx264 stores its 12 bits as 10; give --codec libx265"]
     assert not check_video(deep, tmp_path / "b.mkv", FILM._replace(codec="libx265"))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mov", ".mp4"])
+def test_chapters_titles_and_tags_of_cameras_stay(tmp_path, suffix):
+    """Also a tag that is not UTF-8, which Matroska takes from other programs."""
+    chapters = [
+        {"id": n, "start": n, "end": n + 1, "time_base": Fraction(1, 10), "metadata": {"title": f"part {n}"}}
+        for n in (1, 2)
+    ]
+    with av.open(str(tmp_path / f"a{suffix}"), "w", options={"movflags": "use_metadata_tags"}) as file:
+        file.metadata.update({"title": "A" * 8, "com.apple.quicktime.make": "Apple"})
+        file.set_chapters(chapters)
+        video = file.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        video.metadata.update({"language": "ger", "title": "main"})
+        for n in range(4):
+            frame = av.VideoFrame.from_ndarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = n, Fraction(1, 10)
+            file.mux(video.encode(frame))
+        file.mux(video.encode(None))
+    source = tmp_path / f"a{suffix}"
+    source.write_bytes(source.read_bytes().replace(b"A" * 8, b"\xe4" + b"A" * 7))
+    target = tmp_path / f"b{suffix}"
+    assert check_video(source, target, FILM) == []
+    make_video(source, target, lambda image: image, settings=FILM, key="")
+    with av.open(str(target), metadata_errors="replace") as made:
+        assert [chapter["metadata"] for chapter in made.chapters()] == [{"title": "part 1"}, {"title": "part 2"}]
+        about = made.streams.video[0].metadata
+        assert (about["language"], about.get("title", about.get("name"))) == ("ger", "main")
+        assert made.metadata["title"].endswith("A" * 7)
+        if suffix != ".mp4":
+            assert {key.lower(): value for key, value in made.metadata.items()}["com.apple.quicktime.make"] == "Apple"
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -18,7 +18,7 @@ from sr.core.digest import sha256_of
 from sr.core.errors import UserError
 from sr.core.lock import Lock
 from sr.images import ImageData
-from sr.inference.video.decode import Damage, deinterlacer
+from sr.inference.video.decode import Damage, deinterlacer, opened
 from sr.inference.video.frames import VideoInfo, frames_of, read_info
 from sr.inference.video.segments import (
     END,
@@ -48,11 +48,15 @@ def check_video(source: Path, target: Path, settings: VideoSettings) -> list[str
         deinterlacer(av)
     try:
         info = read_info(av, source)
-        with av.open(str(source)) as file:
-            dropped = _dropped_streams(file, target.suffix == source.suffix)
+        with opened(av, source) as file:
+            notes = _dropped_streams(file, target.suffix == source.suffix)
+        try:
+            check_sound(av, source, target.suffix)
+        except UserError as error:
+            notes.append(str(error))
     except (UserError, av.error.FFmpegError, OSError):
         return []
-    return [*_dropped_pixels(av, info, settings), *dropped]
+    return [*_dropped_pixels(av, info, settings), *notes]
 
 
 def _dropped_pixels(av: Any, info: VideoInfo, settings: VideoSettings) -> list[str]:
@@ -76,13 +80,14 @@ def _dropped_pixels(av: Any, info: VideoInfo, settings: VideoSettings) -> list[s
 def _dropped_streams(file: Any, alike: bool) -> list[str]:
     """alike: the container of the output is of the same kind."""
     streams = file.streams
+    texts = bool(file.chapters()) and "mov" in file.format.name  # QuickTime stores chapters as a data stream
     kinds = [
         ("video streams behind the first", len(streams.video) - 1),
         ("subtitle streams", 0 if alike else len(streams.subtitles)),
-        ("data streams", len(streams.data)),
+        ("data streams", len(streams.data) - texts),
         ("attachments", len(streams.attachments)),
     ]
-    return [f"its {kind} are not kept ({count})" for kind, count in kinds if count]
+    return [f"its {kind} are not kept ({count})" for kind, count in kinds if count > 0]
 
 
 def make_video(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sr.core.errors import UserError
@@ -25,6 +26,11 @@ class Damage:
             self.cut,
         ]
         return ", ".join(filter(None, parts))
+
+
+def opened(av: Any, source: Path) -> Any:
+    """Open a video for reading, even where its tags are not UTF-8."""
+    return av.open(str(source), metadata_errors="replace")
 
 
 def decoded(av: Any, file: Any, stream: Any, damage: Damage) -> Iterator[Any]:

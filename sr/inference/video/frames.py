@@ -13,7 +13,7 @@ import torch
 
 from sr.core.errors import UserError
 from sr.images import ImageData
-from sr.inference.video.decode import Damage, decoded, deinterlaced
+from sr.inference.video.decode import Damage, decoded, deinterlaced, opened
 from sr.inference.video.hdr import Hdr, dynamic_hdr, read_hdr
 
 AHEAD = 4  # frames that are decoded, and that wait to be encoded
@@ -58,7 +58,7 @@ class VideoInfo(NamedTuple):
 
 def read_info(av: Any, source: Path) -> VideoInfo:
     """Raises UserError where nothing can be decoded."""
-    with av.open(str(source)) as file:
+    with opened(av, source) as file:
         if not file.streams.video:
             raise UserError("holds no video stream; give a file that has one")
         stream = file.streams.video[0]
@@ -118,7 +118,7 @@ def frames_of(
 ) -> Generator[tuple[int, ImageData], None, None]:
     """(time in units of info.time_base, image) from frame number `skip` on, decoded ahead by a thread."""
     step = max(round(1 / info.rate / info.time_base), 1)
-    with av.open(str(source)) as file, ThreadPoolExecutor(1) as pool:
+    with opened(av, source) as file, ThreadPoolExecutor(1) as pool:
         stream = file.streams.video[0]
         stream.thread_type = "AUTO"
         frames = _until_end(_timed(decoded(av, file, stream, damage), info, step), info, damage)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.images import ImageData
+from sr.inference.video.decode import opened
 from sr.inference.video.frames import AHEAD, FULL, LIMITED, MATRIX, VideoInfo, careful_bicubic
 from sr.inference.video.hdr import encoder_options
 
@@ -145,7 +146,7 @@ class _Segment:
 def check_sound(av: Any, source: Path, suffix: str) -> None:
     """Raises UserError, before hours of work, where the container cannot hold the sound of the source."""
     with contextlib.ExitStack() as stack:
-        given = stack.enter_context(av.open(str(source)))
+        given = stack.enter_context(opened(av, source))
         made = stack.enter_context(av.open(io.BytesIO(), "w", format=_muxer(suffix)))
         try:
             if [made.add_stream_from_template(one) for one in _kept(given, source.suffix == suffix)]:
@@ -159,12 +160,18 @@ def check_sound(av: Any, source: Path, suffix: str) -> None:
 def join(av: Any, segments: list[Path], source: Path, target: Path, suffix: str, info: VideoInfo) -> None:
     """Write the frames of the segments and the other streams of the source, ordered by time, without re-encoding."""
     with contextlib.ExitStack() as stack:
-        given = stack.enter_context(av.open(str(source)))
+        given = stack.enter_context(opened(av, source))
         first = stack.enter_context(av.open(str(segments[0])))
-        made = stack.enter_context(av.open(str(target), "w", format=_muxer(suffix)))
-        made.metadata.update(given.metadata)
+        about = given.metadata
+        keys = {"movflags": "use_metadata_tags"} if any(key.startswith("com.") for key in about) else {}  # cameras'
+        options = keys if _muxer(suffix) == "mov" else {}
+        made = stack.enter_context(av.open(str(target), "w", format=_muxer(suffix), options=options))
+        made.metadata.update(about)
+        with contextlib.suppress(av.error.FFmpegError, ValueError):  # the work of hours does not fail for them
+            made.set_chapters(given.chapters())
         video = made.add_stream_from_template(first.streams.video[0], opaque=True, rate=info.rate)
         video.time_base = info.time_base
+        video.metadata.update(_titles(given.streams.video[0].metadata))
         taken = {one.index: made.add_stream_from_template(one) for one in _kept(given, source.suffix == suffix)}
         for index, stream in taken.items():
             stream.metadata.update(given.streams[index].metadata)
@@ -175,6 +182,12 @@ def join(av: Any, segments: list[Path], source: Path, target: Path, suffix: str,
         for stream, packet in merged:  # the stream of a packet may be closed with its file
             packet.stream = stream
             made.mux(packet)
+
+
+def _titles(metadata: dict[str, str]) -> dict[str, str]:
+    """Language and title of a stream. MP4 stores a title that it reads as `name`."""
+    kept = {"language": metadata.get("language"), "title": metadata.get("title", metadata.get("name"))}
+    return {key: value for key, value in kept.items() if value}
 
 
 def _time(packet: Any) -> float:
