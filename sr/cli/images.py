@@ -41,6 +41,14 @@ def _upscale(parser: argparse.ArgumentParser) -> None:
         help="auto: the fastest one within 1/255 of fp32 (default)",
     )
     add("--fp32", dest="precision", action="store_const", const="fp32", help="the same as --precision fp32")
+    add(
+        "--plugins",
+        nargs="+",
+        type=common.path,
+        default=[],
+        metavar="NAME",
+        help="Python files, modules or classes of your own that may be imported to build the model",
+    )
     common.add_device(parser)
 
 
@@ -52,7 +60,11 @@ def upscale(args: argparse.Namespace) -> int:
         raise UserError("give either --model FILE or --blend A:0.7 B:0.3, and not both")
     if not (args.model or args.blend or is_quiet()) and os.environ.get("RANK", "0") == "0":
         print(f"sr: using {DEFAULT}, the default; choose another model with -m, see `sr models`", file=sys.stderr)
-    model = mix_models(args.blend, scale=args.scale) if args.blend else pick_model(args.model, scale=args.scale)
+    model = (
+        mix_models(args.blend, scale=args.scale)
+        if args.blend
+        else pick_model(args.model, scale=args.scale, plugins=args.plugins)
+    )
     chosen = {name: getattr(args, name) for name in ("outscale", "alpha", "precision", "tta")}
     return common.print_report(run(model=model, **chosen, **common.conversion(args)), args)
 

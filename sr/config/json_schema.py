@@ -15,7 +15,7 @@ def schema(model: type[BaseModel], tables: Tables) -> dict[str, Any]:
     """
     definitions: dict[str, Any] = {}
     for name, table in tables.items():
-        rows = [_row_schema(table, kind, row, definitions) for kind, row in table.rows.items() if "*" not in kind]
+        rows = [_row_schema(table, kind, row, definitions) for kind, row in table.all().items()]
         definitions[f"part.{name}"] = {"anyOf": [*rows, _PLUGIN_SCHEMA, _WITHOUT_TYPE]}
     root = _inline(model.model_json_schema(), definitions)
     root["anyOf"] = [{"required": ["base"]}, {"required": root.pop("required")}]

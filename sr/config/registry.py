@@ -45,11 +45,17 @@ class PartOf:
 class Table:
     """Rows name -> constructor; `shared` keys any part of the table may have beside its constructor's own
     (name -> (type, default), read by `sr.train.builder`); `supplied` parameters come from elsewhere in the options.
-    A row `name.*` stands for a family: called with what a type has in place of `*`, it returns the constructor."""
+    A row `name.*` stands for a family: called with what a type has in place of `*`, it returns the constructor.
+    `members` returns the types and constructors of families that can be listed."""
 
     rows: Mapping[str, Factory]
     shared: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     supplied: tuple[str, ...] = ()
+    members: Callable[[], Mapping[str, Factory]] = dict
+
+    def all(self) -> dict[str, Factory]:
+        """Return rows, without families, and members."""
+        return {kind: row for kind, row in self.rows.items() if "*" not in kind} | dict(self.members())
 
 
 Tables = Mapping[str, Table]

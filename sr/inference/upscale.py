@@ -39,8 +39,10 @@ class Bicubic(nn.Module):
         return bicubic.resize(x, scale=self.scale)
 
 
-def pick_model(name: str | None = None, *, scale: int | None = None) -> Model:
+def pick_model(name: str | None = None, *, scale: int | None = None, plugins: Sequence[str] = ()) -> Model:
     """Open a model by file or name (`sr.inference.zoo.locate`), or the built-in model `bicubic`; None: the default.
+
+    plugins: see `open_model`.
 
     Raises:
         UserError: the model is not of `scale`, or its channels are not those of an image (Lab, edge maps).
@@ -52,7 +54,7 @@ def pick_model(name: str | None = None, *, scale: int | None = None) -> Model:
             raise UserError("bicubic takes any scale; give one, such as --scale 4")
         return Model(Bicubic(scale=scale), scale, 1, f"bicubic x{scale}")
     name = name or DEFAULT
-    return for_images(open_model(locate(name), expect_scale=scale), name)
+    return for_images(open_model(locate(name), expect_scale=scale, plugins=plugins), name)
 
 
 def mix_models(parts: Sequence[str], *, scale: int | None = None) -> Model:

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from sr.config.registry import Factory, Table, find, model_of
 from sr.core.errors import UserError, first_line
 from sr.nets import GENERATORS
-from sr.nets.io.pad_to_multiple import any_size
 from sr.nets.io.size_limit import as_large_as
 from sr.nets.io.state_dicts import Player, State, load_weights, to_new_esrgan
 from sr.nets.resnet import ResNet
@@ -46,18 +46,26 @@ def architecture(kind: str, kwargs: Mapping[str, Any]) -> dict[str, str]:
     return {"architecture": json.dumps({"type": kind, "kwargs": dict(kwargs)})}
 
 
-def open_model(path: str | Path, *, expect_scale: int | None = None, direction: Direction | None = None) -> Model:
+def open_model(
+    path: str | Path,
+    *,
+    expect_scale: int | None = None,
+    direction: Direction | None = None,
+    plugins: Sequence[str] = (),
+) -> Model:
     """Open the generator in a file.
 
     Files of sr are recognized by their metadata. A published RRDBNet, or a `latest_net_G.pth` of pix2pix or CycleGAN,
     is recognized by its keys and shapes. Everything else is opened by spandrel.
     direction: which generator of a CycleGAN file of sr, which holds both (default a_to_b); ignored for other files.
+    plugins: Python files, or dotted names of modules or classes, that may be imported to build the generator.
     Raises UserError if the file is not a model, or if its scale is not `expect_scale`.
     """
     state, metadata = load_weights(path, "generator")
     chosen = _of_direction(state, direction or "a_to_b")
+    back = chosen is not state and direction == "b_to_a"
     if metadata.get("architecture", "").startswith("{"):  # other programs write words there
-        model = _from_metadata(path, chosen, metadata, back=chosen is not state and direction == "b_to_a")
+        model = _from_metadata(path, chosen, metadata, plugins, back=back)
     else:
         model = (
             _published_rrdb(path, chosen, expect_scale) or _published_translator(chosen) or _from_spandrel(path, chosen)
@@ -74,7 +82,9 @@ def _of_direction(state: State, direction: Direction) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)} or state
 
 
-def _from_metadata(path: str | Path, state: State, metadata: Mapping[str, str], *, back: bool) -> Model:
+def _from_metadata(
+    path: str | Path, state: State, metadata: Mapping[str, str], plugins: Sequence[str], *, back: bool
+) -> Model:
     """Build the generator that the metadata describe.
 
     back: the metadata describe the generator of the other direction, whose input is the output of this one.
@@ -82,8 +92,8 @@ def _from_metadata(path: str | Path, state: State, metadata: Mapping[str, str], 
     try:
         part = json.loads(metadata["architecture"])
         kind, kwargs = str(part["type"]), part["kwargs"]
-        if "." in kind and not kind.startswith("basicsr."):
-            return _plugin(path, state, kind, kwargs)
+        if "." in kind and kind.partition(".")[0] not in ("basicsr", "spandrel"):
+            return _plugin(path, state, kind, kwargs, plugins)
         factory = find(Table(GENERATORS), kind, plugins=False)  # of the table only: a file never names code to import
         channels = kwargs.get("num_in_ch", 3), kwargs.get("num_out_ch", 3)
         if back and channels[0] != channels[1]:
@@ -100,23 +110,40 @@ def _from_metadata(path: str | Path, state: State, metadata: Mapping[str, str], 
     return Model(net, net.scale, net.multiple, f"{kind} x{net.scale}", *channels, metadata.get("colours", "rgb"))
 
 
-def _plugin(path: str | Path, state: State, kind: str, kwargs: Mapping[str, Any]) -> Model:
-    """Open a generator that was trained as a class of spandrel, or as a plugin whose weights spandrel recognizes.
+def _plugin(path: str | Path, state: State, kind: str, kwargs: Mapping[str, Any], plugins: Sequence[str]) -> Model:
+    """Open a generator that was trained as a class outside sr.
 
-    Classes of spandrel are built from the arguments in the metadata, because weights do not imply all of them. Other
-    code is never imported. Raises UserError if spandrel does not recognize the weights, ValueError if they do not fit.
+    Its code is imported only if `plugins` names it; otherwise spandrel opens the file if it recognizes the weights.
+    Raises UserError if neither applies, ValueError if the weights do not fit.
     """
-    found = _recognized(path, state)
+    factory = _named_by(plugins, kind)
+    if factory is not None:
+        known = model_of(factory).model_fields
+        net = _build(factory, {key: value for key, value in kwargs.items() if key in known}, state)
+        channels = kwargs.get("num_in_ch", 3), kwargs.get("num_out_ch", 3)
+        return Model(net, kwargs["scale"], getattr(net, "multiple", 1), f"{kind} x{kwargs['scale']}", *channels)
+    try:
+        found = _recognized(path, state)
+    except UserError as error:
+        raise UserError(f"{error}; it was trained as {kind}: add --plugins {kind} if you trust that code") from None
     if kwargs["scale"] != found.scale:
         raise ValueError(f"scale {kwargs['scale']} in the metadata, {found.scale} in the weights")
-    model = _described(path, found)
-    if not re.fullmatch(r"spandrel\.architectures\.\w+\.\w+", kind):
-        return model
-    factory = find(Table({}), kind)
-    known = model_of(factory).model_fields
-    net = _build(factory, {key: value for key, value in kwargs.items() if key in known}, state)
-    sizes = found.size_requirements
-    return replace(model, net=any_size(net, scale=found.scale, multiple=sizes.multiple_of, minimum=sizes.minimum))
+    return _described(path, found)
+
+
+def _named_by(plugins: Sequence[str], kind: str) -> Factory | None:
+    """Return the class `kind` if one of `plugins` names it: a Python file, or a dotted module, package or class."""
+    for given in plugins:
+        if given.endswith(".py"):
+            file = Path(given)
+            if not file.is_file():
+                raise UserError(f"--plugins {given}: no such file; give a Python file or a dotted name")
+            sys.path.insert(0, str(file.resolve().parent))
+            if file.stem in kind.split(".")[:-1]:
+                return find(Table({}), f"{file.stem}.{kind.rpartition('.')[2]}")
+        elif f"{kind}.".startswith(f"{given}."):
+            return find(Table({}), kind)
+    return None
 
 
 def _published_rrdb(path: str | Path, state: State, expect_scale: int | None) -> Model | None:
