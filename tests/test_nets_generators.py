@@ -229,13 +229,14 @@ def test_wrong_files_are_one_sentence(tmp_path: Path) -> None:
 # ---- all of them -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [*NETS, "basicsr.SwinIR", "spandrel"])
+@pytest.mark.parametrize("kind", [*NETS, "basicsr.SwinIR", "spandrel", "spandrel.SPAN"])
 def test_trains_a_step_and_its_file_opens(kind: str, recipe: Callable[..., Path], tmp_path: Path) -> None:
     if kind == "basicsr.SwinIR" and find_spec("basicsr") is None:
         pytest.skip("basicsr is an extra")
     save_pth(tmp_path / "x2.pth", make("compact", 2, num_feat=8, num_conv=1).state_dict())
     kwargs = {name: net[2] for name, net in NETS.items()}
     kwargs |= {"basicsr.SwinIR": SWINIR, "spandrel": {"file": str(tmp_path / "x2.pth")}}
+    kwargs |= {"spandrel.SPAN": {"feature_channels": 8}}
     options = load(recipe(generator={"type": kind} | kwargs[kind], train__total_steps=1))
     train(options)
     model = open_model(options.folder / "models" / "net_g_1.safetensors", expect_scale=2)

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import sys
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -185,7 +186,7 @@ def test_plugins_open_where_spandrel_recognizes_the_weights(tmp_path: Path) -> N
     kwargs = {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 8, "upscale": 2}
     net = spandrel.architectures.SPAN.SPAN(**kwargs, img_range=1.0).eval()  # a range that the weights do not show
     x = torch.rand(1, 3, 9, 11)
-    for kind, more in (("spandrel.architectures.SPAN.SPAN", {"img_range": 1.0}), ("nowhere.to_be.Imported", {})):
+    for kind, more in (("spandrel.SPAN", {"img_range": 1.0}), ("nowhere.to_be.Imported", {})):
         metadata = architecture(kind, kwargs | more | {"scale": 2})
         save_safetensors(tmp_path / "n.safetensors", net.state_dict(), metadata)
         model = open_model(tmp_path / "n.safetensors")
@@ -194,15 +195,36 @@ def test_plugins_open_where_spandrel_recognizes_the_weights(tmp_path: Path) -> N
         if more:
             with torch.no_grad():
                 torch.testing.assert_close(model.net(x), net(x))
-    for kind, scale in (("spandrel.architectures.SPAN.SPAN", 4), ("spandrel.util.Any", 2), ("nowhere.else.X", 3)):
+    for kind, scale in (("spandrel.SPAN", 4), ("spandrel.util.Any", 2), ("nowhere.else.X", 3)):
         metadata = architecture(kind, kwargs | {"scale": scale, "feature_channels": 4})
         save_safetensors(tmp_path / "n.safetensors", net.state_dict(), metadata)
-        if (kind, scale) == ("spandrel.util.Any", 2):
-            assert open_model(tmp_path / "n.safetensors").scale == 2  # by its weights; the name is not imported
-        else:
-            refused(tmp_path / "n.safetensors", "do not go together")
+        refused(tmp_path / "n.safetensors", "do not go together")
     save_safetensors(tmp_path / "n.safetensors", {"a": torch.zeros(1)}, architecture("my.Net", {"scale": 2}))
-    refused(tmp_path / "n.safetensors", "no generator that sr or spandrel knows")
+    refused(tmp_path / "n.safetensors", "add --plugins my.Net if you trust that code")
+
+
+PLUGIN = """
+from torch import nn
+class Tiny(nn.Sequential):
+    def __init__(self, *, scale, width=4):
+        super().__init__(nn.Conv2d(3, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+"""
+
+
+def test_plugins_are_imported_only_where_the_user_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_net_17.py").write_text(PLUGIN)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    file = tmp_path / "n.safetensors"
+    state = {"0.weight": torch.rand(12, 3, 3, 3), "0.bias": torch.rand(12)}
+    save_safetensors(file, state, architecture("own_net_17.Tiny", {"scale": 2, "width": 8}))
+    refused(file, "add --plugins own_net_17.Tiny if you trust that code")
+    assert "own_net_17" not in sys.modules
+    for given in (str(tmp_path / "own_net_17.py"), "own_net_17", "own_net_17.Tiny"):
+        model = open_model(file, plugins=["other", given])
+        assert model.net(torch.rand(1, 3, 5, 6)).shape == (1, 3, 10, 12)
+    for wrong in ("own_net_1", str(tmp_path / "absent.py")):
+        with pytest.raises(UserError, match=r"--plugins"):
+            open_model(file, plugins=[wrong])
 
 
 def test_defaults_that_are_code_do_not_break_the_check() -> None:

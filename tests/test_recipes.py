@@ -1,6 +1,7 @@
 """Every recipe in options/ runs for a step, with its own keys and parts but small networks and data."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,24 @@ from sr.train.run import train
 from tests.helpers.program import ROOT
 
 RECIPES = sorted((ROOT / "options").glob("*.yml"))
-SMALL: dict[str, dict[str, int]] = {
+SMALL: dict[str, dict[str, Any]] = {
     "rrdbnet": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4},
     "compact": {"num_feat": 8, "num_conv": 1},
     "unet_128": {"num_feat": 4},
     "unet_256": {"num_feat": 2},
     "resnet_9blocks": {"num_feat": 4},
+    "spandrel.SPAN": {"feature_channels": 8},
+    "spandrel.RealPLKSR": {"dim": 16, "n_blocks": 1},
+    "spandrel.DAT": {"embed_dim": 32, "depth": [2], "num_heads": [2]},
+    "spandrel.HAT": {
+        "embed_dim": 16,
+        "depths": [1],
+        "num_heads": [2],
+        "window_size": 8,
+        "compress_ratio": 4,
+        "squeeze_factor": 4,
+    },
+    "spandrel.SwinIR": {"embed_dim": 8, "depths": [1], "num_heads": [2]},
 }
 
 

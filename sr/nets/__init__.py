@@ -11,7 +11,7 @@ from sr.nets.patchgan import PatchGAN
 from sr.nets.rcan import RCAN
 from sr.nets.resnet import ResNet
 from sr.nets.rrdbnet import RRDBNet
-from sr.nets.spandrel_arch import spandrel_arch as spandrel_architecture
+from sr.nets.spandrel_archs import spandrel_arch
 from sr.nets.spandrel_net import spandrel_net
 from sr.nets.srresnet import SRResNet
 from sr.nets.timm_disc import ResNetDiscriminator, TimmDiscriminator
@@ -34,7 +34,7 @@ GENERATORS: dict[str, Callable[..., Any]] = {
     "resnet": ResNet,
     "basicsr.*": basicsr_net,
     "spandrel": spandrel_net,
-    "spandrel.*": spandrel_architecture,
+    "spandrel.*": spandrel_arch,
 }
 DISCRIMINATORS: dict[str, type] = {
     "unet_sn": UNetDiscriminatorSN,

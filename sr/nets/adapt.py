@@ -90,7 +90,7 @@ def _build(name: str, kind: type[nn.Module], kwargs: dict[str, Any]) -> nn.Modul
         with _NumbersOnHost():
             try:
                 return kind(**kwargs)
-            except (TypeError, NotImplementedError):  # some compute in their constructors, on the CPU only
+            except (TypeError, RuntimeError):  # some compute in their constructors, which meta tensors cannot
                 device = torch.get_default_device()
                 with torch.device("cpu"):
                     return kind(**kwargs).to(device)

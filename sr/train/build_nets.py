@@ -181,7 +181,8 @@ def _not_loaded(key: str, file: Path, misfits: Sequence[str], net: nn.Module) ->
 def _shapes(net: nn.Module, example: tuple[Any, ...], device: torch.device) -> Any:
     """Return the output of a copy of the network on fake tensors."""
     with FakeTensorMode() as mode:
-        tensors = {id(tensor): mode.from_tensor(tensor) for tensor in (*net.parameters(), *net.buffers())}
+        plain = (value for module in net.modules() for value in vars(module).values() if isinstance(value, Tensor))
+        tensors = {id(tensor): mode.from_tensor(tensor) for tensor in (*net.parameters(), *net.buffers(), *plain)}
         return _forward(copy.deepcopy(net, tensors), example, device)
 
 

@@ -36,7 +36,7 @@ from sr.distributed.backends import Launch, accelerator, read_launch
 from sr.distributed.watchdog import FIRST_STEP_FACTOR
 from sr.losses import ADVERSARIAL, GAN_TERMS, LOGITS_ALONE, RECONSTRUCTION
 from sr.losses.weight_schedules import WEIGHTS, NonNegative
-from sr.nets import DISCRIMINATORS, GENERATORS, spandrel_arch
+from sr.nets import DISCRIMINATORS, GENERATORS, spandrel_archs
 from sr.nets.compiled import compile_net
 from sr.nets.device import place
 from sr.tasks import TASKS
@@ -52,7 +52,7 @@ from sr.train.trainer import Trainer
 WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
 REGULARIZERS: dict[str, tuple[Any, Any]] = {"regularizers": (list[Annotated[Any, PartOf("gan_terms")]], [])}
 TABLES: Mapping[str, Table] = {
-    "generators": Table(GENERATORS, supplied=("scale",), members=spandrel_arch.members),
+    "generators": Table(GENERATORS, supplied=("scale",), members=spandrel_archs.members),
     "discriminators": Table(DISCRIMINATORS, shared={"conditional": (bool, False)}, supplied=("num_in_ch",)),
     "losses": Table(RECONSTRUCTION, shared=WEIGHT),
     "gan": Table(ADVERSARIAL, shared=WEIGHT | REGULARIZERS),

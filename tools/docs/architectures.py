@@ -1,10 +1,11 @@
-"""Write docs/architectures.md: which architectures of spandrel train, upscale, open in spandrel and export to ONNX.
+"""Write docs/reference/architectures.md: what each architecture of spandrel can do in sr.
 
 `python tools/docs/architectures.py` examines all of them with tiny networks, which takes some minutes, and writes the
 file; with names it prints their rows only.
 """
 
 import argparse
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -19,10 +20,10 @@ from sr.core.errors import UserError, first_line
 from sr.inference.export import export
 from sr.nets.io.load import architecture, open_model
 from sr.nets.io.state_dicts import save_safetensors
-from sr.nets.spandrel_arch import ARCHITECTURES
+from sr.nets.spandrel_archs import ARCHITECTURES
 from sr.train.builder import TABLES
 
-FILE = Path(__file__).parents[2] / "docs" / "architectures.md"
+FILE = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
 SIDE = 32  # of the input
 CLOSE = 1e-4  # the difference that counts as the same output
 _SWIN: dict[str, Any] = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2]}
@@ -30,7 +31,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ATD": {**_SWIN, "category_size": 16, "num_tokens": 8, "reducted_dim": 2},
     "CRAFT": {"embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "split_size_0": 2, "split_size_1": 4},
     "Compact": {"num_feat": 8, "num_conv": 2},
-    "DAT": {"embed_dim": 12, "depth": [2, 2], "num_heads": [2, 2]},
+    "DAT": {"embed_dim": 32, "depth": [2, 2], "num_heads": [2, 2]},
     "DCTLSA": {"nf": 10},
     "DITN": {"dim": 12, "ITL_blocks": 1, "SAL_blocks": 1},
     "DRCT": {**_SWIN, "window_size": 8, "gc": 8},
@@ -51,7 +52,7 @@ TINY: dict[str, dict[str, Any]] = {
     "OmniSR": {"num_feat": 16},
     "PLKSR": {"dim": 16, "n_blocks": 2},
     "RCAN": {"n_resgroups": 1, "n_resblocks": 1, "n_feats": 16},
-    "RGT": {"embed_dim": 12, "depth": [2, 2], "num_heads": [2, 2]},
+    "RGT": {"embed_dim": 32, "depth": [2, 2], "num_heads": [2, 2]},
     "RealPLKSR": {"dim": 16, "n_blocks": 2, "dropout": 0.1},
     "RetinexFormer": {"n_feat": 8, "stage": 1},
     "SAFMN": {"dim": 16, "n_blocks": 1},
@@ -67,7 +68,7 @@ RESTORE = {"FFTformer", "KBNet_l", "KBNet_s", "NAFNet", "RetinexFormer", "SCUNet
 HEAD = f"""# Architectures of spandrel
 
 Train any of these from scratch with `generator: {{type: spandrel.NAME, ...}}`. `scale` sets the scale under the name
-that the architecture has for it. Parameters and defaults: `sr schema`, or [parts.md](parts.md).
+that the architecture has for it. Parameters and defaults: `sr schema`, or [Parts](parts.md).
 
 ```sh
 sr check rrdb_psnr_x4 --set 'generator={{type: spandrel.SPAN, feature_channels: 52}}'
@@ -173,7 +174,8 @@ def _onnx(file: Path) -> str:
     try:
         export(file, file.with_suffix(".onnx"))
     except UserError as error:
-        return first_line(error)
+        operator = re.search(r"operator '([\w:]+)'", str(error))
+        return f"no ({operator[1]})" if operator else "no (fixed sizes only)" if "differs" in str(error) else "no"
     return ""
 
 

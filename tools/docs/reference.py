@@ -24,6 +24,7 @@ from sr.config import registry
 from sr.config.options import Options
 from sr.config.registry import Factory, Table
 from sr.evaluate.metrics import METRICS
+from sr.nets.adapt import SCALE
 from sr.train.builder import TABLES
 
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
@@ -189,7 +190,7 @@ def _nothing() -> None:
 
 
 def _part(kind: str, factory: Factory, table: Table) -> str:
-    fields = [] if "*" in kind else list(parameters(registry.model_of(factory, table.supplied)))
+    fields = [] if "*" in kind else list(parameters(registry.model_of(factory, (*table.supplied, *SCALE))))
     text, own = described(factory, [key for key, *_ in fields])
     rows = [_row(key, type_, default, meaning(key, text, own)) for key, type_, default, _ in fields]
     below = _table(rows) if rows else "The parameters of the constructor." if "*" in kind else "No parameters."

@@ -69,15 +69,13 @@ def network(given: Given, scale: int, known: dict[str, Network]) -> dict[str, An
     kind = given.need("network_g.type")
     found = known.get(str(kind)) or Network(TYPES["generators"].get(plain(kind), f"basicsr.{kind}"), {})
     implied: dict[str, Any] = {**dict.fromkeys(SCALES, scale), **found.implied}
-    sizes = found.sizes | ({found.scale: scale} if found.scale else {})
     try:
-        made = fitted(given, "network_g", "generators", {"type": found.type} | sizes, found.renamed, implied)
+        made = fitted(given, "network_g", "generators", {"type": found.type} | found.sizes, found.renamed, implied)
     except UserError as error:
         reason = str(error) if "pip install" in str(error) else "neither sr nor spandrel nor basicsr has it"
         given.drop("network_g", f"of {kind}, which is not here")
         given.remarks["network_g.type"] = f"{kind}: {reason}"
         return None
-    made |= {found.scale: scale} if found.scale else {}
     for key in ("num_in_ch", "num_out_ch", "in_chans", "in_channels", "out_channels"):
         given.expect(f"network_g.{key}", 3, f"{made['type']} is for RGB images")
     return made

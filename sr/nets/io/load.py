@@ -41,6 +41,10 @@ class Model:
     colours: str = "rgb"
 
 
+class NotNamed(UserError):
+    """The file needs code that `plugins` does not name."""
+
+
 def architecture(kind: str, kwargs: Mapping[str, Any]) -> dict[str, str]:
     """Return the metadata from which `open_model` rebuilds a generator: its type and the constructor's arguments."""
     return {"architecture": json.dumps({"type": kind, "kwargs": dict(kwargs)})}
@@ -100,6 +104,8 @@ def _from_metadata(
             channels = channels[::-1]
             kwargs = {**kwargs, "num_in_ch": channels[0], "num_out_ch": channels[1]}
         net = None if kind == "spandrel" else _build(factory, kwargs, state)
+    except NotNamed:
+        raise
     except (UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: its weights and the architecture in its metadata do not go together ({first_line(error)}); "
@@ -125,7 +131,7 @@ def _plugin(path: str | Path, state: State, kind: str, kwargs: Mapping[str, Any]
     try:
         found = _recognized(path, state)
     except UserError as error:
-        raise UserError(f"{error}; it was trained as {kind}: add --plugins {kind} if you trust that code") from None
+        raise NotNamed(f"{error}; it was trained as {kind}: add --plugins {kind} if you trust that code") from None
     if kwargs["scale"] != found.scale:
         raise ValueError(f"scale {kwargs['scale']} in the metadata, {found.scale} in the weights")
     return _described(path, found)
@@ -137,7 +143,7 @@ def _named_by(plugins: Sequence[str], kind: str) -> Factory | None:
         if given.endswith(".py"):
             file = Path(given)
             if not file.is_file():
-                raise UserError(f"--plugins {given}: no such file; give a Python file or a dotted name")
+                raise NotNamed(f"--plugins {given}: no such file; give a Python file or a dotted name")
             sys.path.insert(0, str(file.resolve().parent))
             if file.stem in kind.split(".")[:-1]:
                 return find(Table({}), f"{file.stem}.{kind.rpartition('.')[2]}")
