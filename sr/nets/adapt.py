@@ -1,6 +1,5 @@
 """Networks of other packages as generators: the parameters of their constructors become options."""
 
-import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -43,8 +42,8 @@ def adapt(
         net.scale = scale  # type: ignore[assignment]
         return any_size(net, scale=scale, multiple=side, minimum=minimum)
 
-    functools.update_wrapper(build, kind, assigned=("__doc__", "__name__"), updated=())
-    del build.__wrapped__  # type: ignore[attr-defined]
+    build.__name__ = name
+    build.__doc__ = f"The network {kind.__name__}, whose parameters {name.partition('.')[0]} documents."
     build.__annotations__ = {key: hint for key, hint in _hints(kind).items() if key in own and key not in SCALE}
     parameters = {"scale": Parameter("scale", Parameter.KEYWORD_ONLY)} | own
     build.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]

@@ -182,7 +182,8 @@ def _part_table(name: str, table: Table) -> str:
     if table.shared:
         model = registry.part_model(Table({}, table.shared), _nothing)
         lines += ["Every part here also takes:", _table([_row(*row[:3], SHARED[row[0]]) for row in parameters(model)])]
-    return "\n\n".join([*lines, *(_part(kind, factory, table) for kind, factory in table.rows.items())])
+    rows = {**table.rows, **table.members()}
+    return "\n\n".join([*lines, *(_part(kind, factory, table) for kind, factory in rows.items())])
 
 
 def _nothing() -> None:
@@ -192,7 +193,9 @@ def _nothing() -> None:
 def _part(kind: str, factory: Factory, table: Table) -> str:
     fields = [] if "*" in kind else list(parameters(registry.model_of(factory, (*table.supplied, *SCALE))))
     text, own = described(factory, [key for key, *_ in fields])
-    rows = [_row(key, type_, default, meaning(key, text, own)) for key, type_, default, _ in fields]
+    rows = [
+        _row(key, type_, default, "" if "." in kind else meaning(key, text, own)) for key, type_, default, _ in fields
+    ]
     below = _table(rows) if rows else "The parameters of the constructor." if "*" in kind else "No parameters."
     return f"### `{kind}`\n\n{_prose(text)}\n\n{below}"
 
