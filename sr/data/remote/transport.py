@@ -158,7 +158,7 @@ def _request(url: str, method: str = "GET") -> Request:
         raise PermanentError("a URL with user and password would be saved with the run", "put them into ~/.netrc")
     headers = {"User-Agent": f"sr/{__version__}"}
     request = Request(quote(url, safe="!#$%&'()*+,/:;=?@[]~"), headers=headers, method=method)
-    login = _login(parts.hostname or "")
+    login = _login(parts.scheme, parts.hostname or "")
     if login:
         request.add_unredirected_header("Authorization", login)
     return request
@@ -188,8 +188,18 @@ def _http(url: str, start: int, tag: str, stop: int | None) -> Body:
     return Body(response.read1, response.close, start, int(given[2]), found)
 
 
-def _login(host: str) -> str:
-    """The Authorization header for a host from ~/.netrc or the file in $NETRC; "" if it has no entry."""
+def _login(scheme: str, host: str) -> str:
+    """The Authorization header for a host; "" if there is none.
+
+    A bearer token comes from $SR_TOKEN_<HOST> (`SR_TOKEN_DATA_EXAMPLE_ORG` for data.example.org), for huggingface.co
+    also from $HF_TOKEN; user and password from ~/.netrc or the file in $NETRC.
+    """
+    names = [f"SR_TOKEN_{re.sub('[^A-Z0-9]', '_', host.upper())}"] + ["HF_TOKEN"] * (host == "huggingface.co")
+    token = next((os.environ[name] for name in names if os.environ.get(name)), "").strip()
+    if token and scheme != "https" and host not in ("localhost", "127.0.0.1", "::1"):
+        raise PermanentError(f"{names[0]} would be sent unencrypted", "use https, or unset the variable")
+    if token:
+        return f"Bearer {token}"
     with suppress(OSError, netrc.NetrcParseError):
         found = netrc.netrc(os.environ.get("NETRC")).hosts.get(host)
         if found:
