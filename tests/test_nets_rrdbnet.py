@@ -9,7 +9,7 @@ import spandrel
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from sr.nets import rrdbnet
+from sr.nets import dense_block, rrdbnet
 from sr.nets.io.basicsr import basicsr
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.strips import in_strips
@@ -143,3 +143,32 @@ def test_upsampling_in_strips_changes_nothing(scale, monkeypatch):
     with torch.enable_grad():
         net(image)
     assert heights[-1] == 160 * scale
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_the_block_of_a_gpu_equals_autograd(monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
+    net = rrdbnet.ResidualDenseBlock(8, 4).double()
+    net.recompute = recompute
+    x = torch.randn(2, 8, 6, 7, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    found = []
+    for used in (False, True):
+        monkeypatch.setattr(dense_block, "takes", lambda x, convs, used=used: used)
+        net.zero_grad()
+        x.grad = None
+        made = net(x)
+        (made * torch.arange(made.numel()).view_as(made)).mean().backward()
+        found.append([made.detach(), x.grad, *(parameter.grad for parameter in net.parameters())])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_block_of_a_gpu_casts_weights_and_gradients() -> None:
+    net, x = rrdbnet.ResidualDenseBlock(8, 4), torch.randn(1, 8, 5, 5).bfloat16().requires_grad_()
+    convs = net.conv1, net.conv2, net.conv3, net.conv4, net.conv5
+    dense_block.block(x, convs).float().square().mean().backward()
+    found = [parameter.grad for parameter in net.parameters()]
+    assert {gradient.dtype for gradient in found} == {torch.float32}
+    x32 = x.detach().float()
+    net.zero_grad()
+    net(x32).square().mean().backward()
+    for got, parameter in zip(found, net.parameters(), strict=True):
+        torch.testing.assert_close(got, parameter.grad, rtol=0.1, atol=2e-2 * parameter.grad.abs().max().item())

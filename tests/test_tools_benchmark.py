@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import bench_step
 import benchmark
 import benchmark_table
 import pytest
@@ -139,3 +140,23 @@ def test_the_table_marks_the_goals_that_are_met() -> None:
     assert lines["step that logs"].endswith("| 1.00 of a plain step | at most 1.02 | met |")
     assert lines["step that saves"].endswith("| 1.10 of a plain step | at most 1.05 | not met |")
     assert lines["one loader worker, PNG"].endswith("| not measured | at least 1.4 |  |")
+
+
+def test_the_reference_keeps_tf32_and_its_strict_arm_has_none() -> None:
+    before, seen = torch.backends.cudnn.allow_tf32, []
+    bench_step.strict(lambda: seen.append(torch.backends.cudnn.allow_tf32))()
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_an_interrupted_table_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(words: list[str], device: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        if words[0] == "overhead":
+            raise KeyboardInterrupt
+        return {"cpu": "any"}, [{"work": words[0]}]
+
+    monkeypatch.setattr(benchmark_table, "measure", measure)
+    monkeypatch.setattr("sys.argv", ["benchmark_table.py", "--device", "cpu", "--json", str(tmp_path / "table.json")])
+    with pytest.raises(KeyboardInterrupt):
+        benchmark_table.main()
+    assert [*json.loads((tmp_path / "table.json").read_text())["rows"]] == ["step", "generator"]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr.nets import dense_block
 from sr.nets.cpu import dense
 from sr.nets.layers import Count, conv3, conv_on, small_conv3, upsampling_factors, without_autocast
 from sr.nets.strips import in_strips
@@ -24,7 +25,10 @@ class ResidualDenseBlock(nn.Module):
     """Five convolutions, each of which receives all previous features (ESRGAN, figure 4).
 
     The backward pass saves each feature once, a quarter of the memory of the concatenations.
+    recompute: see `sr.nets.dense_block.block`.
     """
+
+    recompute = True
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
         super().__init__()
@@ -38,6 +42,8 @@ class ResidualDenseBlock(nn.Module):
         convs = self.conv1, self.conv2, self.conv3, self.conv4, self.conv5
         if dense.takes(x, convs):
             return dense.block(x, convs)
+        if dense_block.takes(x, convs):
+            return dense_block.block(x, convs, recompute=self.recompute)
         features = [x, _lrelu(self.conv1(x))]
         for conv in (self.conv2, self.conv3, self.conv4):
             features.append(_lrelu(conv_on(conv, _joined, *features)))

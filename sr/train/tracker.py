@@ -12,7 +12,10 @@ from torch import Tensor
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
+from sr.degrade.draws import upload
 from sr.distributed import comm
+
+_Names = tuple[tuple[str, ...], bool]  # of values that are added together, and whether they are checked
 
 
 class NotFinite(UserError):
@@ -22,39 +25,66 @@ class NotFinite(UserError):
 
 
 class Meter:
-    """Sums of named scalars since the last `read`, and the first step at which each was not finite.
+    """Means of named scalars since the last `read`, and the first step at which each was not finite.
 
-    Everything stays on the device; the only sync is in `read`, which is collective.
+    Everything stays on the device until `read`, which is collective and the only sync. `add` is one kernel: values are
+    kept as rows, and FOLD rows of the same names are reduced together.
     """
 
+    FOLD = 64
+
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._first_bad: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._rows: dict[_Names, list[tuple[int, Tensor]]] = {}
+        self._folded: dict[_Names, list[Tensor]] = {}
+        self._counts: dict[_Names, int] = {}
 
     def add(self, values: Mapping[str, Tensor], *, step: int, checked: bool = True) -> None:
         """Add scalars. checked=False: values that may be infinite in a healthy run, such as a norm under a loss scaler,
         count as 0 then."""
-        for name, value in values.items():
-            value = value.detach().float()
-            if not checked:
-                value = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
-            bad = torch.where(torch.isfinite(value), torch.inf, float(step))
-            if name in self._sums:
-                self._sums[name] += value
-                torch.minimum(self._first_bad[name], bad, out=self._first_bad[name])
-            else:
-                self._sums[name], self._first_bad[name] = value.clone(), bad
-            self._counts[name] = self._counts.get(name, 0) + 1
+        if not values:
+            return
+        names, row = (tuple(values), checked), torch.stack([value.detach().float() for value in values.values()])
+        rows = self._rows.setdefault(names, [])
+        rows.append((step, row))
+        if len(rows) == self.FOLD:
+            self._fold(names)
+
+    def _fold(self, names: _Names) -> None:
+        """Reduce the rows of these names to their sum and the first step that was not finite, [2, names]."""
+        rows = self._rows.pop(names, [])
+        if not rows:
+            return
+        values = torch.stack([row for _, row in rows])
+        steps = upload(torch.tensor([float(step) for step, _ in rows]), values.device)[:, None]
+        if not names[1]:
+            values = torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        bad = torch.where(values.isfinite(), torch.inf, steps).amin(0)
+        self._folded.setdefault(names, []).append(torch.stack([values.sum(0), bad]))
+        self._counts[names] = self._counts.get(names, 0) + len(rows)
+
+    def _collect(self) -> dict[str, tuple[float, float]]:
+        """Return each name's mean and the first step at which it was not finite, and start again."""
+        for names in list(self._rows):
+            self._fold(names)
+        parts = [(names, part) for names, parts in self._folded.items() for part in parts]
+        table = torch.cat([part for _, part in parts], 1).tolist() if parts else [[], []]
+        columns = zip((name for (names, _), _ in parts for name in names), *table, strict=True)
+        totals: dict[str, tuple[float, float]] = {}
+        for name, total, bad in columns:
+            before = totals.get(name, (0.0, float("inf")))
+            totals[name] = before[0] + total, min(before[1], bad)
+        counts = {name: 0 for name in totals}
+        for (group, _), count in self._counts.items():
+            for name in group:
+                counts[name] += count
+        self._folded, self._counts = {}, {}
+        return {name: (total / counts[name], bad) for name, (total, bad) in totals.items()}
 
     def read(self) -> dict[str, float]:
         """Return means over steps and ranks since the last `read`. Raises NotFinite on all ranks alike. Collective."""
-        if not self._sums:
+        mine = self._collect()
+        if not mine:
             return {}
-        names = list(self._sums)
-        rows = torch.stack([torch.stack([self._sums[n], self._first_bad[n]]) for n in names]).tolist()
-        mine = {n: (total / self._counts[n], bad) for n, (total, bad) in zip(names, rows, strict=True)}
-        self._sums, self._first_bad, self._counts = {}, {}, {}
         ranks = comm.gather(mine)
         bad = min((row[n][1], rank, n) for rank, row in enumerate(ranks) for n in row)
         if bad[0] < float("inf"):
@@ -62,7 +92,7 @@ class Meter:
                 f"{bad[2]} was not finite at step {int(bad[0])} on rank {bad[1]}; nothing was saved since; lower the "
                 "learning rate, set train.clip_norm or train.precision: fp32, and run the same command again"
             )
-        return {n: sum(row[n][0] for row in ranks) / len(ranks) for n in names}
+        return {n: sum(row[n][0] for row in ranks) / len(ranks) for n in mine}
 
 
 class Tracker:

@@ -1,8 +1,9 @@
 """A training step of ours against BasicSR's (Real-ESRGAN's recipe), and against other trainers given by path.
 
 --part gan: RRDBNet, U-Net discriminator with spectral norm, five layers of VGG19 (random weights), vanilla GAN, Adam,
-EMA. Reference: `RealESRGANModel.optimize_parameters` of the package basicsr in fp32, as released. Ours: the trainer's
-step on the same batch from the same weights. --part generator: forward and backward of the generator with L1 only.
+EMA. Reference: `RealESRGANModel.optimize_parameters` of the package basicsr in fp32, as released: on CUDA, torch then
+uses TF32 in convolutions, and the arm "BasicSR strict" measures it without. Ours: the trainer's step on the same batch
+from the same weights. --part generator: forward and backward of the generator with L1 only.
 Data, degradation and sharpening are excluded. Deviation: of the gradients of the first step.
 """
 
@@ -41,7 +42,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", type=int, choices=[1, 2, 4], default=4, help="(%(default)s)")
     parser.add_argument("--precision", nargs="+", default=["auto", "fp32"], help="precisions of ours (auto fp32)")
     parser.add_argument("--compile", action="store_true", help="also measure train.compile at the first precision")
-    parser.add_argument("--tf32", action="store_true", help="allow TF32 in all arms")
     parser.add_argument("--other", type=Path, nargs="*", default=[], help="checkouts of traiNNer-redux or neosr")
 
 
@@ -49,7 +49,6 @@ def run(args: argparse.Namespace) -> list[Row]:
     from other_trainers import Other
     from reference_step import Reference
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
     torch.backends.cudnn.benchmark = True  # as BasicSR's train.py sets it
     torch.manual_seed(0)
     reference = Reference(args, rate=RATE, gan_weight=GAN_WEIGHT)
@@ -60,6 +59,8 @@ def run(args: argparse.Namespace) -> list[Row]:
             arms = [_step("BasicSR", "fp32", reference.step, reference.optimizers)]
         else:
             arms = [_alone("BasicSR", "fp32", reference.model.net_g, batch, nullcontext)]
+        if args.part == "gan" and args.device.type == "cuda":
+            arms.append(_step("BasicSR strict", "fp32", strict(reference.step), reference.optimizers))
         precisions = list(dict.fromkeys(choose_precision(asked, args.device) for asked in args.precision))
         ways = [(precision, False) for precision in precisions] + [(precisions[0], True)] * args.compile
         for number, (precision, compiled) in enumerate(ways):
@@ -80,6 +81,16 @@ def run(args: argparse.Namespace) -> list[Row]:
         _count(arms, args.batch)
         work = f"{args.part} {args.feat}/{args.blocks} x{args.scale}, gt {args.gt}, batch {args.batch}"
         return compare(work, arms, rounds=args.pairs, device=args.device, memory=args.memory)
+
+
+def strict(run: Callable[[], None]) -> Callable[[], None]:
+    """Return `run` without TF32 in convolutions; torch multiplies matrices without it by default."""
+
+    def exactly() -> None:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+            run()
+
+    return exactly
 
 
 def _count(arms: list[Arm], images: int) -> None:

@@ -190,12 +190,12 @@ def main() -> int:
         if args.only is None or name in args.only:
             try:
                 facts, found[name] = measure(words, args.device)
+                if args.json:  # after each subject, so that an interrupted run keeps what it measured
+                    args.json.write_text(json.dumps({"machine": facts, "rows": found}, indent=1))
             except subprocess.CalledProcessError as error:
                 print(f"benchmark_table: {name} failed with exit code {error.returncode}", file=sys.stderr)
     print("\n".join(f"{key}: {value}" for key, value in facts.items() if key != "command"))
     print("\n" + table(found, args.device))
-    if args.json:
-        args.json.write_text(json.dumps({"machine": facts, "rows": found}, indent=1))
     return 0 if found else 1
 
 

@@ -1,0 +1,1 @@
+// Empty: see host_defines.h.

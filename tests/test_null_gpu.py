@@ -1,0 +1,133 @@
+"""What the program does to the host and the memory of a GPU, on null GPUs (see tests/null_gpu)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import null_gpu
+from tests.helpers.program import ROOT
+
+REASON = null_gpu.missing()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
+
+CEILINGS = {  # kernel launches of a step of realesrgan_x4 at batch 12: lower them when a change saves some
+    "degradation": 801,
+    "generator forward": 1820,
+    "generator backward": 2281,
+    "discriminator forward": 326,
+    "discriminator backward": 280,
+    "meter": 4,
+    "step": 5519,
+}
+SMALL = ["generator.num_block=2", "generator.num_feat=16"]
+
+
+def run(*line: object, **gpu: Any) -> subprocess.CompletedProcess[str]:
+    """Run python on null GPUs, from the repository."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **null_gpu.environment(**gpu)}
+    words = [sys.executable, *map(str, line)]
+    return subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def launches(tmp_path: Path, *line: object, sets: list[str] = [], **gpu: Any) -> dict[str, Any]:  # noqa: B006
+    """The figures of tools/benchmarks/launches.py."""
+    file = tmp_path / "launches.json"
+    words = [word for each in sets for word in ("--set", each)]
+    done = run("tools/benchmarks/launches.py", *line, *words, "--json", file, **gpu)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(file.read_text())["ours"]
+    return found
+
+
+def test_the_counters_see_launches_syncs_and_pageable_copies() -> None:
+    program = """
+import torch
+from tests import null_gpu
+x = torch.ones(8, device="cuda")
+null_gpu.reset()
+x.add_(1).mul_(2)
+print(null_gpu.counts().get("LAUNCH"), null_gpu.counts().get("SYNC", 0))
+x.sum().item()
+torch.ones(8).cuda()
+print(null_gpu.counts()["SYNC"] > 0, null_gpu.counts()["memcpy HtoD PAGEABLE"])
+try:
+    torch.empty(2**31, device="cuda")
+except torch.OutOfMemoryError:
+    print("out of memory")
+"""
+    done = run("-c", program, gib=1)
+    assert done.stdout.split("\n")[:3] == ["2 0", "True 1", "out of memory"], done.stderr[-2000:]
+
+
+def test_a_step_of_realesrgan_stays_within_its_launches_and_memory(tmp_path: Path) -> None:
+    found = launches(tmp_path, "options/realesrgan_x4.yml", "--batch", 12)
+    counted = {name: found["phases"][name]["launches"] for name in CEILINGS}
+    assert not {name: number for name, number in counted.items() if number > CEILINGS[name]}
+    assert found["phases"]["step"]["syncs"] == found["phases"]["step"]["pageable"] == 0
+    assert found["peak_gib"] < 5.1
+
+
+def test_the_memory_of_realesrgan_at_batch_48(tmp_path: Path) -> None:
+    assert launches(tmp_path, "options/realesrgan_x4.yml", "--batch", 48, "--steps", 1)["peak_gib"] < 18.8
+
+
+@pytest.mark.parametrize("name", ["realesrnet_x4", "esrgan_x4", "rrdb_psnr_x4", "pix2pix_small", "cyclegan"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_no_recipe_waits_for_the_device(tmp_path: Path, name: str, precision: str) -> None:
+    sets = [f"train.precision={precision}"]
+    if name == "cyclegan":
+        photos = _photos(tmp_path / "images")
+        side = f"{{type: folder, gt: {photos}}}"
+        sets += [f"data.source={{type: unpaired, a: {side}, b: {side}}}", "data.load_size=72", "data.gt_size=64"]
+    elif name == "pix2pix_small":
+        sets.append(f"data.source={{type: side_by_side, path: {_photos(tmp_path / 'images')}}}")
+    else:
+        sets += [*SMALL, "data.gt_size=64"]
+    found = launches(tmp_path, f"options/{name}.yml", "--batch", 2, "--steps", 2, sets=sets)
+    assert found["phases"]["step"]["syncs"] == found["phases"]["step"]["pageable"] == 0
+
+
+def test_a_step_that_logs_waits_once(tmp_path: Path) -> None:
+    found = launches(tmp_path, "options/realesrgan_x4.yml", "--batch", 2, sets=[*SMALL, "log.every=1"])
+    assert found["phases"]["step"]["syncs"] == 0
+    assert found["log"]["SYNC"] == 1
+
+
+def test_a_card_that_is_too_small_ends_training_with_one_sentence(tmp_path: Path) -> None:
+    sets = ["data.workers=0", "validation.sets={}", "losses.perceptual.weights=random", f"out={tmp_path}"]
+    sets.append(f"data.source={{type: folder, gt: {_photos(tmp_path / 'images')}}}")
+    words = [word for each in sets for word in ("--set", each)]
+    done = run("-m", "tests.null_gpu", "train", "options/realesrgan_x4.yml", *words, gib=8)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert done.stderr.splitlines()[-1].startswith("sr: CUDA out of memory")
+    assert done.stderr.splitlines()[-1].endswith("or lower data.batch_size, data.gt_size or --tile")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("gib", [1.5, 0.3])
+def test_upscaling_survives_a_small_card(tmp_path: Path, gib: float) -> None:
+    program = """
+import torch
+from sr.nets.rrdbnet import RRDBNet
+torch.save(RRDBNet(scale=4, num_block=6).state_dict(), "{0}/net.pth")
+"""
+    assert run("-c", program.format(tmp_path)).returncode == 0
+    photos = _photos(tmp_path / "images", side=640, count=1)
+    done = run("-m", "tests.null_gpu", "upscale", photos, "-o", tmp_path / "out", "-m", tmp_path / "net.pth", gib=gib)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert Image.open(tmp_path / "out" / "0.png").size == (2560, 2560)
+
+
+def _photos(folder: Path, side: int = 480, count: int = 4) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)).save(folder / f"{number}.png")
+    return folder
