@@ -103,6 +103,14 @@ def test_links_files_and_tests_exist(doc: Path) -> None:
         assert not test or f"def {test}(" in source, f"{doc.name}: {file} has no {test}"
 
 
+def test_the_readme_is_short_and_its_figures_are_in_the_documentation() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert readme.count("\n") <= 120
+    evidence = "".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
+    for figure in re.findall(r"\d+\.\d\d dB", readme):
+        assert figure.removesuffix(" dB") in evidence, figure
+
+
 def test_every_complaint_has_an_answer() -> None:
     rows = re.findall(r"^\| (\d+)\. (.*?) \| (.*?) \| (.*?) \|$", (ROOT / "docs/troubleshooting.md").read_text(), re.M)
     assert [int(row[0]) for row in rows] == list(range(1, 26))

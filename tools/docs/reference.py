@@ -91,6 +91,7 @@ MEANINGS = {  # of parameters that several parts have, unless the part itself de
     "real_label": "Target of real images.",
     "fake_label": "Target of generated images.",
 }
+RETURNED = ["sr.inference.api.ImageModel"]  # what the public functions return
 SHARED = {
     "weight": "Factor of this loss in the sum.",
     "regularizers": "Penalties that are added to the loss of the discriminator.",
@@ -268,10 +269,14 @@ def _verb(name: str, parser: argparse.ArgumentParser) -> str:
 
 def api() -> str:
     """Return directives for mkdocstrings, one for each public name of `sr`."""
-    names = [name for name in sr.__all__ if not name.startswith("_")]
-    return "\n\n".join(
-        f"::: {getattr(sr, name).__module__}.{name}\n    options:\n      heading_level: 2" for name in names
-    )
+    public = [getattr(sr, name) for name in sr.__all__ if not name.startswith("_")]
+    places = [
+        f"{one.__name__}.api.{one.__name__.rpartition('.')[2]}"  # a package that can be called
+        if inspect.ismodule(one)
+        else f"{one.__module__}.{one.__name__}"
+        for one in public
+    ]
+    return "\n\n".join(f"::: {place}\n    options:\n      heading_level: 2" for place in [*places, *RETURNED])
 
 
 PAGES: dict[str, Callable[[], str]] = {"options": options, "parts": parts, "cli": cli, "api": api}
