@@ -362,3 +362,10 @@ def test_the_guard_sees_one_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica_check.comm, "gather", lambda value: next(answers))
     with pytest.raises(UserError, match="step 7: b on rank 2 differs from rank 0"):
         replica_check.compare(weights, step=7)
+
+
+def test_deepspeed_is_imported_by_its_launch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    assert read_launch({}).backend == "ddp"
+    with pytest.raises(UserError, match="asks for DeepSpeed, which is not installed; run pip install deepspeed"):
+        read_launch({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})

@@ -1,6 +1,7 @@
 """The verbs as a user types them: files, output and exit codes."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,9 @@ def test_json_and_quiet(photos: Path, recipe: Callable[..., Path], capsys: pytes
     assert main([*bicubic, str(photos.parent / "a"), "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert [len(made[key]) for key in ("written", "kept", "failed", "damaged", "notes", "skipped")] == [6, *[0] * 5]
+    assert (made["way"], made["seconds"] > 0) == ("cpu, fp32, whole images", True)
+    assert main([*bicubic, str(photos.parent / "c"), "--tile", "32", "--overlap", "8"]) == 0
+    assert re.search(r"\d s, \d+\.\d+ s per image \(cpu, fp32, tiles of 32 x 32 pixels\)", capsys.readouterr().out)
     assert main([*bicubic, str(photos.parent / "b"), "--quiet"]) == 0
     assert capsys.readouterr().out == ""
     assert main(["check", str(recipe()), "--json", "--quiet"]) == 0

@@ -84,6 +84,12 @@ def test_recipe_runs_a_step(file: Path, photos: Path, tmp_path: Path) -> None:
     assert len(strips) == ways * min(6, options.validation.pictures)
 
 
+def test_a_term_of_weight_0_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", None)  # a download fails
+    options = load("realesrgan_x4", ["losses.perceptual.weight=0"])
+    assert list(Builder(options).reconstruction(torch.device("cpu")).terms) == ["pixel"]
+
+
 @pytest.mark.parametrize("file", [f for f in RECIPES if "perceptual:" in f.read_text()], ids=lambda p: p.stem)
 def test_missing_weights_are_reported_before_training(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **kwargs: object) -> None:

@@ -165,10 +165,14 @@ def print_report(report: Any, args: argparse.Namespace) -> int:
         return 0
     code = 1 if report.failed or report.damaged else 0
     if args.json:
-        print_json({field.name: json_of(getattr(report, field.name)) for field in dataclasses.fields(report)})
+        values = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+        print_json({name: json_of(value) if isinstance(value, list) else value for name, value in values.items()})
         return code
     kept = f", {len(report.kept)} up to date" if report.kept else ""
     print(f"{len(report.written)} image(s) written to {args.output}{kept}")
+    if report.written:
+        ways = f" ({report.way})" if report.way else ""
+        print(f"{report.seconds:.1f} s, {report.seconds / len(report.written):.2f} s per image{ways}")
     list_failures(report.skipped, "file(s) skipped")
     list_failures(report.notes, "note(s)")
     list_failures(report.damaged, "image(s) damaged, converted as far as they can be decoded")

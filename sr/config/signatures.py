@@ -9,8 +9,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from sr.config import ranges
 from sr.config.registry import Factory, PartOf, Table, Tables, keywords
@@ -47,7 +48,7 @@ def decode(encoded: Mapping[str, Any], whole: Callable[[], Tables]) -> Tables:
 
 def _row(factory: Factory) -> dict[str, Any]:
     keys = {
-        name: [_encoded(kind), *([] if default is ... else [default])]
+        name: [_encoded(kind), *([] if default is ... else [to_jsonable_python(default)])]
         for name, (kind, default) in keywords(factory).items()
     }
     return {"name": factory.__name__, "doc": inspect.getdoc(factory) or "", "keys": keys}
@@ -62,11 +63,18 @@ def _function(table: str, kind: str, row: Mapping[str, Any] | None, whole: Calla
     stub.__name__, stub.__doc__ = row["name"], row["doc"]
     stub.__annotations__ = {name: _decoded(key[0]) for name, key in row["keys"].items()}
     parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=key[1] if key[1:] else inspect.Parameter.empty)
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_default(stub.__annotations__[name], key[1:]))
         for name, key in row["keys"].items()
     ]
     stub.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return stub
+
+
+def _default(kind: Any, default: Sequence[Any]) -> Any:
+    if not default:
+        return inspect.Parameter.empty
+    section = inspect.isclass(kind) and issubclass(kind, BaseModel)
+    return kind.model_validate(default[0]) if section else default[0]
 
 
 # ---- types -----------------------------------------------------------------------------------------------------------
@@ -85,9 +93,18 @@ def _encoded(kind: Any) -> Any:
         return {"literal": inner}
     if origin in (list, dict, tuple):
         return {origin.__name__: ["..." if each is ... else _encoded(each) for each in inner]}
+    if inspect.isclass(kind) and issubclass(kind, BaseModel):
+        return {
+            "section": [kind.__name__, kind.__doc__, {name: _field(info) for name, info in kind.model_fields.items()}]
+        }
     if origin in (typing.Union, types.UnionType):
         return {"union": [_encoded(each) for each in inner]}
     return NAMES.get(kind, "any") if origin is None else "any"
+
+
+def _field(info: FieldInfo) -> list[Any]:
+    default = [] if info.is_required() else [to_jsonable_python(info.get_default(call_default_factory=True))]
+    return [_annotated(info.annotation, (info, *info.metadata)), info.alias, *default]
 
 
 def _annotated(kind: Any, notes: Sequence[Any]) -> Any:
@@ -122,6 +139,13 @@ def _decoded(kind: Any) -> Any:
         notes = [Field(**inner[1]), *(AfterValidator(getattr(ranges, check)) for check in inner[2])]
         whole = (_decoded(inner[0]), *notes)
         return ANNOTATED[whole]
+    if name == "section":
+        fields = {
+            key: (_decoded(kind), Field(default[0] if default else ..., alias=alias))
+            for key, (kind, alias, *default) in inner[2].items()
+        }
+        config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+        return create_model(inner[0], __config__=config, __doc__=inner[1], **fields)  # type: ignore[call-overload]
     if name == "literal":
         return typing.Literal[tuple(inner)]
     parts = tuple(... if each == "..." else _decoded(each) for each in inner)

@@ -77,6 +77,13 @@ class Predictor:
             raise UserError(f"{self.model.name} returned values that are not finite; use another model")
         return [each[0].clamp_(0, 1) for each in made]
 
+    @property
+    def used(self) -> str:
+        """Device, precision and the tiles of the last image, such as `cuda:0, fp16, tiles of 512 x 512 pixels`."""
+        precision, tiles = self._choice.way.name if self._choice else self.precision, self.policy.last
+        shown = f"tiles of {tiles.height or 'full'} x {tiles.width or 'full'} pixels" if tiles else "whole images"
+        return f"{self.device}, {precision}, {shown}"
+
     # ---- precision ----
 
     def _chosen(self, image: Tensor) -> Choice:

@@ -39,6 +39,7 @@ class TilePolicy:
         self._exceeded: int | None = None  # pixels of a tile, after memory ran out
         self._reach: int | None = None  # input pixels, where tiles showed that the measured field is too small
         self._reported: set[str] = set()
+        self.last: Tiles | None = None  # of the last image, None: whole
 
     # ---- tiles ----
 
@@ -49,6 +50,7 @@ class TilePolicy:
         else:
             side = self._side(self._tile or max(height, width))
             tiles = WHOLE if max(height, width) <= side else Tiles(side, side, min(self.overlap, side // 2))
+        self.last = tiles if tiles != WHOLE else None
         if tiles != WHOLE:
             self._report(height, width, tiles)
         return tiles

@@ -150,6 +150,11 @@ class Upscaler:
         parted = [[next(made) for _ in each] for each in planes]
         return [self._joined(image, each) for image, each in zip(images, parted, strict=True)]
 
+    @property
+    def way(self) -> str:
+        """Device, precision and tiles so far."""
+        return self._run.used
+
     def _planes(self, image: ImageData) -> list[Tensor]:
         """The inputs of the network for an image, [channels, h, w] each."""
         channels = self.model.channels
@@ -228,4 +233,5 @@ def upscale(
         return upscaler([image], on_tiles)[0]
 
     files |= {"bands": model.channels}
-    return convert(inputs, output, work, title=model.name, many=upscaler, settings=settings, **files)
+    report = convert(inputs, output, work, title=model.name, many=upscaler, settings=settings, **files)
+    return dataclasses.replace(report, way=upscaler.way)

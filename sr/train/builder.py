@@ -96,6 +96,7 @@ class Builder:
         terms = {
             name: (self.weight(part), place(self._make(part, "losses"), device, channels_last=last))
             for name, part in self.options.losses.reconstruction.items()
+            if part.get("weight") != 0  # such a term would load its network for nothing
         }
         return ReconstructionLosses(terms, average)
 

@@ -40,7 +40,7 @@ def tables() -> Tables:
             continue
         if isinstance(known, dict) and known.get("key") == key:
             return decode(known["tables"], _whole)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, TypeError):  # TypeError: a part with a parameter that JSON cannot hold
         write(_cached())
     return _whole()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 
 import torch
 import torch.distributed as td
@@ -66,6 +67,11 @@ def _zero(env: Mapping[str, str]) -> Launch:
         raise UserError(
             f"{file}: sr makes DeepSpeed's configuration from the options file; remove deepspeed_config_file from the "
             "accelerate config and set zero_stage there"
+        )
+    if find_spec("deepspeed") is None:
+        raise UserError(
+            "this launch asks for DeepSpeed, which is not installed; run pip install deepspeed (Linux only), or launch "
+            "with launch/fsdp2.yaml, which shards without it"
         )
     stage = env.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     if stage not in ("1", "2", "3"):

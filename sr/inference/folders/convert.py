@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class ConversionReport:
 
     kept: outputs that were up to date. failed: inputs without an output, with reasons. damaged: inputs of which a part
     is missing, with what is missing; their outputs are among `written` or `kept`. notes: what else the outputs lack.
-    skipped: files in the folders that are no images, videos or tars, with reasons.
+    skipped: files in the folders that are no images, videos or tars, with reasons. seconds: of the whole conversion.
+    way: device, precision and tiles, if a network made the outputs.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -48,6 +50,8 @@ class ConversionReport:
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[tuple[Path, str]] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    way: str = ""
 
 
 def convert(
@@ -87,7 +91,7 @@ def convert(
     Raises:
         UserError: before the first image, where the plan cannot work or another process uses the output folder.
     """
-    how, video = Reading(**reading), video or VideoSettings()
+    began, how, video = time.monotonic(), Reading(**reading), video or VideoSettings()
     digests = _digests(settings or {}, how.quality, video)
     queue: WorkQueue[ConversionJob] = WorkQueue()
     found = ConversionPlan([], [], [], None)
@@ -115,7 +119,8 @@ def convert(
         if queue.is_main:
             manifest.fold()
     queue.shutdown()
-    return _joined(found, queue.jobs, damaged, parts)
+    report = _joined(found, queue.jobs, damaged, parts)
+    return replace(report, seconds=round(time.monotonic() - began, 3))
 
 
 def _check_writable(found: ConversionPlan) -> None:
