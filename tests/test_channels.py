@@ -171,11 +171,9 @@ def test_train_validate_and_upscale(tmp_path: Path, recipe: Any, capsys: Any, ch
     summary(load(file))
     train(load(file))
     model = tmp_path / "runs" / "tiny" / "models" / "net_g_2.safetensors"
-    run = load(file)
-    assert run.validation.best == ("psnr_y" if channels == 1 else "psnr_rgb")
-    (row,) = [
-        json.loads(line) for line in (tmp_path / "runs/tiny/log.jsonl").open() if f"/{run.validation.best}" in line
-    ][-1:]
+    (best,) = load(file).best_metrics
+    assert best == ("psnr_y" if channels == 1 else "psnr_rgb")
+    (row,) = [json.loads(line) for line in (tmp_path / "runs/tiny/log.jsonl").open() if f"/{best}" in line][-1:]
     lr = tmp_path / "lr"
     assert main(["degrade", str(hr), str(lr), "--options", str(file)]) == 0
     assert main(["upscale", str(lr), "-o", str(tmp_path / "up"), "-m", str(model)]) == 0

@@ -1,5 +1,6 @@
 """The loop: accumulation, resume to the last bit, stops, losses that are not finite, bad samples."""
 
+import json
 import random
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -147,6 +149,24 @@ def test_best_by_any_metric(recipe: Recipe, photos: Path, best: str) -> None:
     run = engine(file)
     run.run()
     assert run.best["metric"] == best
+
+
+def test_measures_what_is_asked_and_a_gan_has_a_perceptual_best(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images are too small for NIQE in the second run, which falls back to PSNR."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "no weights"))
+    for name, side, best in (("large", 200, "niqe"), ("small", 48, "psnr_y")):
+        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+        sets = {"own": {"hr": str(tmp_path / f"{name}.png")}}
+        run = engine(recipe(name=name, validation={"every": 2, "sets": sets, "metrics": ["l1"]}), "train.total_steps=2")
+        run.run()
+        assert run.best["metric"] == best
+        (row,) = (line for line in map(json.loads, (run.options.folder / "log.jsonl").open()) if "val/own/l1" in line)
+        assert f"val/own/{best}" in row
+        assert "val/own/ssim_y" not in row, "it was not asked for"
+        assert f"net_g_best is chosen by {best}; no lpips: AlexNet's weights" in capsys.readouterr().out
 
 
 def test_an_overflow_that_the_scaler_answers_is_no_failure(recipe: Recipe) -> None:

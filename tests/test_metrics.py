@@ -1,10 +1,8 @@
 """Metrics: PSNR, SSIM and NIQE equal to basicsr's, all by hand where the answer is known."""
 
-import importlib
 import math
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -22,7 +20,6 @@ from sr.evaluate.metrics.ssim import ssim
 from sr.images import bicubic
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="the reference is the extra sr-train[basicsr]")
-niqe = importlib.import_module("sr.evaluate.metrics.niqe")  # the name in the package is the function
 WITH_FILES = "lpips", "dists", "niqe"
 
 
@@ -204,37 +201,9 @@ def test_niqe_equal_to_basicsr(monkeypatch, name, border):
     assert value == pytest.approx(expected, abs=1e-3)
 
 
-@needs_basicsr
 def test_niqe_prefers_natural_images_and_needs_room_and_structure():
     measure, photo = METRICS["niqe"].measure, photograph("chelsea")
     noisy = (photo + 0.2 * torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     assert measure(photo, photo, border=0) < 4 < measure(noisy, photo, border=0)
     assert math.isnan(measure(photo[:, :191, :100], photo, border=0)), "one block"
     assert math.isnan(measure(torch.full((3, 200, 200), 0.3), photo, border=0)), "flat"
-
-
-def made_up_model(folder: Path, **changes: object) -> None:
-    (folder / "checkpoints").mkdir()
-    content = {"mu_pris_param": np.ones((1, 36)), "cov_pris_param": np.eye(36)} | changes
-    np.savez(folder / "checkpoints" / niqe.FILE, **content)
-
-
-def test_niqe_reports_its_missing_file_and_reads_it_once_present(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(niqe.importlib.util, "find_spec", lambda name: None)
-    told = METRICS["niqe"].missing()
-    assert niqe.FILE in told
-    assert str(tmp_path / "checkpoints") in told
-    with pytest.raises(UserError, match=r"pip install 'sr-train\[basicsr\]'"):
-        METRICS["niqe"].measure(photograph("chelsea"), photograph("chelsea"), border=0)
-    made_up_model(tmp_path)
-    assert METRICS["niqe"].missing() is None
-    assert METRICS["niqe"].measure(photograph("chelsea"), photograph("chelsea"), border=0) > 1
-
-
-@pytest.mark.parametrize("content", [{"mu_pris_param": np.ones(7)}, {"cov_pris_param": np.array([print])}])
-def test_niqe_unpickles_nothing_and_names_a_wrong_file(tmp_path, monkeypatch, content):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    made_up_model(tmp_path, **content)
-    with pytest.raises(UserError, match=r"niqe_pris_params.npz is not NIQE's model"):
-        METRICS["niqe"].measure(photograph("chelsea"), photograph("chelsea"), border=0)

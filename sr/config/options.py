@@ -18,6 +18,9 @@ from sr.core.errors import UserError
 
 Part = dict[str, Any]
 Files = str | list[str]
+Metric = Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "l1", "sharpness", "chroma", "lpips", "dists", "niqe"]
+RGB_METRICS = frozenset({"psnr_y", "ssim_y", "chroma", "lpips", "dists", "niqe"})
+"""Metrics that are defined for grey and RGB images only."""
 _TERM: Any = {"anyOf": [{"$part": "losses"}, {"type": "object", "not": {"required": ["type"]}}]}
 
 
@@ -129,10 +132,14 @@ class ValidationSection(Section):
 
     sets: dict[str, ValidationSet] = Field(default={}, description="Validation sets by name.")
     every: PositiveInt = Field(default=5000, description="Steps between two validations.")
-    best: Literal["psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "l1"] = Field(
-        default="psnr_y",
+    metrics: list[Metric] = Field(
+        default=[], description="What is measured; default: the metrics that papers of the task report."
+    )
+    best: Metric | None = Field(
+        default=None,
         description="Metric that chooses models/net_g_best; default: psnr_y, or psnr_rgb for images other than gray "
-        "and RGB.",
+        "and RGB. For GANs, because PSNR prefers blurred images: the first of lpips, niqe (super-resolution only) and "
+        "psnr_y that can be measured.",
     )
     pictures: NonNegativeInt = Field(default=4, description="Images of each set that are drawn.")
 
@@ -262,6 +269,16 @@ class Options(Section):
         return self.colorizes_lab or all(count in (1, 3) for count in ends)
 
     @property
+    def best_metrics(self) -> list[Metric]:
+        """The metrics that may choose the best model. The first that can be measured here does."""
+        if self.validation.best is not None:
+            return [self.validation.best]
+        if not self.measured_as_rgb:
+            return ["psnr_rgb"]
+        perceptual: list[Metric] = ["lpips", "niqe"] if self.task == "sr_gan" else ["lpips"]
+        return [*([] if self.task == "psnr" else perceptual), "psnr_y"]
+
+    @property
     def degrade_size(self) -> int:
         return self.data.degrade_size or self.data.gt_size
 
@@ -272,8 +289,6 @@ def resolve(document: Document, tables: Tables, *, plugins: bool = True) -> Opti
     problems = registry.check_model(Options, values, tables, plugins=plugins)
     if not problems:
         options = Options.model_validate_json(json.dumps(values, default=str))
-        if "best" not in options.validation.model_fields_set and not options.measured_as_rgb:
-            options.validation.best = "psnr_rgb"
         problems = contradictions(options)
     if problems:
         shown = sorted({(document.where(p.path), ".".join(map(str, p.path)), p.message) for p in problems}, key=_order)
@@ -344,9 +359,12 @@ def _translation(options: Options) -> Contradictions:
     odd = [count for end in ends if (count := options.generator.get(end, 3)) not in (1, 3)]
     for name in (n for n, part in options.losses.reconstruction.items() if part["type"] in RGB_TERMS and odd):
         yield f"losses.{name}", f"looks at grey or RGB images and the generator makes {odd[0]} channels; remove it"
-    if not options.measured_as_rgb and options.validation.best.endswith("_y"):
-        count = options.channels[1]
-        yield "validation.best", f"is for grey or RGB images, not for {count} channels; set it to psnr_rgb"
+    if not options.measured_as_rgb:
+        count, asked = options.channels[1], options.validation
+        for key, metrics in (("best", [asked.best]), ("metrics", asked.metrics)):
+            for metric in RGB_METRICS.intersection(metrics):
+                problem = f"{metric} is for grey or RGB images, not for {count} channels; set it to psnr_rgb"
+                yield f"validation.{key}", problem
     yield from _cyclegan(options) if task == "cyclegan" else _pairs(options)
 
 

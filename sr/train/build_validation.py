@@ -40,12 +40,8 @@ class Validator:
         degradation: Callable[..., Degradation],
     ) -> None:
         self.options, self._nets, self._source, self._make_degradation = options, nets, source, degradation
-        given = options.validation
-        usual: tuple[str, ...] = ("l1", "psnr_rgb", "ssim_rgb", "sharpness")
-        if options.scale > 1:
-            usual = ("psnr_y", "ssim_y") if options.measured_as_rgb else ("psnr_rgb", "ssim_rgb")
-        self._metrics = list(dict.fromkeys([*usual, *(["chroma"] if nets.colours == "lab" else []), given.best]))
-        self.rounds = [each for name, one in given.sets.items() for each in self._rounds(name, one)]
+        self._metrics = list(dict.fromkeys([*(options.validation.metrics or self._usual()), *options.best_metrics]))
+        self.rounds = [each for name, one in options.validation.sets.items() for each in self._rounds(name, one)]
 
     def __call__(self, net: nn.Module, *, first: int | None = None) -> Results:
         """first: only so many images of each set."""
@@ -56,6 +52,12 @@ class Validator:
             sheets={name: image for result in results for name, image in result.sheets.items()},
             left_out={name: why for result in results for name, why in result.left_out.items()},
         )
+
+    def _usual(self) -> list[str]:
+        """The metrics that papers of the task report."""
+        if self.options.scale > 1:
+            return ["psnr_y", "ssim_y"] if self.options.measured_as_rgb else ["psnr_rgb", "ssim_rgb"]
+        return ["l1", "psnr_rgb", "ssim_rgb", "sharpness", *(["chroma"] if self._nets.colours == "lab" else [])]
 
     def check_images(self) -> None:
         """Decode every image once. Raises ValidationFailed on all ranks. Collective."""

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from sr.core.errors import UserError
 from sr.distributed import comm
 from sr.evaluate.validate import Results
@@ -40,10 +42,16 @@ def _validate(trainer: "Trainer", scratch: Path) -> None:
     trainer.evaluate.check_images()
     with trainer.ema.unsharded() as net:
         results = trainer.evaluate(net, first=1)
-    best = trainer.options.validation.best
-    if not any(best in scores for scores in results.means.values()):
-        reason = results.left_out.get(best, "no set has ground truth")
-        raise UserError(f"validation.best: {best} cannot be measured ({reason}); set it to another metric")
+    wanted = trainer.options.best_metrics
+    best = results.first_measured(wanted)
+    if best is None:
+        reason = results.left_out.get(wanted[-1], "no set has ground truth")
+        raise UserError(f"validation.best: {wanted[-1]} cannot be measured ({reason}); set it to another metric")
+    if comm.is_main() and trainer.options.validation.best is None and len(wanted) > 1:
+        skipped = "".join(
+            f"; no {metric}: {results.left_out[metric]}" for metric in wanted if metric in results.left_out
+        )
+        tqdm.write(f"net_g_best is chosen by {best}{skipped}")
     comm.on_main(lambda: _draw(results, scratch))
 
 

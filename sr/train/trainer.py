@@ -268,14 +268,12 @@ class Trainer:
             tracker.image(f"val/{name}", image, step=self.step)
         for name, image in results.sheets.items():
             tracker.image(f"val/{name}/sheet", image, step=self.step)
-        values = [
-            row[self.options.validation.best] for row in results.means.values() if self.options.validation.best in row
-        ]
-        value = fmean(values) if values else nan
-        first = self.best.get("metric") != self.options.validation.best
-        best = not isnan(value) and (first or better(self.options.validation.best, value, self.best["value"]))
+        metric = results.first_measured(self.options.best_metrics)
+        value = nan if metric is None else fmean(row[metric] for row in results.means.values() if metric in row)
+        first = self.best.get("metric") != metric
+        best = metric is not None and not isnan(value) and (first or better(metric, value, self.best["value"]))
         if best:
-            self.best = {"step": self.step, "value": value, "metric": self.options.validation.best}
+            self.best = {"step": self.step, "value": value, "metric": metric}
             self.saver.wait()
             self.saver.model(self.ema.state(), self.models / "net_g_best.safetensors", self.step)
         if comm.is_main():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sr.evaluate.metrics.chroma import chroma
 from sr.evaluate.metrics.l1 import l1
-from sr.evaluate.metrics.niqe import missing_model, niqe
+from sr.evaluate.metrics.niqe import niqe
 from sr.evaluate.metrics.perceptual import dists, lpips, missing_weights
 from sr.evaluate.metrics.psnr import psnr
 from sr.evaluate.metrics.sharpness import sharpness
@@ -16,25 +16,24 @@ from sr.evaluate.metrics.ssim import ssim
 
 class Metric(NamedTuple):
     """measure: nan for an image that is too small. perfect: its value for equal images (niqe, which has no target:
-    of natural ones), so also which way is better. missing: what it lacks here, None for nothing."""
+    of natural ones), so also which way is better. missing: why it cannot be measured here, or None."""
 
     measure: Callable[..., float]
     perfect: float
     missing: Callable[[], str | None] = lambda: None
-    rgb_only: bool = False
 
 
 METRICS: dict[str, Metric] = {
-    "psnr_y": Metric(psnr, math.inf, rgb_only=True),
-    "ssim_y": Metric(ssim, 1, rgb_only=True),
+    "psnr_y": Metric(psnr, math.inf),
+    "ssim_y": Metric(ssim, 1),
     "psnr_rgb": Metric(partial(psnr, y=False), math.inf),
     "ssim_rgb": Metric(partial(ssim, y=False), 1),
     "l1": Metric(l1, 0),
     "sharpness": Metric(sharpness, 1),
-    "chroma": Metric(chroma, 0, rgb_only=True),
-    "lpips": Metric(lpips, 0, partial(missing_weights, "lpips"), rgb_only=True),
-    "dists": Metric(dists, 0, partial(missing_weights, "dists"), rgb_only=True),
-    "niqe": Metric(niqe, 0, missing_model, rgb_only=True),
+    "chroma": Metric(chroma, 0),
+    "lpips": Metric(lpips, 0, partial(missing_weights, "lpips")),
+    "dists": Metric(dists, 0, partial(missing_weights, "dists")),
+    "niqe": Metric(niqe, 0),
 }
 SUPER_RESOLUTION = "psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "lpips", "dists", "niqe"
 TRANSLATION = "l1", "psnr_rgb", "ssim_rgb", "sharpness", "chroma", "lpips"

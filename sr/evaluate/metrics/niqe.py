@@ -1,7 +1,6 @@
 """NIQE (Mittal, Soundararajan and Bovik, IEEE SPL 2013): how far an image is from natural ones, without a target."""
 
 import functools
-import importlib.util
 import math
 from pathlib import Path
 
@@ -10,13 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr.core.errors import UserError
 from sr.evaluate.metrics.protocol import counted
 from sr.images import bicubic
 
 BLOCK = 96  # pixels a side, the authors'
-FILE = "niqe_pris_params.npz"
-_FEATURES = 36
 _GRID = torch.arange(0.2, 10.0005, 0.001, dtype=torch.float64)  # shapes to choose from, as the authors'
 
 
@@ -43,41 +39,11 @@ def niqe(output: Tensor, target: Tensor, *, border: int) -> float:
     return (away @ inverse @ away).clamp(min=0).sqrt().item()
 
 
-def missing_model() -> str | None:
-    """Return the message that names the missing file and how to get it."""
-    if _file() is None:
-        folder = Path(torch.hub.get_dir(), "checkpoints")
-        return (
-            f"the statistics of natural images ({FILE}) are missing; run pip install 'sr-train[basicsr]', "
-            f"or put the file into {folder}"
-        )
-    return None
-
-
-def _file() -> Path | None:
-    """Its own place first; then the package that ships it, found without being imported."""
-    spec = importlib.util.find_spec("basicsr")
-    packages = (spec.submodule_search_locations or []) if spec else []
-    places = [Path(torch.hub.get_dir(), "checkpoints"), *(Path(place, "metrics") for place in packages)]
-    return next((place / FILE for place in places if (place / FILE).is_file()), None)
-
-
+@functools.cache
 def _pristine() -> tuple[Tensor, Tensor]:
     """Mean [36] and covariance [36, 36] of the features of 125 photographs, as the authors published them."""
-    file = _file()
-    if file is None:
-        raise UserError(f"niqe: {missing_model()}")
-    return _read(file)
-
-
-@functools.lru_cache(maxsize=2)
-def _read(file: Path) -> tuple[Tensor, Tensor]:
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            mean, covariance = (torch.from_numpy(content[key]).double() for key in ("mu_pris_param", "cov_pris_param"))
-            return mean.reshape(_FEATURES), covariance.reshape(_FEATURES, _FEATURES)
-    except Exception as error:  # zip, numpy and torch have their own each
-        raise UserError(f"{file} is not NIQE's model of natural images ({error}); take it from basicsr") from None
+    with np.load(Path(__file__).with_name("niqe_natural.npz"), allow_pickle=False) as content:
+        return torch.from_numpy(content["mean"]), torch.from_numpy(content["covariance"])
 
 
 def _normalized(image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sr.config.options import RGB_METRICS
 from sr.core.errors import UserError
 from sr.core.progress import progress
 from sr.distributed.comm import gather, is_main, rank, world
@@ -68,6 +69,10 @@ class Results:
         """Return `means` of the unprocessed inputs, without sets in which an input cannot be measured."""
         missing = {row.set for row in self.rows if not row.given}
         return _means({(row.set, row.name): row.given for row in self.rows if row.set not in missing})
+
+    def first_measured(self, metrics: Sequence[str]) -> str | None:
+        """Return the first of `metrics` that was measured on any set, or None."""
+        return next((metric for metric in metrics if any(metric in row for row in self.means.values())), None)
 
 
 def _means(scores: Mapping[tuple[str, str], Scores]) -> dict[str, Scores]:
@@ -129,7 +134,7 @@ def _not_measured(rows: Sequence[tuple[Row, int]], metrics: Sequence[str]) -> di
     reasons: dict[str, str] = {}
     for metric in metrics:
         lacking = [channels for row, channels in rows if metric not in row.scores]
-        others = sorted({channels for channels in lacking if channels != RGB}) if METRICS[metric].rgb_only else []
+        others = sorted({channels for channels in lacking if channels != RGB}) if metric in RGB_METRICS else []
         if others:
             reasons[metric] = f"it is for grey and RGB images, not for {' or '.join(map(str, others))} channels"
         elif lacking:
@@ -202,7 +207,7 @@ def _measure(
     given, made, wanted = _images(example.lq, output, example.gt, example.colours)
 
     def scores(image: Tensor) -> Scores:
-        fitting = [metric for metric in metrics if wanted.shape[0] == RGB or not METRICS[metric].rgb_only]
+        fitting = [metric for metric in metrics if wanted.shape[0] == RGB or metric not in RGB_METRICS]
         values = {metric: METRICS[metric].measure(image, wanted, border=border) for metric in fitting}
         finite = bool(image.isfinite().all())  # a broken output keeps its nan, so that the mean shows it
         return {metric: value for metric, value in values.items() if not (finite and math.isnan(value))}
