@@ -136,10 +136,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in (tmp_path / "LR").glob("*.png"):
         Image.open(path).resize((14, 12)).save(path)
     torch.manual_seed(0)
-    save_pth(tmp_path / "RealESRGAN_x4plus.pth", RRDBNet(scale=4, num_feat=4, num_block=1, num_grow_ch=2).state_dict())
-    save_pth(
-        tmp_path / "RealESRGAN_x4plus_netD.pth", UNetDiscriminatorSN(num_in_ch=3, num_feat=4).state_dict(), key="params"
-    )
+    weights = RRDBNet(scale=4, num_feat=4, num_block=1, num_grow_ch=2).state_dict()
+    for name in ("RealESRGAN_x4plus.pth", "RealESRGAN_x4plus"):  # a file precedes the published model of its name
+        save_pth(tmp_path / name, weights)
+    discriminator = UNetDiscriminatorSN(num_in_ch=3, num_feat=4)
+    save_pth(tmp_path / "RealESRGAN_x4plus_netD", discriminator.state_dict(), key="params")
     torch.save(UNet(scale=1, num_feat=2, num_downs=5).state_dict(), tmp_path / "latest_net_G.pth")
     monkeypatch.chdir(tmp_path)
     return tmp_path

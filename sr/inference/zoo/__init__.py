@@ -35,12 +35,14 @@ def locate(name: str | os.PathLike[str]) -> Path:
     if text.startswith(HUB):
         return _from_hub(text)
     path = Path(text)
-    if path.exists():
+    if path.is_file():
         return path
     if text == DEFAULT:
         return default_file()
-    if published := find(text):
+    if published := find(text):  # also where a folder has this name, such as a clone of ESRGAN
         return fetch(published)
+    if path.exists():  # the folder of a checkpoint, for `init`
+        return path
     if not path.suffix and path.name == text:
         raise UserError(f"there is no file and no model '{text}'{_hint(text)}")
     if not path.is_absolute() and find(path.stem):
@@ -112,7 +114,7 @@ def _download(model: Published, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except Unreachable as error:
-        if error.permanent:
+        if error.permanent or part.stat().st_size == 0:
             part.unlink()
         raise UserError(
             f"{model.name} cannot be downloaded ({error.cause}); download {model.url} in another way and save it as"

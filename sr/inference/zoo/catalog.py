@@ -2,7 +2,7 @@
 
 URLs are those of the projects' releases. Sizes, SHA-256 and licences are from OpenModelDB (2026-08); the SHA-256 of
 RealESRNet_x4plus is from the Arch Linux package python-realesrgan. For ESRGAN only the first 8 digits are published, in
-the name of the file, as the publishing script of BasicSR writes them.
+the name of the file, as the publishing script of BasicSR writes them; for the discriminators nothing is.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _PHHOFM = "https://github.com/Phhofm/models/releases/download"
 class Published:
     """A model on a server.
 
-    size: bytes; None if unknown. sha256: 64 hex digits, or the first 8 where no more are published.
+    size: bytes; None if unknown. sha256: 64 hex digits, or the first 8 or none where no more are published.
     """
 
     name: str
@@ -122,6 +122,24 @@ CATALOG = (
         "5d505a0766160921e0388d76e1ddf08cb114303990f9080432bf2b1c988b1c54",
         "https://github.com/cszn/KAIR/releases/download/v1.0/BSRGAN.pth",
         "photographs with blur, noise and JPEG artifacts; RRDBNet",
+    ),
+    Published(
+        "RealESRGAN_x4plus_netD",
+        4,
+        "BSD-3-Clause",
+        None,
+        "",
+        f"{_XINNTAO}/v0.2.2.3/RealESRGAN_x4plus_netD.pth",
+        "the discriminator of RealESRGAN_x4plus, for init.discriminator when fine-tuning",
+    ),
+    Published(
+        "RealESRGAN_x2plus_netD",
+        2,
+        "BSD-3-Clause",
+        None,
+        "",
+        f"{_XINNTAO}/v0.2.2.3/RealESRGAN_x2plus_netD.pth",
+        "the discriminator of RealESRGAN_x2plus",
     ),
     Published(
         "4xNomos2_realplksr_dysample",
