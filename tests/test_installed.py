@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sr.inference.zoo import DEFAULT
 from tests.helpers.program import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -94,3 +95,12 @@ def test_accelerate_inside_of_a_checkout_finds_the_compiled_convolutions(
     assert (tmp_path / "runs" / "launched" / "models" / "net_g_1.safetensors").exists()
     if COMPILER:
         assert "C compiler" not in done.stdout + done.stderr
+
+
+def test_upscale_without_a_model_uses_the_one_in_the_wheel(run: Run, photos: Path, tmp_path: Path) -> None:
+    if not (ROOT / "sr" / "inference" / "zoo" / f"{DEFAULT}.safetensors").exists():
+        pytest.skip("the default model is not in the checkout")
+    done = run("sr", "upscale", photos / "photo_0.png")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"sr: using {DEFAULT}, the default; choose another model with -m")
+    assert (tmp_path / "upscaled" / "photo_0.png").exists()
