@@ -4,6 +4,7 @@ import atexit
 import copy
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,14 @@ os.environ.setdefault("TORCH_HOME", str(_caches / "torch"))
 os.environ.setdefault("HF_HOME", str(_caches / "huggingface"))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sr-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shapes() -> None:
+    if "sr.train.build_nets" in sys.modules:  # imported by a selected test; otherwise it would cost seconds
+        from tests.helpers.training import check_equal_shapes_once
+
+        check_equal_shapes_once()
 
 
 @pytest.fixture

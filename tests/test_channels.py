@@ -25,6 +25,7 @@ from sr.train.run import train
 from sr.train.summary import summary
 
 CHANNELS = [(1, 1), (2, 2), (4, 4), (6, 6), (1, 3), (3, 1), (4, 3), (3, 4), (6, 3), (3, 6)]
+ROTATED = [(channels, scale) for n, channels in enumerate(CHANNELS) for scale in {(1, 2, 4)[n % 3], 2}]  # each with x2
 
 
 def saved(folder: Path, channels: tuple[int, int], scale: int) -> Path:
@@ -51,8 +52,7 @@ def suffix(channels: int) -> str:
     return ".tif" if channels > 4 else ".png"
 
 
-@pytest.mark.parametrize("scale", [1, 2, 4])
-@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize(("channels", "scale"), ROTATED)
 def test_upscale_gives_and_makes_the_channels_of_the_model(tmp_path: Path, channels: Any, scale: int) -> None:
     (tmp_path / "in").mkdir()
     name = "a" + suffix(max(channels))
@@ -106,8 +106,7 @@ def test_alpha_of_a_network_that_makes_it_keeps_its_extremes(tmp_path: Path) -> 
         planes_of(clear, 6)
 
 
-@pytest.mark.parametrize("scale", [1, 2, 4])
-@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize(("channels", "scale"), ROTATED)
 def test_export_and_open_again(tmp_path: Path, channels: Any, scale: int) -> None:
     source = saved(tmp_path, channels, scale)
     image = torch.rand(1, channels[0], 16, 20)
@@ -162,8 +161,7 @@ def validate(capsys: Any, *args: Any) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("scale", [1, 2, 4])
-@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+@pytest.mark.parametrize(("channels", "scale"), [(1, 1), (1, 2), (2, 2), (2, 4), (4, 1), (4, 4), (6, 2)])
 def test_train_validate_and_upscale(tmp_path: Path, recipe: Any, capsys: Any, channels: int, scale: int) -> None:
     """One command after the other, as a user goes on: no verb refuses what the one before it made."""
     hr = images(tmp_path / "hr", channels)

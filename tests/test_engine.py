@@ -23,6 +23,8 @@ from sr.train.tracker import NotFinite
 from tests.helpers.program import ROOT, sr, until
 from tests.helpers.training import Recipe, assert_same, engine, state
 
+SMALL = "data.gt_size=16"  # convolutions in fp16 are slow on a CPU
+
 
 def test_training_moves_both_players_and_the_average(recipe: Recipe) -> None:
     run = engine(recipe())
@@ -35,15 +37,15 @@ def test_training_moves_both_players_and_the_average(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_stopped_and_resumed_equals_undisturbed(recipe: Recipe, precision: str) -> None:
-    sets = (f"train.precision={precision}", "train.accumulate=2", "train.clip_norm=1.0", "save.every=3")
-    whole = engine(recipe(name="whole"), *sets, "train.total_steps=6")
+    sets = (f"train.precision={precision}", "train.accumulate=2", "train.clip_norm=1.0", "save.every=2", SMALL)
+    whole = engine(recipe(name="whole"), *sets, "train.total_steps=4")
     whole.run()
     part = recipe(name="part")
-    engine(part, *sets, "train.total_steps=3").run()
-    rest = engine(part, *sets, "train.total_steps=6", "data.workers=1")
+    engine(part, *sets, "train.total_steps=2").run()
+    rest = engine(part, *sets, "train.total_steps=4", "data.workers=1")
     torch.rand(7), np.random.rand(7), random.random()  # another history of the global generators
     rest.run()
-    assert rest.step == 6
+    assert rest.step == 4
     assert_same(state(whole), state(rest))
 
 
@@ -170,7 +172,7 @@ def test_measures_what_is_asked_and_a_gan_has_a_perceptual_best(
 
 
 def test_an_overflow_that_the_scaler_answers_is_no_failure(recipe: Recipe) -> None:
-    run = engine(recipe(), "train.precision=fp16", "train.clip_norm=1.0", "train.total_steps=6")
+    run = engine(recipe(), "train.precision=fp16", "train.clip_norm=1.0", "train.total_steps=6", SMALL)
     for player in run.players.values():
         player.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [p.clone() for p in run.players["generator"].raw.parameters()]
@@ -194,10 +196,10 @@ def test_a_term_that_starts_late_leaves_its_player_alone_until_then(recipe: Reci
 
 def test_any_optimizer_resumes(recipe: Recipe) -> None:
     part = {"type": "tests.helpers.training.Momentum", "lr": 1e-3}
-    whole = engine(recipe(name="whole", optimizer__generator=part), "train.total_steps=6")
+    whole = engine(recipe(name="whole", optimizer__generator=part), "train.total_steps=4", SMALL)
     whole.run()
-    engine(recipe(name="part", optimizer__generator=part), "train.total_steps=3").run()
-    rest = engine(recipe(name="part", optimizer__generator=part), "train.total_steps=6")
+    engine(recipe(name="part", optimizer__generator=part), "train.total_steps=2", SMALL).run()
+    rest = engine(recipe(name="part", optimizer__generator=part), "train.total_steps=4", SMALL)
     rest.run()
     assert any("momentum_buffer" in key for key in state(rest))
     assert_same(state(whole), state(rest))

@@ -28,8 +28,9 @@ def difference(model: Model, image: Tensor, **how: Any) -> float:
     return (made - whole).abs().max().item() * 255
 
 
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("tile", [None, 96])
+@pytest.mark.parametrize(
+    ("name", "tile"), [*((name, None) for name in NETS), ("rrdbnet", 96), ("rrdbnet x2", 96), ("basicsr.SwinIR", 96)]
+)
 def test_tiled_equals_whole(name, tile, monkeypatch):
     """Edges and corners included, with an overlap that the program chose, and tiles that it chose or the user."""
     monkeypatch.setattr(tile_policy, "pixels_that_fit", lambda *_, **__: 100 * 67)

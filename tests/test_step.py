@@ -59,14 +59,15 @@ class Layouts(TorchDispatchMode):
 
 def prepared(file: Path, *sets: str) -> Trainer:
     """An engine that is given the same degraded batch at every step."""
-    run = Builder(load(file, sets)).trainer()
+    run = Builder(load(file, ["data.gt_size=16", "data.batch_size=2", *sets])).trainer()
     pair = run.prepare(next(run.batches(0)))
     run.prepare = lambda raw: pair
     return run
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("distance", ["l1", "l2", "charbonnier"])
+@pytest.mark.parametrize(
+    ("distance", "precision"), [("l1", "fp32"), ("l2", "fp32"), ("charbonnier", "fp32"), ("l1", "bf16")]
+)
 def test_a_step_stays_in_one_memory_layout(recipe: Recipe, precision: str, distance: str) -> None:
     losses = {
         "pixel": {"type": distance},

@@ -22,7 +22,7 @@ from sr.train.checkpoint import Checkpoint
 from sr.train.checkpoint import load as load_checkpoint
 from sr.train.model_optimizer import ModelOptimizer
 from sr.train.trainer import Trainer
-from tests.helpers.training import assert_same
+from tests.helpers.training import assert_same, check_equal_shapes_once
 
 KINDS = {"ddp": "DDP", "zero1": "Zero12", "zero2": "Zero12", "zero3": "Zero3", "fsdp2": "FSDP2"}
 
@@ -101,6 +101,7 @@ JOBS = {"run": run, "diverge": diverge, "spectral": spectral}
 
 def main() -> None:
     warnings.simplefilter("ignore")
+    check_equal_shapes_once()
     deepspeed.SMALL = 0  # else all of nets as small as these would stay whole
     for job in json.loads(Path(sys.argv[1]).read_text()):
         JOBS[job["do"]](job)
