@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sr.core.errors import UserError
+from sr.distributed.backends import launch_config
 from sr.inference.device import pick_device
 
 
@@ -35,3 +36,19 @@ def test_a_device_by_name() -> None:
     for name in ("cuda:99", "nonsense"):
         with pytest.raises(UserError, match=f"--device {name}: this machine has no such device; leave it out"):
             pick_device(name)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_and_gpus(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], processes: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    if processes == 4:
+        with pytest.raises(UserError, match=r"4 processes share 2 GPU\(s\) of this machine; set --num_processes 2"):
+            launch_config._check_gpus()
+        return
+    launch_config._check_gpus()
+    assert ("1 of 2 GPUs is used" in capsys.readouterr().err) == (processes == 1)

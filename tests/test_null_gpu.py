@@ -131,3 +131,45 @@ def _photos(folder: Path, side: int = 480, count: int = 4) -> Path:
         pixels = np.random.default_rng(number).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
         Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)).save(folder / f"{number}.png")
     return folder
+
+
+def test_upscaling_blends_on_the_device_and_copies_once(tmp_path: Path) -> None:
+    program = """
+import torch
+from sr.inference.predictor import Predictor
+from sr.nets.io.load import Model
+from sr.nets.rrdbnet import RRDBNet
+from tests import null_gpu
+from tests.null_gpu.__main__ import ignore_values
+ignore_values()
+run = Predictor(Model(RRDBNet(scale=4, num_block=1).eval(), 4, 1, "any"), device="cuda", tile=128, overlap=16)
+image = torch.rand(3, 512, 512)
+run([image])
+null_gpu.reset()
+run([image])
+counts = null_gpu.counts()
+print(counts.get("memcpy DtoH PAGEABLE bytes", 0), counts["memcpy DtoH pinned bytes"])
+"""
+    done = run("-c", program)
+    assert done.returncode == 0, done.stderr[-2000:]
+    pageable, pinned = map(int, done.stdout.split())
+    assert pageable < 100  # flags and the seam
+    assert 0 <= pinned - 3 * 2048 * 2048 * 4 < 100
+
+
+def test_validation_measures_on_the_device(tmp_path: Path) -> None:
+    program = """
+import torch
+from sr.evaluate.validate.measure import evaluate
+from sr.evaluate.validate.sets import Example, Item, ValSet
+from tests import null_gpu
+example = Example(torch.rand(3, 64, 64), torch.rand(3, 64, 64))
+null_gpu.reset()
+evaluate(lambda lq: lq.cuda(), [ValSet("s", [Item("i", "i", lambda: example)])], scale=1)
+print(null_gpu.counts()["LAUNCH"], null_gpu.counts().get("memcpy DtoH PAGEABLE bytes", 0))
+"""
+    done = run("-c", program)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kernels, copied = map(int, done.stdout.split())
+    assert kernels > 100  # PSNR and SSIM, not one copy of the output to the host
+    assert copied < 1000

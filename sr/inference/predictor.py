@@ -1,5 +1,6 @@
 """Run a generator on images of any size: tiles, precision, and recovery when memory runs out."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sr.core.errors import UserError
+from sr.inference.memory import free_bytes
 from sr.inference.precision import Choice, Precision, choose, out_of_memory
 from sr.inference.receptive_field import probes
 from sr.inference.tile_policy import SEAM, TilePolicy
@@ -31,8 +33,9 @@ def report(sentence: str) -> None:
 class Predictor:
     """Run a model on images: choose precision and tiles, and recover when memory runs out.
 
-    tile, overlap: see `TilePolicy`. Images and results stay on the host; the device holds a batch of tiles. When its
-    memory runs out, batches and then tiles are halved, and the images are computed again.
+    tile, overlap: see `TilePolicy`. Images come from the host and results return there. CUDA also blends the tiles,
+    where its memory holds the whole output. When memory runs out, the host blends, then batches and then tiles are
+    halved, and the images are computed again.
     precision: see `sr.inference.precision.choose`; chosen on the first image.
     tta: return the mean over all 8 flips and rotations.
     say: called with each message, once.
@@ -58,6 +61,7 @@ class Predictor:
         self.policy = TilePolicy(model, device=self.device, tile=tile, overlap=overlap, say=say)
         self._together = 0 if self.device.type == "cpu" else 4 * TILE**2  # a CPU is no faster with batches
         self._choice: Choice | None = None
+        self._blends_on_device = self.device.type == "cuda"
         model.net.to(self.device)
 
     @torch.no_grad()
@@ -68,14 +72,14 @@ class Predictor:
         """
         way = self._chosen(images[0]).way
         made = self._fitted(way.run, images, on_tiles)
-        if way.name != "fp32" and not all(torch.isfinite(each).all() for each in made):
+        if way.name != "fp32" and not finite(made):
             self._say(f"{way.name} overflowed; using fp32 from now on")
             self._choice = choose(self.model.net, "fp32", device=self.device, looks=[])
             self.policy.element = self._choice.way.element
             made = self._fitted(self._choice.way.run, images, on_tiles)
-        if not all(torch.isfinite(each).all() for each in made):
+        if not finite(made):
             raise UserError(f"{self.model.name} returned values that are not finite; use another model")
-        return [each[0].clamp_(0, 1) for each in made]
+        return [_to_host(each[0].clamp_(0, 1)) for each in made]
 
     @property
     def used(self) -> str:
@@ -112,18 +116,25 @@ class Predictor:
         made: list[Tensor] = [torch.empty(0)] * len(images)
         left = list(range(len(images)))
         while left:
+            place = self._blend_device([images[n] for n in left])
             try:
                 outputs, seams = tiled_together(
                     net,
-                    [images[n][None] for n in left],
+                    [images[n][None].to(place) for n in left],
                     scale=self.model.scale,
                     tiles=[self.policy.tiles(*images[n].shape[-2:]) for n in left],
                     multiple=self.model.multiple,
                     together=self._together,
                     on_tiles=on_tiles,
                 )
-            except _TooLarge as error:
-                self._shrink(error)
+            except (_TooLarge, torch.OutOfMemoryError) as error:
+                if place.type == "cuda":
+                    self._blends_on_device = False
+                elif isinstance(error, _TooLarge):
+                    self._shrink(error)
+                else:
+                    raise
+                error.__traceback__ = None  # its frames hold tensors
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
@@ -132,6 +143,12 @@ class Predictor:
             widened = self.policy.widen(max(seams), self._rounding)
             left = [n for n, seam in zip(left, seams, strict=True) if seam > self._rounding] if widened else []
         return made
+
+    def _blend_device(self, images: Sequence[Tensor]) -> torch.device:
+        """Where tiles are blended: on the device, where the outputs take at most a quarter of its free memory."""
+        outputs = sum(4 * self.model.out_channels * self.model.scale**2 * math.prod(each.shape[-2:]) for each in images)
+        fits = self._blends_on_device and outputs <= free_bytes(self.device) / 4
+        return self.device if fits else torch.device("cpu")
 
     @property
     def _rounding(self) -> float:
@@ -148,6 +165,19 @@ class Predictor:
             raise error.failure
         else:
             self._say(f"not enough memory for a tile of {size}; using tiles of half as many pixels")
+
+
+def finite(images: Sequence[Tensor]) -> bool:
+    """Whether all values are finite."""
+    return all(bool(torch.isfinite(each).all()) for each in images)
+
+
+def _to_host(image: Tensor) -> Tensor:
+    """Copy from the device into pinned memory, several times faster than into pageable memory."""
+    if image.device.type == "cpu":
+        return image
+    made = torch.empty(image.shape, pin_memory=image.device.type == "cuda")
+    return made.copy_(image)
 
 
 class _TooLarge(Exception):

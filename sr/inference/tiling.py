@@ -137,7 +137,7 @@ def tiled_together(
     ]
     places.sort(key=lambda place: place.shape)  # stable: the tiles of an image stay in order
     outputs: dict[int, Tensor] = {}
-    seams = [0.0] * len(lqs)
+    seams: list[Tensor] = [torch.zeros((), device=lq.device) for lq in lqs]
     done = 0
     for (rows, columns), alike in groupby(places, key=lambda place: place.shape):
         while chosen := list(islice(alike, max(together // (rows * columns), 1))):
@@ -147,12 +147,12 @@ def tiled_together(
                 if at.image not in outputs:
                     height, width = (side * scale for side in padded[at.image].shape[-2:])
                     outputs[at.image] = result.new_zeros(1, result.shape[0], height, width)
-                seams[at.image] = max(seams[at.image], _add(outputs[at.image][0], at, result))
+                seams[at.image] = torch.maximum(seams[at.image], _add(outputs[at.image][0], at, result))
             done += len(chosen)
             if on_tiles is not None:
                 on_tiles(done, len(places))
     made = [outputs[n][..., : height * scale, : width * scale] for n, (height, width) in enumerate(sizes)]
-    return made, seams
+    return made, [seam.item() for seam in seams]
 
 
 class _Span(NamedTuple):
@@ -180,24 +180,24 @@ class _Place(NamedTuple):
 
 def _places(number: int, lq: Tensor, tiles: Tiles, multiple: int, scale: int) -> list[_Place]:
     height, width = lq.shape[-2:]
-    rows = _axis(height, tiles.height, tiles.overlap, multiple, scale)
-    columns = _axis(width, tiles.width, tiles.overlap, multiple, scale)
+    rows = _axis(height, tiles.height, tiles.overlap, multiple, scale, lq.device)
+    columns = _axis(width, tiles.width, tiles.overlap, multiple, scale, lq.device)
     return [_Place(number, row, column) for row, column in product(rows, columns)]
 
 
-def _add(output: Tensor, at: _Place, result: Tensor) -> float:
+def _add(output: Tensor, at: _Place, result: Tensor) -> Tensor:
     """Add a tile's weighted result to the output; tiles come row by row. Returns its largest difference, clipped to
-    0..1, from what earlier tiles made of the same pixels, where both have weight."""
+    0..1, from what earlier tiles made of the same pixels, where both have weight. No sync."""
     target = output[:, at.row.outputs, at.column.outputs]
     weight = at.row.weight[:, None] * at.column.weight
-    seam = 0.0
+    seam = torch.zeros((), device=output.device)
     for rows, columns in ((slice(at.row.shared), slice(None)), (slice(None), slice(at.column.shared))):
         earlier = at.row.before[rows, None] + at.row.weight[rows, None] * at.column.before[columns]
-        both = (earlier > 0.05) & (weight[rows, columns] > 0)
-        if both.any():
+        if earlier.numel():
+            both = (earlier > 0.05) & (weight[rows, columns] > 0)
             known = target[:, rows, columns] / earlier.clamp_min(0.05)
             change = (known.clamp(0, 1) - result[:, rows, columns].clamp(0, 1)).abs().amax(0)
-            seam = max(seam, change[both].max().item())
+            seam = torch.maximum(seam, torch.where(both, change, 0.0).nan_to_num(0.0).max())
     target += result * weight
     return seam
 
@@ -225,7 +225,9 @@ def _cut(side: int, tile: int, overlap: int, multiple: int) -> tuple[int, list[i
     return length, [last * n // gaps // multiple * multiple for n in range(gaps)] + [last]
 
 
-def _axis(side: int, tile: int, overlap: int, multiple: int, scale: int) -> list[_Span]:
+def _axis(
+    side: int, tile: int, overlap: int, multiple: int, scale: int, device: torch.device | str = "cpu"
+) -> list[_Span]:
     """Tiles along an axis. The weights at each output pixel add up to 1; outer edges are not faded."""
     length, starts = _cut(side, tile, overlap, multiple)
     pixels = (torch.arange(side * scale) + 0.5) / scale
@@ -239,7 +241,8 @@ def _axis(side: int, tile: int, overlap: int, multiple: int, scale: int) -> list
         inputs = slice(start, start + length)
         outputs = slice(start * scale, (start + length) * scale)
         earlier = 1 - rise[outputs]
-        spans.append(_Span(inputs, outputs, (rise - fall)[outputs], earlier, int((earlier > 0).sum())))
+        weight, shared = (rise - fall)[outputs], int((earlier > 0).sum())
+        spans.append(_Span(inputs, outputs, weight.to(device), earlier.to(device), shared))
     return spans
 
 

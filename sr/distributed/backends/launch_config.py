@@ -7,6 +7,7 @@ gradients without an option in the options file. The environment of `accelerate 
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,7 @@ def accelerator(launch: Launch, *, timeout: timedelta | None = None) -> Accelera
             "accelerate launch --cpu ignores --num_processes and starts one process; on CPU start them with "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
         )
+    _check_gpus()
     handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]
     handlers += [InitProcessGroupKwargs(timeout=timeout)] if timeout else []
     with _hidden(PLUGINS):
@@ -142,10 +144,25 @@ def accelerator(launch: Launch, *, timeout: timedelta | None = None) -> Accelera
     others = [NAMES[name] for name in comm.gather(launch.backend)]
     if len(set(others)) > 1:
         raise UserError(f"the ranks were launched for {others}; start every node with the same accelerate config")
+    _share_cores()
     if made.device.type == "cpu":
-        _share_cores()
         keep_memory()
     return made
+
+
+def _check_gpus() -> None:
+    """Raise UserError for more processes than GPUs on this machine; name the launch line where GPUs would be idle."""
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if _on(os.environ, "ACCELERATE_USE_CPU") or not gpus:
+        return
+    if processes > gpus:
+        raise UserError(f"{processes} processes share {gpus} GPU(s) of this machine; set --num_processes {gpus}")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 < gpus:
+        print(
+            f"sr: 1 of {gpus} GPUs is used; to use all, start "
+            f"accelerate launch --multi_gpu --num_processes {gpus} -m sr train FILE",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

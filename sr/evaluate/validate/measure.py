@@ -18,7 +18,7 @@ from sr.core.progress import progress
 from sr.distributed.comm import gather, is_main, rank, world
 from sr.distributed.rng import fork_rng
 from sr.evaluate.metrics import METRICS
-from sr.evaluate.validate.sets import Item, ValSet, border_of
+from sr.evaluate.validate.sets import Example, Item, ValSet, border_of
 from sr.evaluate.validate.sheet import Cells, captions, cells, sheet
 from sr.images import color
 
@@ -100,7 +100,8 @@ def evaluate(
     """Measure `run` on every image of the sets. The ranks share the images; all return the same results. Collective.
 
     Args:
-        run: float [1, c, h, w] on the host -> [1, C, h*scale, w*scale] on any device. It must not wait for other ranks.
+        run: float [1, c, h, w] on the host -> [1, C, h*scale, w*scale] on any device, where it is measured.
+            It must not wait for other ranks.
             Its random draws depend on the image's name only.
         metrics: those whose weights are missing on any rank are left out. Lab images are measured as RGB.
         images: draw this many images of each set.
@@ -195,10 +196,22 @@ def _reason(failure: Exception) -> str:
 def _measure(
     run: Callable[[Tensor], Tensor], job: MeasureJob, *, border: int, metrics: Sequence[str], inputs: bool
 ) -> _Measured:
+    example = job[1].load()
+    with fork_rng(job[1].name):  # the same draws as `sr translate` for a file of that stem
+        output = run(example.lq[None])[0].float()
+    try:
+        return _scored(job, example.to(output.device), output, border=border, metrics=metrics, inputs=inputs)
+    except torch.OutOfMemoryError:  # next to the training state; the host holds more
+        if output.device.type == "cpu":
+            raise
+    return _scored(job, example, output.cpu(), border=border, metrics=metrics, inputs=inputs)
+
+
+def _scored(
+    job: MeasureJob, example: Example, output: Tensor, *, border: int, metrics: Sequence[str], inputs: bool
+) -> _Measured:
+    """Measure and draw an output on the device that holds it."""
     name, item, draw = job
-    example = item.load()
-    with fork_rng(item.name):  # the same draws as `sr translate` for a file of that stem
-        output = run(example.lq[None])[0].to(example.lq.device, torch.float32)
     if example.gt is None:
         return _Measured(Row(name, item.name, {}), cells(example.lq, output) if draw else None)
     if output.shape != example.gt.shape:

@@ -37,6 +37,9 @@ class Example(NamedTuple):
     gt: Tensor | None
     colours: str = "rgb"
 
+    def to(self, device: torch.device) -> "Example":
+        return self._replace(lq=self.lq.to(device), gt=None if self.gt is None else self.gt.to(device))
+
 
 class Item(NamedTuple):
     """One image to validate on.
