@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from skimage import data
 
 from sr.inference.zoo import DEFAULT
 from tests.helpers.program import ROOT
+from tests.test_docs import commands, ours
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Recipe = Callable[..., Path]
@@ -104,3 +107,17 @@ def test_upscale_without_a_model_uses_the_one_in_the_wheel(run: Run, photos: Pat
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"sr: using {DEFAULT}, the default; choose another model with -m")
     assert (tmp_path / "upscaled" / "photo_0.png").exists()
+
+
+def test_the_commands_of_the_readme_run(run: Run, tmp_path: Path) -> None:
+    """Those of its section on training that take seconds."""
+    (tmp_path / "PHOTOS").mkdir()
+    Image.fromarray(data.astronaut()).save(tmp_path / "PHOTOS" / "astronaut.png")
+    verbs = []
+    for words in commands((ROOT / "README.md").read_text()):
+        arguments = ours(words)
+        if arguments and arguments[0] in ("shard", "init", "degrade", "check"):
+            result = run("sr", *arguments)
+            assert result.returncode == 0, f"{words}\n{result.stderr[-2000:]}"
+            verbs.append(arguments[0])
+    assert verbs == ["shard", "init", "degrade", "check"]

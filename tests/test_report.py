@@ -108,7 +108,8 @@ def test_the_page_shows_each_layer_of_each_image_worst_first(tmp_path, folders, 
     assert sorted(os.listdir(output.parent)) == sorted([output.name, *beside])
     found = Read(output.read_text(encoding="utf-8"))
     assert found.text("h2") == ODD[::-1]
-    assert found.text("title") == ["my page #1 50%"]
+    assert found.text("title") == ["my page #1 50%: bicubic, ours and ground truth"]
+    assert found.text("h1") == ["Comparison of bicubic, ours and ground truth"]
     for number, name in enumerate(reversed(ODD)):
         layers = [pixels(str(a["src"]), output.parent) for a in found.all("img")[3 * number : 3 * number + 3]]
         assert [a["alt"] for a in found.all("img")[3 * number :][:3]] == [

@@ -12,7 +12,7 @@ from sr.core.errors import UserError
 from sr.data.source import Sample
 from sr.evaluate.metrics.psnr import psnr
 from sr.evaluate.validate import Results, ValidationFailed, ValSet, evaluate, measure, source_set, val_set
-from sr.evaluate.validate.sheet import STRIP_SIDE, captions, cells, sheet
+from sr.evaluate.validate.sheet import STRIP_SIDE, captions, cells, sheet, zoomed
 from sr.images import bicubic, color, write_rgb
 
 
@@ -156,6 +156,16 @@ def test_strip_shows_three_columns_of_the_centre():
     assert centre[..., :100, 0].max() == 0
     assert centre[..., 104:204, 0].max() == 128
     assert centre[..., 208:, 0].max() == 255
+
+
+def test_a_strip_enlarges_the_detail_of_largest_contrast():
+    target = np.zeros((200, 400, 3), np.uint8)
+    target[150:160, 300:310] = 255
+    given, output, detail = zoomed([target // 4, target // 2, target])
+    assert detail.shape == output.shape == given.shape == (400, 400, 3)
+    assert (detail > 0).mean() == pytest.approx(100 / 96**2, rel=0.1), "the square is whole, and enlarged"
+    assert (output == detail // 2).all()
+    assert (given == detail // 4).all()
 
 
 def test_a_sheet_has_a_row_for_each_image_and_room_for_the_largest():

@@ -41,6 +41,7 @@ def page(
     sorted_cards = sorted(enumerate(cards), key=lambda one: (_gain(one[1], shown), one[0]))
     body = "\n".join(_card(card, place, layers, shown, link) for place, card in sorted_cards)
     orders = shown if len(cards[0].scores) > 1 else []
+    names = escape(f"{', '.join(layers[:-1])} and {layers[-1]}")
     summary = _comparison(layers, orders, len(cards))
     return f"""<!doctype html>
 <html lang="en">
@@ -48,14 +49,14 @@ def page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
-<title>{escape(title)}</title>
+<title>{escape(title)}: {names}</title>
 <style>{style}</style>
 <noscript><style>.stage {{ overflow: auto; aspect-ratio: auto; }}
 .stage img {{ display: block; position: static; }}</style></noscript>
 </head>
 <body>
 <header>
-<h1>{escape(title)}</h1>
+<h1>Comparison of {names}</h1>
 <p class="quiet">{summary}</p>
 {_means(cards, layers, shown)}
 <p class="quiet">Drag on an image, or move the slider under it. Point at an image to see that place magnified. With
@@ -119,11 +120,13 @@ def _card(card: Card, place: int, layers: Sequence[str], metrics: Sequence[str],
     tags = (f'<span class="tag on-{side}">{escape(layers[n])}</span>' for n, side in enumerate(("left", "right")))
     return f"""<article class="card" data-place="{place}" data-scores="{escape(scores)}" style="{style}">
 <h2>{name}</h2>
+<div class="view">
 <div class="stage" tabindex="0" role="group" aria-label="{name}: arrow keys move the loupe" {size}>
 {images}
 <div class="line"></div>{"".join(tags)}
 </div>
 <input class="slide" type="range" min="0" max="100" step="0.5" value="50" aria-label="{name}: share of the left">
+</div>
 {_table(card.scores, layers, metrics)}
 </article>"""
 

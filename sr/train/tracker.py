@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,13 @@ class Meter:
 
 
 class Tracker:
-    """Writes on rank 0, does nothing on others. Entries after `resume_step`, of an earlier attempt, are removed."""
+    """Writes on rank 0, does nothing on others. Entries after `resume_step`, of an earlier attempt, are removed.
 
-    def __init__(self, folder: Path, *, resume_step: int) -> None:
+    losses: names of the scalars that TensorBoard shows first.
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int, losses: Collection[str] = ()) -> None:
+        self._losses = losses
         self._log, self._samples = folder / "log.jsonl", folder / "samples.jsonl"
         self._writer: Any = None
         if comm.is_main():
@@ -110,12 +114,23 @@ class Tracker:
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
             self._hook, threading.excepthook = threading.excepthook, _ignore_os_errors
 
+    def text(self, name: str, yaml: str) -> None:
+        """Write a text in a fixed-width font to TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_text(name, "".join(f"    {line}\n" for line in yaml.splitlines()))
+
+    def _group(self, name: str) -> str:
+        """Return the section of a scalar in TensorBoard, which sorts sections by name: numbers put losses first."""
+        if name in self._losses:
+            return "1_losses"
+        return "2_validation" if name.startswith("val/") else "3_balance" if name[:2] in ("g/", "d/") else "4_run"
+
     def scalars(self, values: Mapping[str, float], *, step: int) -> None:
         """Write one entry to TensorBoard and log.jsonl."""
         if self._writer is None:
             return
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(f"{self._group(name)}/{name}", value, step)
         with self._log.open("a") as file:
             file.write(json.dumps({"step": step, **{name: round(value, 7) for name, value in values.items()}}) + "\n")
 

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from tqdm import tqdm
 
@@ -109,7 +110,8 @@ class Trainer:
         with closing(self.saver), worker_deaths(), signals() as received:
             if self.step < options.train.total_steps:
                 dry_run(self)
-            with closing(Tracker(options.folder, resume_step=self.step)) as tracker:
+            with closing(Tracker(options.folder, resume_step=self.step, losses=self._loss_names)) as tracker:
+                tracker.text("options", yaml.safe_dump(dict(self.resolved), sort_keys=False, allow_unicode=True))
                 if self._validates() and (self.step or self.pretrained):
                     self.validate(tracker)  # the baseline; or of a checkpoint, which is saved before its validation
                 self._train(tracker, received)

@@ -19,7 +19,7 @@ from sr.distributed.comm import gather, is_main, rank, world
 from sr.distributed.rng import fork_rng
 from sr.evaluate.metrics import METRICS
 from sr.evaluate.validate.sets import Example, Item, ValSet, border_of
-from sr.evaluate.validate.sheet import Cells, captions, cells, sheet
+from sr.evaluate.validate.sheet import Cells, captions, cells, sheet, zoomed
 from sr.images import color
 
 Scores = dict[str, float]
@@ -48,9 +48,9 @@ class Row:
 class Results:
     """The results of one validation.
 
-    rows: in the order of the sets. images: "set/name" -> a strip of input, output and target; sheets: set -> all strips
-    of the set; both uint8 [h, w, 3]. left_out: metric -> why it could not be measured on all or some images. scale: of
-    the model; set by `sr.evaluate`.
+    rows: in the order of the sets. images: "set/name" -> a strip of input, output and target, with a detail below;
+    sheets: set -> the images of the set without details; both uint8 [h, w, 3]. left_out: metric -> why it could not be
+    measured on all or some images. scale: of the model; set by `sr.evaluate`.
     """
 
     rows: list[Row]
@@ -124,7 +124,9 @@ def evaluate(
     heads = captions(scale)
     return Results(
         rows=[row for row, *_ in measured],
-        images={f"{val}/{name}": sheet([c], heads) for val, rows in drawn.items() for name, c in rows.items()},
+        images={
+            f"{val}/{name}": sheet([c, zoomed(c)], heads) for val, rows in drawn.items() for name, c in rows.items()
+        },
         sheets={val: sheet(list(rows.values()), heads) for val, rows in drawn.items()},
         left_out=left_out | _not_measured([(row, channels) for row, _, channels in measured if channels], counted),
     )

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sr.images import bicubic
 
 STRIP_SIDE = 640  # pixels that a cell shows at most: cells travel between ranks and into TensorBoard
-HEAD, GAP = 16, 4
+HEAD, GAP = 16, 4  # a caption is larger above wide cells, to be legible in a thumbnail
+ZOOM_SIDE = 96  # pixels of the detail below a strip
 Cells = list[np.ndarray]
 
 
@@ -33,6 +34,20 @@ def cells(lq: Tensor, output: Tensor, gt: Tensor | None = None) -> Cells:
     return shown
 
 
+def zoomed(shown: Cells) -> Cells:
+    """Enlarge the detail of largest contrast in the last cell, at the same place in every cell, to the cells' width."""
+    height, width = shown[-1].shape[:2]
+    side = min(ZOOM_SIDE, height, width)
+    tops, lefts = (range(0, extent - side + 1, max(side // 2, 1)) for extent in (height, width))
+    gray = shown[-1].mean(2)
+    top, left = max(
+        ((top, left) for top in tops for left in lefts),
+        key=lambda at: gray[at[0] : at[0] + side, at[1] : at[1] + side].std(),
+    )
+    crops = (Image.fromarray(cell[top : top + side, left : left + side]) for cell in shown)
+    return [np.asarray(crop.resize((width, width), Image.Resampling.NEAREST)) for crop in crops]
+
+
 def visible(image: Tensor) -> Tensor:
     """[c, h, w] -> [3, h, w]: grey (1 channel, or 2 with alpha) is repeated; the first three of more channels."""
     return image[:1].expand(3, -1, -1) if image.shape[0] < 3 else image[:3]
@@ -45,13 +60,14 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> np.n
     """
     widths = [max(cell.shape[1] for cell in column) for column in zip(*rows, strict=True)]
     heights = [max(cell.shape[0] for cell in row) for row in rows]
-    size = sum(widths) + GAP * (len(widths) - 1), HEAD + sum(heights) + GAP * (len(heights) - 1)
+    head = max(HEAD, min(widths) // 14)
+    size = sum(widths) + GAP * (len(widths) - 1), head + sum(heights) + GAP * (len(heights) - 1)
     made = Image.new("RGB", size, "white")
     lefts = [sum(widths[:n]) + GAP * n for n in range(len(widths))]
     for left, caption in zip(lefts, captions, strict=False):
-        ImageDraw.Draw(made).text((left + 2, 2), caption, fill="black")
+        ImageDraw.Draw(made).text((left + 2, 2), caption, fill="black", font=ImageFont.load_default(head * 5 / 8))
     for n, row in enumerate(rows):
-        top = HEAD + sum(heights[:n]) + GAP * n
+        top = head + sum(heights[:n]) + GAP * n
         for left, cell in zip(lefts, row, strict=True):
             made.paste(Image.fromarray(cell), (left, top))
     return np.asarray(made)
