@@ -2,7 +2,12 @@
 
 The DeepSpeed engine runs backward and step only. Forward passes do not use it, because a critic is called frozen,
 penalties take gradients of gradients, and mixed precision is implemented in the trainer. What the engine's forward
-would prepare is prepared in `backward`. This uses private DeepSpeed APIs, so pyproject.toml pins the version range.
+would prepare is prepared in `backward`.
+
+Master weights are loaded by deepspeed.utils.safe_set_*_fp32_param. Optimizer state is not read or loaded by
+safe_get/set_full_optimizer_state: before the first step, when a checkpoint is loaded, the state that they look up does
+not exist; they do not reach scalars, such as the step count; and in stage 3 the setter raises where a parameter does
+not divide into equal parts. So the rows are found by private attributes, and pyproject.toml pins the version range.
 """
 
 import logging
@@ -75,10 +80,6 @@ class Zero(ReplicatedBackend):
             return None
         return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.device)
 
-    def load_weights(self, weights: State) -> None:
-        super().load_weights(weights)
-        self.zero.refresh_fp32_params()
-
     def optimizer_state(self) -> dict[str, Tensor]:
         kept = {}
         for row, places in self.rows():
@@ -124,6 +125,13 @@ class Zero(ReplicatedBackend):
 class Zero12(Zero):
     """Stages 1 and 2: weights are replicated. All are in one flat buffer, and a row is this rank's slice of it."""
 
+    def load_weights(self, weights: State) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        super().load_weights(weights)
+        for name, parameter in self.parameters.items():
+            safe_set_full_fp32_param(parameter, weights[name])
+
     def rows(self) -> Iterator[tuple[Tensor, Places]]:
         rows, lines, groups = (
             getattr(self.zero, name)
@@ -167,8 +175,11 @@ class Zero3(Sharded, Zero):
         return nn.functional.pad(mine, (0, size - mine.numel()))
 
     def load_weights(self, weights: State) -> None:
+        from deepspeed.utils import safe_set_local_fp32_param
+
         super().load_weights(weights)
         for name, parameter in self.parameters.items():
+            safe_set_local_fp32_param(parameter, self.shard(name, weights[name]))
             if parameter.numel() == self.shapes[name].numel():  # small parameters have an unsharded copy too
                 parameter.data.copy_(weights[name])
 
