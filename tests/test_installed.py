@@ -68,6 +68,7 @@ def test_the_wheel_is_imported_and_compiled(run: Run, environment: Path) -> None
     if COMPILER:
         assert list(package.rglob("_winograd*.so")), "the wheel was built without the CPU convolutions"
     assert (package / "py.typed").exists()
+    assert (package / "config" / "signatures.json").exists()  # `sr check` of a file with a mistake needs no torch
 
 
 def test_check_train_and_upscale_outside_of_the_checkout(
