@@ -111,6 +111,11 @@ def test_the_readme_is_short_and_its_figures_are_in_the_documentation() -> None:
         assert figure.removesuffix(" dB") in evidence, figure
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    nav = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(nav) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
+
+
 def test_every_complaint_has_an_answer() -> None:
     rows = re.findall(r"^\| (\d+)\. (.*?) \| (.*?) \| (.*?) \|$", (ROOT / "docs/troubleshooting.md").read_text(), re.M)
     assert [int(row[0]) for row in rows] == list(range(1, 26))
