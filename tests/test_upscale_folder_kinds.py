@@ -286,6 +286,8 @@ def test_a_second_launch_into_the_same_folder_is_refused(tmp_path):
 
     assert len(run(tmp_path / "in", tmp_path / "out", work).written) == 1
     assert len(seen[0].written) == 1
+    assert len(list((tmp_path / "out" / FOLDER).glob("*.jsonl"))) == 1, "merged by the launch with the lock"
+    assert len(run(tmp_path / "more", tmp_path / "out", shared=True).kept) == 1
     assert len(run([tmp_path / "in", tmp_path / "more"], tmp_path / "out").kept) == 2
     assert not (tmp_path / "out" / FOLDER / "lock").exists()
 

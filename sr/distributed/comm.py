@@ -209,15 +209,17 @@ def lost(error: Exception) -> tuple[str, int] | None:
     """The message and exit code for an error of a collective; None for other errors.
 
     gloo raises RuntimeError, as errors in the program do, so the watchdog decides: an error of a collective follows the
-    end of another process, whose exit code is used. Waits about 10 s for its verdict where all processes run.
+    end of another process, whose exit code is used. Waits about 10 s for its verdict where all processes run. Then only
+    an error that starts with a source file of gloo is one of a collective.
     """
     if _watchdog is None or not isinstance(error, RuntimeError):  # DistError is one
         return None
     verdict = _watchdog.verdict()
-    if verdict is None and not isinstance(error, td.DistError):
-        return None
     cause = " ".join(str(error).split())[:200]
-    late = f"a collective failed although all processes run ({cause}); raise train.timeout"
+    by_gloo = cause.startswith("[") and "/gloo/" in cause.partition("]")[0]
+    if verdict is None and not by_gloo and not isinstance(error, td.DistError):
+        return None
+    late = f"a collective failed although all processes run ({cause}); check the network, or raise train.timeout"
     sentence = _watchdog.sentence(verdict or late)
     return sentence, _watchdog.code
 

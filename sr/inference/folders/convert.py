@@ -84,7 +84,8 @@ def convert(
         format: png, jpg, webp or tif; None keeps the format of each image where it can be written, else png.
         suffix: appended to every stem.
         as_folder: `output` is a folder, even if its name has a suffix.
-        shared: other launches may write other inputs to the same output folder at the same time.
+        shared: other launches may write other inputs to the same output folder at the same time. This takes no lock:
+            outputs are replaced atomically, and each process appends to its own file of records, which are not merged.
         video: how videos are written.
         reading: see `Reading`.
 
@@ -116,7 +117,7 @@ def convert(
         with _sigterm_interrupts(), _progress(queue, title, total=len(found.jobs)) as show:
             converter = _Converter(work, many, video, digests["video"], how.strict, show)
             parts = list(queue.gather(Pipeline(queue, manifest, how, converter).run()))
-        if queue.is_main:
+        if queue.is_main and not shared:  # another launch may append to the files
             manifest.fold()
     queue.shutdown()
     report = _joined(found, queue.jobs, damaged, parts)
