@@ -1,7 +1,7 @@
 """Mutate valid input and count the outcomes: accepted, or refused with one sentence. Anything else is a violation.
 
     python tools/fuzz/fuzz.py options --cases 800 --seed 0
-    python tools/fuzz/fuzz.py images|tars|indexes|checkpoints --cases 300 --seed 0
+    python tools/fuzz/fuzz.py images|tars|indexes|checkpoints|... --cases 300 --seed 0
 
 A violation is an exception other than UserError, a case that runs longer than --limit seconds or ends its process,
 half-written output, or a sample that is lost without being counted. Each is printed with its number. Case N of a seed
@@ -22,7 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-KINDS = "options", "images", "tars", "indexes", "checkpoints"
+VERBS = {"conversions": "Conversions", "reports": "Reports", "videos": "Videos", "upscaled_tars": "UpscaledTars"}
+KINDS = "options", "images", "tars", "indexes", "checkpoints", *VERBS
 MEMORY = 12 << 30  # bytes of address space for a case, so that a decompression bomb fails
 MOST = 20  # number of violations that are printed
 START = 180  # seconds to import torch and write the valid files on a busy machine
@@ -36,6 +37,10 @@ def kind(name: str, folder: Path) -> Any:
         from fuzz_checkpoints import Checkpoints
 
         return Checkpoints(folder)
+    if name in VERBS:
+        import fuzz_verbs
+
+        return getattr(fuzz_verbs, VERBS[name])(folder)
     return {"options": fuzz_inputs.Options, "images": fuzz_inputs.Images, "tars": fuzz_inputs.Tars}.get(
         name, fuzz_inputs.Indexes
     )(folder)

@@ -121,6 +121,9 @@ def make_video(
     )
     try:
         info = read_info(av, source)
+    except av.error.FFmpegError as error:
+        raise UserError(f"is not a video that libav reads ({error.strerror or error}); copy it again") from None
+    try:
         check_sound(av, source, target.suffix)
         with used:
             _same_work(parts, {"key": key, "bytes": seen.st_size, "mtime": seen.st_mtime_ns, "video": list(settings)})
