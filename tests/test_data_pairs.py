@@ -147,7 +147,8 @@ def test_files_skipped_by_data_make_are_printed(tmp_path, capsys):
     write_rgb(tmp_path / "set/a.png", 7, 64)
     (tmp_path / "set/notes.txt").write_text("")
     options = SimpleNamespace(scale=4, data=SimpleNamespace(source={"path": str(tmp_path / "out")}))
-    Builder._make_shards(SimpleNamespace(options=options), Make(photos=str(tmp_path / "set"), size=64, step=64))
+    build = SimpleNamespace(options=options, _data_channels=(3, 3))
+    Builder._make_shards(build, Make(photos=str(tmp_path / "set"), size=64, step=64))
     assert f"data.make: 1 file skipped: 1 with suffix .txt ({tmp_path}/set/notes.txt)" in capsys.readouterr().out
 
 

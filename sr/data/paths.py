@@ -13,7 +13,7 @@ from typing import TypeVar
 from braceexpand import braceexpand
 
 from sr.core.errors import UserError
-from sr.data.remote.download import Catalog, Remote, find, shown
+from sr.data.remote.download import Catalog, Remote, find, listed, shown
 from sr.data.remote.transport import PIPE, is_remote
 from sr.data.scan import COMPRESSED_SUFFIXES, compressed
 from sr.images import READ_SUFFIXES
@@ -87,12 +87,29 @@ def shard_paths(patterns: str | Sequence[str], catalog: Catalog, skipped: Skippe
 
     def shards(name: str) -> list[Path | Remote]:
         if name.startswith(LIST):
-            return _expand(_lines(name[len(LIST) :]), shards, "tar shards")
+            return _expand(_lines(expanded(name[len(LIST) :])), shards, "tar shards")
         if is_remote(name):
             return [*find(name, catalog)]
         return [*(_tars(_real(name), skipped) if os.path.isdir(_real(name)) else _files(name, skipped))]
 
     return _expand(patterns, shards, "tar shards", skipped)
+
+
+def file_names(patterns: str | Sequence[str], suffix: str) -> list[str]:
+    """Local files and URLs of fsspec: folders (their files with `suffix`), globs, brace patterns. Raises UserError."""
+
+    def find_names(name: str) -> list[str]:
+        if is_remote(name):
+            return listed(name) if glob.has_magic(name.partition("://")[2]) else [name]
+        name = _real(name)
+        return [str(path) for path in _files(f"{name}/*{suffix}" if os.path.isdir(name) else name)]
+
+    return _expand(patterns, find_names, f"{suffix} files")
+
+
+def expanded(name: str) -> str:
+    """A path with `~` and environment variables replaced."""
+    return os.path.expandvars(os.path.expanduser(name))
 
 
 def _tars(folder: str, skipped: Skipped) -> list[Path]:
@@ -192,7 +209,7 @@ def _loops(folder: str) -> bool:
 
 def _real(name: str) -> str:
     if not name.startswith(PACKAGE):
-        return name
+        return expanded(name)
     package, _, inner = name[len(PACKAGE) :].partition("/")
     found = importlib.util.find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:

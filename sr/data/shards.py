@@ -13,7 +13,7 @@ from sr.core.errors import UserError
 from sr.data.codecs import NPY_MAGIC, decode
 from sr.data.counts import Counts
 from sr.data.index import FOLDER_INDEX, UNCOUNTED, Choice, Entry, ShardIndex
-from sr.data.paths import shard_paths
+from sr.data.paths import expanded, shard_paths
 from sr.data.remote.cache import Cache, default_folder
 from sr.data.remote.download import Catalog, Remote, shown, with_index
 from sr.data.remote.transport import PIPE
@@ -74,7 +74,7 @@ class ShardSource:
         self._folder = _cache_folder(cache)
         self._shards = shard_paths(path, Catalog(lambda: self._folder), self.skipped)
         if index:
-            self._shards = with_index(self._shards, index)
+            self._shards = with_index(self._shards, expanded(index))
         if read == "blocks":
             self._shards = [block for shard in self._shards for block in _blocks(shard)]
         if where != EVERYTHING:
@@ -212,7 +212,7 @@ def _uncounted(shard: Path | Remote) -> Path | Remote:
 
 
 def _cache_folder(given: str | None) -> Path:
-    return Path(given).expanduser() if given else default_folder()
+    return Path(expanded(given)) if given else default_folder()
 
 
 def _shown(shard: Path | Remote) -> str:

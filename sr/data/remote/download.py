@@ -78,7 +78,7 @@ class Catalog:
 
     def listed(self, pattern: str) -> list[str]:
         """The URLs that a glob matches. Raises UserError."""
-        found: list[str] = self._asked(f"glob {pattern}", shown(pattern), lambda tries: _listed(pattern, tries))
+        found: list[str] = self._asked(f"glob {pattern}", shown(pattern), lambda tries: listed(pattern, tries))
         return found
 
     def _asked(self, key: str, name: str, ask: Callable[[int], Any]) -> Any:
@@ -215,7 +215,7 @@ def fetched(url: str, tries: int = TRIES) -> bytes | None:
     return content.getvalue()
 
 
-def _listed(pattern: str, tries: int) -> list[str]:
+def listed(pattern: str, tries: int = TRIES) -> list[str]:
     if is_http(pattern):
         raise UserError(
             f"{shown(pattern)}: HTTP lists no folders, and there is no {FOLDER_INDEX}; publish the one that `sr shard`"

@@ -9,7 +9,7 @@ from sr.data.remote.download import Remote, retry, shown
 from sr.data.remote.transport import CHUNK, TransientError, open_at, transport_errors
 from sr.data.scan import scan_file
 
-LEAST = 1 << 13  # bytes of a request: a header and the small members after it
+LEAST = 1 << 12  # bytes of a request: a header and the small members after it
 NEAR = 1 << 16  # bytes that cost less time than a request
 
 

@@ -99,7 +99,7 @@ def size_of(name: str) -> int:
         if is_http(name):
             with urlopen(_request(name, "HEAD"), timeout=TIMEOUT) as response:
                 return int(response.headers.get("Content-Length") or 0)
-        system, path = _file_system(name)
+        system, path = file_system(name)
         return int(_with_timeout(partial(system.size, path)) or 0)
     return 0
 
@@ -107,14 +107,14 @@ def size_of(name: str) -> int:
 def listing(pattern: str) -> list[str]:
     """The URLs that a glob matches, sorted. Raises TransientError and PermanentError."""
     with transport_errors():
-        system, path = _file_system(pattern)
+        system, path = file_system(pattern)
         return sorted(system.unstrip_protocol(hit) for hit in _with_timeout(partial(system.glob, path)))
 
 
 def write(name: str, content: bytes) -> None:
     """Write a file through fsspec. Raises TransientError and PermanentError."""
     with transport_errors():
-        system, path = _file_system(name)
+        system, path = file_system(name)
         _with_timeout(partial(system.pipe_file, path, content))
 
 
@@ -208,7 +208,7 @@ def _login(scheme: str, host: str) -> str:
 
 
 def _fsspec(url: str, start: int, tag: str, stop: int | None) -> Body:
-    system, path = _file_system(url)
+    system, path = file_system(url)
     found = _with_timeout(partial(system.ukey, path))
     if stop is not None:
         if tag and found != tag:
@@ -235,7 +235,7 @@ class _Range:
         return got
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system for s3, gs, az, hf ...; its package finds credentials and endpoints."""
     import fsspec
 
