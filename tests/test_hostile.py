@@ -107,7 +107,7 @@ def test_no_plugins_shuts_out_types_everywhere(recipe: Recipe) -> None:
         {"validation": {"sets": {"own": {"source": {"type": "json.loads"}}}}},
     ]
     for change in places:
-        with pytest.raises(UserError, match=r"json\.loads' is code from outside"):
+        with pytest.raises(UserError, match=r"json\.loads' is not part of sr"):
             load(recipe(**change), plugins=False)
 
 

@@ -1,8 +1,8 @@
 """Build {type: name, **kwargs}. The signature of a constructor is the schema of its options.
 
-A *part* is a mapping with a `type`. The type is a row of an explicit table (or a dotted path to a class of the
-user's own), and the keyword-only parameters of that constructor are the keys the part may have. So a new part
-needs its class and one row, and its options, their checks, the editor's schema and the docs follow from it.
+A *part* is a mapping with a `type`. The type is a row of a table, or the dotted path of a class outside of `sr`. The
+keyword-only parameters of its constructor are the keys of the part. A new part needs its class and one row; options,
+checks, the JSON schema and the documentation follow from the signature.
 """
 
 import functools
@@ -43,10 +43,14 @@ class PartOf:
 
 @dataclass(frozen=True, eq=False)  # hashed as itself: its rows are a dict
 class Table:
-    """Rows name -> constructor; `shared` keys any part of the table may have beside its constructor's own
-    (name -> (type, default), read by `sr.train.builder`); `supplied` parameters come from elsewhere in the options.
-    A row `name.*` stands for a family: called with what a type has in place of `*`, it returns the constructor.
-    `members` returns the types and constructors of families that can be listed."""
+    """The constructors of one kind of part.
+
+    Attributes:
+        rows: name -> constructor. A row `name.*` is a family: a function from a member's name to its constructor.
+        shared: keys that every part of the table accepts in addition to its own, as name -> (type, default).
+        supplied: parameters that the program passes, not the options file.
+        members: returns the types and constructors of families that can be listed.
+    """
 
     rows: Mapping[str, Factory]
     shared: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
@@ -82,7 +86,7 @@ def find(table: Table, name: str, *, plugins: bool = True) -> Factory:
 
 def _plugin(name: str, *, allowed: bool) -> Factory:
     if not allowed:
-        raise UserError(f"'{name}' is code from outside, which --no-plugins shuts out; choose a built-in type")
+        raise UserError(f"'{name}' is not part of sr, and --no-plugins refuses such types; choose a built-in type")
     module, _, attribute = name.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module), attribute)
@@ -307,7 +311,7 @@ def make(part: Mapping[str, Any], name: str, tables: Tables, *args: Any, plugins
         return factory(*args, **kwargs)
     except (ValueError, OverflowError, ZeroDivisionError, MemoryError, RuntimeError) as error:
         if part["type"] not in table.rows:
-            raise  # the author of a part from outside wants to see where
+            raise  # the author of a plugin needs the traceback
         given = json.dumps(values)
         raise UserError(f"{part['type']} cannot be made of {given} ({first_line(error)}); change these") from None
 

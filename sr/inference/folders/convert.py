@@ -207,8 +207,14 @@ def _joined(
     lacking = [(job.label, damage) for job, damage in damaged if damage]
     lacking += [(job.label, damage) for part in parts for job, damage in part.damaged]
     notes = [(job.label, note) for part in parts for job, note in part.notes]
-    lists = [failed + found.refused, lacking, notes, found.skipped]
-    return ConversionReport(sorted(written), sorted(kept), *map(sorted, lists))
+    return ConversionReport(
+        written=sorted(written),
+        kept=sorted(kept),
+        failed=sorted(failed + found.refused),
+        damaged=sorted(lacking),
+        notes=sorted(notes),
+        skipped=sorted(found.skipped),
+    )
 
 
 def _digests(settings: Mapping[str, Setting], quality: int, video: VideoSettings) -> dict[str, str]:
