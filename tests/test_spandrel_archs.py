@@ -11,8 +11,8 @@ from sr.core.errors import UserError
 from sr.nets.spandrel_archs import ARCHITECTURES, spandrel_arch
 from sr.train.builder import TABLES
 
-FAST = ("SPAN", "RealPLKSR", "DAT", "SwinIR")
-GUESSED = {"ATD", "GRL", "RCAN"}
+FAST = ("SPAN", "RealPLKSR", "DAT", "RCAN")
+GUESSED = {"ATD", "GRL"}
 """spandrel opens the tiny networks of these with other hyper-parameters, or not at all."""
 
 

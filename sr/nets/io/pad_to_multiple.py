@@ -9,13 +9,19 @@ from torch import Tensor, nn
 def any_size(net: Any, *, scale: int, multiple: int, minimum: int = 1) -> nn.Module:
     """Make a network pad its input to sides that are multiples of `multiple`, and crop its output.
 
-    Returns the same network. Its class is extended in place, because a wrapper would rename every parameter.
+    Returns the same network. Its class is extended in place, because a wrapper would rename every parameter. It gets a
+    copy of its input, because some networks (spandrel's RCAN) write to it.
     """
     net.multiple = multiple
+    net.register_forward_pre_hook(_copy_input)
     if multiple > 1 or minimum > 1:
         kind = type(net)
         net.__class__ = type(kind.__name__, (_AnySize, kind), {"_sizes": (scale, multiple, minimum)})
     return net
+
+
+def _copy_input(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return inputs[0].clone(), *inputs[1:]
 
 
 class _AnySize:
