@@ -11,7 +11,7 @@ from torch import nn
 from sr.distributed.backends import ReplicatedBackend
 from sr.train.builder import Builder, load
 from sr.train.ema import EMA
-from sr.train.schedules import Cosine, Linear, MultiStep, Warmup
+from sr.train.schedules import WSD, Cosine, Linear, MultiStep, Warmup
 
 
 def test_multistep_equals_torch() -> None:
@@ -68,3 +68,10 @@ def test_the_average_follows_the_formula_and_copies_buffers() -> None:
     average.update(step=1000)
     assert averaged.weight.tolist() == pytest.approx([0.5 * 2.8 + 0.5 * 3] * 2)
     assert averaged.running_mean.tolist() == [7.0, 7.0]
+
+
+def test_wsd_holds_and_decays_at_the_end() -> None:
+    assert [WSD(decay=0.4, total_steps=10)(1.0, step) for step in (0, 6, 7, 8, 10)] == pytest.approx(
+        [1, 1, 0.75, 0.5, 0]
+    )
+    assert WSD(decay=0.4, shape="sqrt", floor=0.1, total_steps=10)(1.0, 7) == pytest.approx(0.1 + 0.9 * 0.5)

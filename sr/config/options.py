@@ -94,6 +94,11 @@ class Train(Section):
         description="Fuse operations by torch.compile. Needs a C++ compiler (on a GPU: Triton), and a minute or two "
         "before the first step. The discriminator is compiled only if the GAN loss has no `regularizers`.",
     )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="Recompute the activations of the generator's repeated blocks in the backward pass instead of "
+        "storing them: less memory, one more forward pass per step, the same gradients. In one process or under DDP.",
+    )
     clip_norm: float | None = Field(
         default=None, gt=0, description="Largest norm of the gradients of each player; default: no clipping."
     )

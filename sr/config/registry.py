@@ -1,7 +1,7 @@
 """Build {type: name, **kwargs}. The signature of a constructor is the schema of its options.
 
 A *part* is a mapping with a `type`. The type is a row of a table, or the dotted path of a class outside of `sr`. The
-keyword-only parameters of its constructor are the keys of the part. A new part needs its class and one row; options,
+parameters of its constructor are the keys of the part. A new part needs its class and one row; options,
 checks, the JSON schema and the documentation follow from the signature.
 """
 
@@ -50,12 +50,14 @@ class Table:
         shared: keys that every part of the table accepts in addition to its own, as name -> (type, default).
         supplied: parameters that the program passes, not the options file.
         members: returns the types and constructors of families that can be listed.
+        positional: how many first parameters of a constructor are passed by position.
     """
 
     rows: Mapping[str, Factory]
     shared: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     supplied: tuple[str, ...] = ()
     members: Callable[[], Mapping[str, Factory]] = dict
+    positional: int = 0
 
     def all(self) -> dict[str, Factory]:
         """Return rows, without families, and members."""
@@ -106,7 +108,7 @@ def _plugin(name: str, *, allowed: bool) -> Factory:
 
 @functools.cache
 def model_of(factory: Factory, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:
-    """A strict pydantic model of a constructor's keyword-only parameters."""
+    """A strict pydantic model of the parameters that a constructor takes by keyword."""
     fields: dict[str, Any] = {name: key for name, key in keywords(factory).items() if name not in leave_out}
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     name = getattr(factory, "__name__", "part")
@@ -114,15 +116,19 @@ def model_of(factory: Factory, leave_out: tuple[str, ...] = ()) -> type[BaseMode
 
 
 def keywords(factory: Factory) -> dict[str, tuple[Any, Any]]:
-    """Type and default (`...` where there is none) of a constructor's keyword-only parameters.
+    """Type and default (`...` where there is none) of the parameters that a constructor takes by keyword.
 
     A default that is code, such as `norm_layer=nn.LayerNorm`, is left out: options hold data only.
     """
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    try:
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    except NameError:  # imported for type checkers only
+        hints = {}
+    kinds = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not callable(default):
+        if parameter.kind in kinds and not callable(default):
             found[name] = (hints.get(name, Any), default)
     return found
 
@@ -133,7 +139,8 @@ def part_model(table: Table, factory: Factory, *, inner: bool = False) -> type[B
 
     inner: the part is nested in a part of the same table, where the shared keys are not read.
     """
-    base = model_of(factory, table.supplied)
+    by_position = tuple(inspect.signature(factory).parameters)[: table.positional]
+    base = model_of(factory, (*table.supplied, *by_position))
     fields: dict[str, Any] = {} if inner else dict(table.shared)
     return create_model(base.__name__, __base__=base, **fields) if fields else base
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import torch
 import yaml
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 from torch import nn
 from tqdm import tqdm
 
@@ -37,10 +37,12 @@ from sr.distributed.watchdog import FIRST_STEP_FACTOR
 from sr.losses import ADVERSARIAL, GAN_TERMS, LOGITS_ALONE, RECONSTRUCTION
 from sr.losses.weight_schedules import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS, spandrel_archs
+from sr.nets.checkpointed import checkpoint_blocks
 from sr.nets.compiled import compile_net
 from sr.nets.device import place
 from sr.tasks import TASKS
 from sr.tasks.task import GANLoss, ReconstructionLosses, Weight
+from sr.train import optimizers
 from sr.train.build_nets import Nets
 from sr.train.build_validation import Validator
 from sr.train.ema import EMA
@@ -60,7 +62,11 @@ TABLES: Mapping[str, Table] = {
     "weights": Table(WEIGHTS),
     "degrade": Table(STAGES),
     "sources": Table(SOURCES, supplied=("channels",)),
-    "optimizers": Table(OPTIMIZERS),
+    "optimizers": Table(
+        OPTIMIZERS,
+        shared={"no_decay": (list[str], []), "lr_scale": (dict[str, Annotated[float, Field(gt=0)]], {})},
+        positional=1,
+    ),
     "schedules": Table(SCHEDULES, shared={"warmup_steps": (NonNegativeInt, 0)}, supplied=("total_steps",)),
 }
 
@@ -91,6 +97,11 @@ class Builder:
         schedule: Schedule = self._make(part, "schedules", total_steps=steps)
         return Warmup(schedule, part.get("warmup_steps", 0))
 
+    def optimizer(self, player: Player, net: nn.Module) -> torch.optim.Optimizer:
+        part = self.options.optimizer[player]
+        groups = {key: part[key] for key in ("no_decay", "lr_scale") if key in part}
+        return optimizers.build(partial(self._make, part, "optimizers"), net, name=player, **groups)
+
     def reconstruction(self, device: torch.device, average: EMA | None = None) -> ReconstructionLosses:
         last = self.options.train.channels_last
         terms = {
@@ -106,6 +117,17 @@ class Builder:
             return None
         regularizers = [(self.weight(extra), self._make(extra, "gan_terms")) for extra in part.get("regularizers", [])]
         return GANLoss(self._make(part, "gan"), self.weight(part), regularizers)
+
+    def _checkpoint(self, player: str, net: nn.Module, launch: Launch) -> None:
+        """Recompute the generator's activations as `train.checkpoint_activations` sets."""
+        if not self.options.train.checkpoint_activations or player != "generator":
+            return
+        if launch.backend != "ddp" or self.options.train.compile:
+            other = "train.compile" if launch.backend == "ddp" else str(launch)
+            raise UserError(f"train.checkpoint_activations does not work with {other}; remove one of them")
+        if not checkpoint_blocks(net):
+            kind = self.options.generator["type"]
+            raise UserError(f"train.checkpoint_activations finds no repeated blocks in {kind}; remove it")
 
     def _compile(self, player: str, net: nn.Module, launch: Launch) -> None:
         """Compile as `train.compile` sets; a discriminator only if the GAN loss uses nothing but its logits."""
@@ -190,14 +212,15 @@ class Builder:
         validation = comm.agree(self.validation)
         kind = TASKS[options.task]
         players: dict[str, ModelOptimizer] = {}
-        for name, optimizer in options.optimizer.items():
+        for name in options.optimizer:
             net = comm.agree(partial(self._net, name)).to(device)
             self.nets.check_shapes(name, net)
+            self._checkpoint(name, net, launch)
             self._compile(name, place(net, device, channels_last=train.channels_last), launch)
             players[name] = ModelOptimizer(
                 name=name,
                 net=net,
-                optimizer=self._make(optimizer, "optimizers", _trainable(net)),
+                optimizer=self.optimizer(name, net),
                 schedule=self.schedule(),
                 accelerator=accelerate,
                 launch=launch,
@@ -261,7 +284,3 @@ class Builder:
     def resolved(self) -> str:
         """`filled` as YAML that can be run again."""
         return yaml.safe_dump(self.filled(), sort_keys=False, allow_unicode=True)
-
-
-def _trainable(net: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in net.parameters() if parameter.requires_grad]

@@ -20,6 +20,7 @@ ALLOWED = (
     "train.total_steps",
     "train.accumulate",
     "train.channels_last",
+    "train.checkpoint_activations",
     "train.compile",
     "train.timeout",
     "train.check_ranks_every",

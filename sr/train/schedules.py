@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the optimizer step, without state to save in checkpoints."""
 
 import math
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, PositiveInt
 
@@ -61,6 +61,29 @@ class Linear:
         return base * min(1.0, (self.total_steps - step) / (self.total_steps - self.start))
 
 
+class WSD:
+    """Warm-up, stable, decay (Hu et al. 2024, MiniCPM): the base rate, then a decay over the last `decay` of the run.
+
+    Set `warmup_steps` for the first part. `shape` of the decay: linear, or sqrt for 1 - sqrt(t) (Haegele et al. 2024).
+    `floor`: the share of the base rate that is reached right after the last step.
+    """
+
+    def __init__(
+        self,
+        *,
+        decay: Annotated[float, Field(gt=0, le=1)] = 0.2,
+        shape: Literal["linear", "sqrt"] = "linear",
+        floor: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        total_steps: PositiveInt,
+    ) -> None:
+        self.start = total_steps - max(1, round(decay * total_steps))
+        self.power, self.floor, self.total_steps = 0.5 if shape == "sqrt" else 1.0, floor, total_steps
+
+    def __call__(self, base: float, step: int) -> float:
+        passed = min(1.0, max(0, step - self.start) / (self.total_steps - self.start))
+        return base * (self.floor + (1 - self.floor) * (1 - passed**self.power))
+
+
 class Warmup:
     """Linear warm-up over the first `steps` steps, multiplied with any schedule."""
 
@@ -71,4 +94,4 @@ class Warmup:
         return self.schedule(base, step) * min(1.0, (step + 1) / (self.steps + 1))
 
 
-SCHEDULES = {"constant": Constant, "multistep": MultiStep, "cosine": Cosine, "linear": Linear}
+SCHEDULES = {"constant": Constant, "multistep": MultiStep, "cosine": Cosine, "linear": Linear, "wsd": WSD}

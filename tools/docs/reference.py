@@ -96,6 +96,8 @@ SHARED = {
     "weight": "Factor of this loss in the sum.",
     "regularizers": "Penalties that are added to the loss of the discriminator.",
     "conditional": "The discriminator also sees the input (pix2pix).",
+    "no_decay": "Patterns of parameters without weight decay, such as `*.bias`.",
+    "lr_scale": "Pattern of parameters -> factor of their learning rate, such as `body.*: 0.1`.",
     "warmup_steps": "Steps over which the learning rate rises linearly from 0.",
 }
 

@@ -1,7 +1,7 @@
 """Replicated backends: every process holds the whole module (one process, or DDP over several)."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -28,6 +28,7 @@ class ReplicatedBackend:
         self.pattern = _hollow(net)
         self.parameters: dict[str, Any] = dict(net.named_parameters())  # sharding adds attributes to them
         self.shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        self._given = [dict(group) for group in optimizer.param_groups]
 
     @property
     def way(self) -> str:
@@ -76,7 +77,18 @@ class ReplicatedBackend:
 
     def state(self) -> dict[str, Tensor]:
         """Return weights and optimizer state by parameter name: `model/<name>`, `<state>/<name>`. Collective."""
-        return {f"model/{name}": value for name, value in self.weights().items()} | self.optimizer_state()
+        state = {f"model/{name}": value for name, value in self.weights().items()} | self.optimizer_state()
+        return state | {f"group/{number}.{key}": value for number, key, value in self._group_state()}
+
+    def _group_state(self) -> Iterator[tuple[int, str, Tensor]]:
+        """Yield what the optimizer changed in its groups, such as the step count of timm's Adan or Prodigy's `d`."""
+        if isinstance(self.optimizer, torch.optim.Adam | torch.optim.AdamW | torch.optim.SGD):
+            return  # they keep nothing there, and sharding replaces their groups
+        for number, (group, given) in enumerate(zip(self.optimizer.param_groups, self._given, strict=True)):
+            changed = {key: value for key, value in group.items() if key not in ("params", "lr")}
+            for key, value in flatten(changed):
+                if key.split(":")[0] not in given or _differs(given[key.split(":")[0]], group[key.split(":")[0]]):
+                    yield number, key, value
 
     def weights(self) -> dict[str, Tensor]:
         """Return parameters and buffers as a state dict. Collective."""
@@ -85,10 +97,9 @@ class ReplicatedBackend:
     def optimizer_state(self) -> dict[str, Tensor]:
         """Return the optimizer state: `<state>/<name>`, of the parameter's shape or a scalar. Collective."""
         return {
-            f"{moment}/{name}": torch.as_tensor(value)
+            f"{moment}/{name}": value
             for name, parameter in self.parameters.items()
-            for moment, value in self.optimizer.state.get(parameter, {}).items()
-            if value is not None
+            for moment, value in flatten(self.optimizer.state.get(parameter, {}), self.shapes[name])
         }
 
     def load(self, state: State) -> None:
@@ -97,10 +108,17 @@ class ReplicatedBackend:
         Raises ValueError naming what does not match, before anything is changed.
         """
         weights = {key.removeprefix("model/"): value for key, value in state.items() if key.startswith("model/")}
-        optimizer_state = {key: value for key, value in state.items() if not key.startswith("model/")}
+        optimizer_state = {key: value for key, value in state.items() if not key.startswith(("model/", "group/"))}
         self.check(weights, optimizer_state)
         self.load_weights(weights)
         self.load_optimizer_state(optimizer_state)
+        groups: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("group/"):
+                number, _, entry = key.removeprefix("group/").partition(".")
+                groups.setdefault(int(number), {})[entry] = value.to(next(iter(self.parameters.values())).device)
+        for number, group in enumerate(self.optimizer.param_groups):
+            group.update(unflatten(groups.get(number, {})))
 
     def check(self, weights: State, optimizer_state: State) -> None:
         """Raise ValueError where the state does not match the module."""
@@ -109,7 +127,7 @@ class ReplicatedBackend:
             name = key.partition("/")[2]
             if name not in self.shapes:
                 raise ValueError(f"'{key}' belongs to no parameter")
-            if value.dim() and value.shape != self.shapes[name]:
+            if value.dim() and ":" not in key and value.shape != self.shapes[name]:
                 raise ValueError(f"'{key}' is {list(value.shape)}, not {list(self.shapes[name])}")
 
     @torch.no_grad()
@@ -120,11 +138,14 @@ class ReplicatedBackend:
             buffer.copy_(weights[name])
 
     def load_optimizer_state(self, optimizer_state: State) -> None:
+        found: dict[str, dict[str, Tensor]] = {}
         for key, value in optimizer_state.items():
             moment, _, name = key.partition("/")
-            parameter = self.parameters[name]
-            whole = self.like(name, value) if value.dim() else value.to(parameter.device)
-            self.optimizer.state[parameter][moment] = whole
+            own = self.parameters[name]
+            same = value.dim() and ":" not in moment
+            found.setdefault(name, {})[moment] = self.like(name, value) if same else value.to(own.device, copy=True)
+        for name, moments in found.items():
+            self.optimizer.state[self.parameters[name]].update(unflatten(moments))
 
     def like(self, name: str, value: Tensor) -> Tensor:
         """Return optimizer state in the memory layout of its parameter, which the fused optimizer needs."""
@@ -174,6 +195,50 @@ class _Zero(nn.Module):
 
     def forward(self, factor: float) -> Tensor:
         return torch.stack([factor * parameter.flatten()[0] for parameter in self.net.parameters()]).sum()
+
+
+_NUMBERS: dict[str, type] = {"int": int, "float": float, "bool": bool}
+
+
+def flatten(state: Mapping[str, Any], shape: torch.Size | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Yield the state of an optimizer as tensors: `name`, `name:int` for a number, `name:0:1` inside lists.
+
+    shape: of the parameter; a tensor of another shape is `name:any`. An empty list is a tensor without values.
+    """
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            other = shape is not None and value.dim() and value.shape != shape
+            yield f"{name}:any" if other else name, value
+        elif isinstance(value, bool | int | float):
+            dtype = torch.float64 if isinstance(value, float) else torch.int64
+            yield f"{name}:{type(value).__name__}", torch.tensor(value, dtype=dtype)
+        elif isinstance(value, list | tuple) and not value:
+            yield f"{name}:empty", torch.empty(0)
+        elif isinstance(value, list | tuple):
+            yield from flatten({f"{name}:{number}": inner for number, inner in enumerate(value)})
+
+
+def unflatten(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what `flatten` took apart; tuples become lists."""
+    made: dict[str, Any] = {}
+    for key, value in state.items():
+        name, *steps = key.split(":")
+        kind = steps.pop() if steps and not steps[-1].isdigit() else ""
+        content: Any = [] if kind == "empty" else _NUMBERS[kind](value.item()) if kind in _NUMBERS else value
+        if not steps:
+            made[name] = content
+            continue
+        holder = made.setdefault(name, [])
+        for step in map(int, steps[:-1]):
+            holder.extend([] for _ in range(step + 1 - len(holder)))
+            holder = holder[step]
+        holder.extend([] for _ in range(int(steps[-1]) + 1 - len(holder)))
+        holder[int(steps[-1])] = content
+    return made
+
+
+def _differs(one: Any, other: Any) -> bool:
+    return bool(torch.as_tensor(one).ne(torch.as_tensor(other)).any()) if isinstance(one, Tensor) else one != other
 
 
 def buffers(net: nn.Module) -> dict[str, Tensor]:
