@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from sr.config.registry import Factory, Table, Tables, part_model
 
@@ -23,7 +24,8 @@ def schema(model: type[BaseModel], tables: Tables) -> dict[str, Any]:
     for section in root.get("$defs", {}).values():
         section.pop("required", None)
     root["$defs"] = {**root.get("$defs", {}), **_inline(definitions, definitions)}
-    return root
+    plain: dict[str, Any] = to_jsonable_python(root)  # defaults may be models
+    return plain
 
 
 _PLUGIN_SCHEMA = {  # and members of families: their parameters are checked, but not spelled out

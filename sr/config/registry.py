@@ -59,6 +59,10 @@ class Table:
     members: Callable[[], Mapping[str, Factory]] = dict
     positional: int = 0
 
+    def left_out(self, factory: Factory) -> tuple[str, ...]:
+        """Return the parameters that options cannot set."""
+        return (*self.supplied, *list(inspect.signature(factory).parameters)[: self.positional])
+
     def all(self) -> dict[str, Factory]:
         """Return rows, without families, and members."""
         return {kind: row for kind, row in self.rows.items() if "*" not in kind} | dict(self.members())
@@ -139,8 +143,7 @@ def part_model(table: Table, factory: Factory, *, inner: bool = False) -> type[B
 
     inner: the part is nested in a part of the same table, where the shared keys are not read.
     """
-    by_position = tuple(inspect.signature(factory).parameters)[: table.positional]
-    base = model_of(factory, (*table.supplied, *by_position))
+    base = model_of(factory, table.left_out(factory))
     fields: dict[str, Any] = {} if inner else dict(table.shared)
     return create_model(base.__name__, __base__=base, **fields) if fields else base
 

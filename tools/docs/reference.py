@@ -194,7 +194,7 @@ def _nothing() -> None:
 
 
 def _part(kind: str, factory: Factory, table: Table) -> str:
-    fields = [] if "*" in kind else list(parameters(registry.model_of(factory, (*table.supplied, *SCALE))))
+    fields = [] if "*" in kind else list(parameters(registry.model_of(factory, (*table.left_out(factory), *SCALE))))
     text, own = described(factory, [key for key, *_ in fields])
     rows = [
         _row(key, type_, default, "" if "." in kind else meaning(key, text, own)) for key, type_, default, _ in fields
