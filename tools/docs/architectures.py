@@ -77,7 +77,11 @@ sr check rrdb_psnr_x4 --set 'generator={{type: spandrel.SPAN, feature_channels: 
 Written by `python tools/docs/architectures.py`, which trains a tiny network of each for three steps on a CPU, saves it
 and opens it again. *upscales*: `sr upscale` gives the output of training. *spandrel opens*: spandrel gives it as well
 (within {CLOSE:g}), which other programs that use spandrel need. *ONNX*: `sr export` writes a file that ONNX Runtime
-runs with the same result. `sr check` warns where spandrel would open a file with other hyper-parameters.
+runs with the same result, at other sizes too.
+
+`sr` reads hyper-parameters from the metadata of its files. spandrel guesses those that the weights do not contain: for
+GRL it assumes `window_size: 32`, `stripe_size: [64, 64]` and `stripe_shift: true`, for DCTLSA `num_head: 5`. Use these
+values if other programs have to open the model.
 
 | type | scales | trains | upscales | spandrel opens | ONNX |
 |---|---|---|---|---|---|
