@@ -22,9 +22,10 @@ def encode(tables: Tables) -> dict[str, Any]:
     than their name."""
     return {
         name: {
-            "rows": {kind: None if "*" in kind else _row(row) for kind, row in table.rows.items()},
+            "rows": {kind: None if "*" in kind else _row(row, table) for kind, row in table.rows.items()},
             "shared": {key: [_encoded(kind), default] for key, (kind, default) in table.shared.items()},
             "supplied": table.supplied,
+            "positional": table.positional,
         }
         for name, table in tables.items()
     }
@@ -38,23 +39,28 @@ def decode(encoded: Mapping[str, Any], whole: Callable[[], Tables]) -> Tables:
     """
     return {
         name: Table(
-            {kind: _function(name, kind, row, whole) for kind, row in table["rows"].items()},
+            {kind: _function(name, kind, row, whole, table["positional"]) for kind, row in table["rows"].items()},
             {key: (_decoded(kind), default) for key, (kind, default) in table["shared"].items()},
             tuple(table["supplied"]),
+            positional=table["positional"],
         )
         for name, table in encoded.items()
     }
 
 
-def _row(factory: Factory) -> dict[str, Any]:
+def _row(factory: Factory, table: Table) -> dict[str, Any]:
+    by_position = table.left_out(factory)[len(table.supplied) :]
     keys = {
         name: [_encoded(kind), *([] if default is ... else [to_jsonable_python(default)])]
         for name, (kind, default) in keywords(factory).items()
+        if name not in by_position
     }
     return {"name": factory.__name__, "doc": inspect.getdoc(factory) or "", "keys": keys}
 
 
-def _function(table: str, kind: str, row: Mapping[str, Any] | None, whole: Callable[[], Tables]) -> Factory:
+def _function(
+    table: str, kind: str, row: Mapping[str, Any] | None, whole: Callable[[], Tables], positional: int
+) -> Factory:
     if row is None:
         return lambda member: whole()[table].rows[kind](member)
 
@@ -62,7 +68,8 @@ def _function(table: str, kind: str, row: Mapping[str, Any] | None, whole: Calla
 
     stub.__name__, stub.__doc__ = row["name"], row["doc"]
     stub.__annotations__ = {name: _decoded(key[0]) for name, key in row["keys"].items()}
-    parameters = [
+    parameters = [inspect.Parameter(f"_{number}", inspect.Parameter.POSITIONAL_ONLY) for number in range(positional)]
+    parameters += [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_default(stub.__annotations__[name], key[1:]))
         for name, key in row["keys"].items()
     ]
