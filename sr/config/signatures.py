@@ -42,10 +42,15 @@ def decode(encoded: Mapping[str, Any], whole: Callable[[], Tables]) -> Tables:
             {kind: _function(name, kind, row, whole, table["positional"]) for kind, row in table["rows"].items()},
             {key: (_decoded(kind), default) for key, (kind, default) in table["shared"].items()},
             tuple(table["supplied"]),
+            members=functools.partial(_members, name, whole),
             positional=table["positional"],
         )
         for name, table in encoded.items()
     }
+
+
+def _members(table: str, whole: Callable[[], Tables]) -> Mapping[str, Factory]:
+    return whole()[table].members()
 
 
 def _row(factory: Factory, table: Table) -> dict[str, Any]:
