@@ -18,7 +18,7 @@ def checkpoint_blocks(net: nn.Module) -> int:
     """
     blocks = list(_blocks(net))
     for block in blocks:
-        block.forward = functools.partial(_recomputed, block, type(block).forward)  # type: ignore[method-assign]
+        block.forward = functools.partial(_recomputed, block, type(block).forward)
     return len(blocks)
 
 

@@ -117,8 +117,8 @@ class ReplicatedBackend:
             if key.startswith("group/"):
                 number, _, entry = key.removeprefix("group/").partition(".")
                 groups.setdefault(int(number), {})[entry] = value.to(next(iter(self.parameters.values())).device)
-        for number, group in enumerate(self.optimizer.param_groups):
-            group.update(unflatten(groups.get(number, {})))
+        for index, group in enumerate(self.optimizer.param_groups):
+            group.update(unflatten(groups.get(index, {})))
 
     def check(self, weights: State, optimizer_state: State) -> None:
         """Raise ValueError where the state does not match the module."""
