@@ -17,7 +17,7 @@ from tests.helpers.data import image, make_tar, png, shown, write_rgb_in
 
 def test_the_table_names_the_sources():
     translation = ["side_by_side", "paired", "unpaired", "colorize", "edges"]
-    assert list(SOURCES) == ["shards", "folder", "mix", *translation]
+    assert list(SOURCES) == ["shards", "folder", "lmdb", "parquet", "mix", *translation]
 
 
 def test_members_of_one_key_are_a_sample(tmp_path):

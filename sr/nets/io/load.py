@@ -131,7 +131,9 @@ def _plugin(path: str | Path, state: State, kind: str, kwargs: Mapping[str, Any]
     try:
         found = _recognized(path, state)
     except UserError as error:
-        raise NotNamed(f"{error}; it was trained as {kind}: add --plugins {kind} if you trust that code") from None
+        raise NotNamed(
+            f"{error}; its network, {kind}, is not part of sr: give the code that defines it with --plugins FILE"
+        ) from None
     if kwargs["scale"] != found.scale:
         raise ValueError(f"scale {kwargs['scale']} in the metadata, {found.scale} in the weights")
     return _described(path, found)
@@ -146,10 +148,18 @@ def _named_by(plugins: Sequence[str], kind: str) -> Factory | None:
                 raise NotNamed(f"--plugins {given}: no such file; give a Python file or a dotted name")
             sys.path.insert(0, str(file.resolve().parent))
             if file.stem in kind.split(".")[:-1]:
-                return find(Table({}), f"{file.stem}.{kind.rpartition('.')[2]}")
+                return _network(f"{file.stem}.{kind.rpartition('.')[2]}")
         elif f"{kind}.".startswith(f"{given}."):
-            return find(Table({}), kind)
+            return _network(kind)
     return None
+
+
+def _network(kind: str) -> Factory:
+    """Return the class with this dotted name. A file may name any function of a plugin; only networks are called."""
+    factory = find(Table({}), kind)
+    if not (isinstance(factory, type) and issubclass(factory, nn.Module)):
+        raise NotNamed(f"--plugins: {kind}, which the file names, is not a network; give the code of the network")
+    return factory
 
 
 def _published_rrdb(path: str | Path, state: State, expect_scale: int | None) -> Model | None:
