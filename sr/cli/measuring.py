@@ -64,7 +64,7 @@ def report(args: argparse.Namespace) -> int:
     models = [(Path(name).stem, pick_model(name, scale=args.scale)) for name in args.model]
     names = ("hr", "lr", "scale", "embed", "tile", "overlap")
     chosen = {name: getattr(args, name) for name in names} | {"device": pick_device(args.device)}
-    metrics = args.metrics and known(args.metrics, enlarging=True)
+    metrics = args.metrics and known(args.metrics, upscales=True)
     made = make_report(args.folder, Path(args.output), models=models, metrics=metrics, **chosen)
     if args.json:
         values = {"page": args.output, "images": made.images, "failed": common.json_of(made.failed)}

@@ -1,4 +1,4 @@
-"""A model in a file, or what one has made, measured on images: the work of `sr validate`."""
+"""Measure a model, or images that were upscaled already, on image sets: the implementation of `sr validate`."""
 
 import os
 from collections.abc import Sequence
@@ -33,8 +33,12 @@ TIMEOUT = 600.0  # seconds that a process may be silent
 
 @dataclass(frozen=True)
 class Images:
-    """Which images, in one of four ways: hr (with lr or outputs as many, or made from it), folders of sets, a and b,
-    or files that hold both side by side. outputs: upscaled already. size: a and b are resized to size x size first."""
+    """The images to measure on, given in one of four ways.
+
+    hr: folders of ground truth; `lr` or `outputs` (upscaled already) has as many, or lr is made from hr. sets: folders
+    of benchmark sets. a, b: two folders of translation pairs. side_by_side: files with both images of a pair.
+    size: a and b are resized to size x size first.
+    """
 
     hr: Sequence[str] = ()
     lr: Sequence[str] = ()
@@ -57,12 +61,12 @@ class Images:
             raise UserError("--outputs are measured as they are; leave out --lr")
 
     def made(self, scale: int) -> list[ValSet]:
-        """The sets of outputs, compared with hr."""
+        """Return the sets of outputs and their ground truth."""
         rows = zip(set_names(self.hr), self.hr, self.outputs, strict=True)
         return [output_set(name, hr=image_paths(hr), outputs=image_paths(out), scale=scale) for name, hr, out in rows]
 
     def of(self, model: Model, direction: Direction) -> list[ValSet]:
-        """The sets for a model; for one that colours grey images, `hr` alone makes pairs out of photographs."""
+        """Return the sets for a model; for one that colorizes gray images, pairs are made from `hr`."""
         if self.hr or self.sets:
             colours = model.scale == 1 and self.hr and not self.lr
             return [self._colouring(model, list(self.hr))] if colours else self._files(model)
@@ -98,7 +102,7 @@ class Images:
 
 
 def pick(name: str, *, scale: int | None, direction: Direction | None) -> tuple[Model, Direction]:
-    """The model in a file of any kind, or bicubic, and its direction: as given, else as trained, else a_to_b."""
+    """Return the model of a name or file, or bicubic, and its direction: as given, else as trained, else a_to_b."""
     if name == "bicubic":
         return pick_model(name, scale=scale), "a_to_b"
     file = locate(name)
@@ -107,7 +111,7 @@ def pick(name: str, *, scale: int | None, direction: Direction | None) -> tuple[
 
 
 def join() -> None:
-    """Meet the other processes of the launch, if there are any, to share the images with them. Collective."""
+    """Join the process group of the launch, if there is one, to share the images. Collective."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
         comm.meet(TIMEOUT)
         comm.resumes(lambda: "the beginning")
@@ -115,7 +119,7 @@ def join() -> None:
 
 
 def shutdown() -> None:
-    """Leave them. Collective."""
+    """Leave the process group. Collective."""
     comm.shutdown()
     if td.is_initialized():
         td.destroy_process_group()
@@ -133,10 +137,12 @@ def score(
     sheet: str | None = None,
     rows: int = 8,
 ) -> Results:
-    """metrics: None for those of the trade. sheet: the file of a contact sheet of the first `rows` images, of one
-    set. Collective."""
+    """Measure a model on images. Collective.
+
+    metrics: default: those that papers report. sheet: file for a contact sheet of the first `rows` images of one set.
+    """
     check_overlap(tile, overlap)
-    names = known(metrics, enlarging=model.scale > 1)
+    names = known(metrics, upscales=model.scale > 1)
     if sheet is not None and Path(sheet).suffix.lower() not in WRITE_SUFFIXES:
         raise UserError(f"{sheet}: cannot write that; end the name in one of {', '.join(WRITE_SUFFIXES)}")
     sets, net = images.of(model, direction), model.net.to(device)
@@ -152,14 +158,14 @@ def score(
 
 
 def score_outputs(images: Images, *, scale: int, metrics: Sequence[str] | None = None) -> Results:
-    """Scores of images that any program upscaled `scale` times. Collective."""
-    names = known(metrics, enlarging=True)
+    """Measure images that were upscaled `scale` times by any program. Collective."""
+    names = known(metrics, upscales=True)
     return evaluate(lambda made: made, images.made(scale), scale=1, metrics=names, border=scale)
 
 
-def known(metrics: Sequence[str] | None, *, enlarging: bool) -> Sequence[str]:
-    """The metrics asked for, else those of the trade. Raises UserError for one that is not there."""
-    names = metrics or (SUPER_RESOLUTION if enlarging else TRANSLATION)
+def known(metrics: Sequence[str] | None, *, upscales: bool) -> Sequence[str]:
+    """Return the requested metrics, by default those that papers report. Raises UserError for an unknown one."""
+    names = metrics or (SUPER_RESOLUTION if upscales else TRANSLATION)
     for name in names:
         if name not in METRICS:
             raise UserError(f"no metric '{name}'. Known: {', '.join(METRICS)}.{nearest(name, list(METRICS))}")
