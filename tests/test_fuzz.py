@@ -21,7 +21,7 @@ from PIL import Image
 
 from sr.config.base import read
 from sr.core.errors import UserError
-from sr.data import index
+from sr.data import scan
 from sr.data.shards import ShardSource
 from sr.images import read_image, read_rgb, size_of
 from sr.train import checkpoint
@@ -150,7 +150,7 @@ def test_every_image_of_a_tar_is_a_sample_or_the_tar_is_refused(members: list[tu
                 archive.addfile(info, io.BytesIO(image("PNG")))
         source = answered(lambda: ShardSource(path=str(tar)))
         with tarfile.open(tar) as archive:  # names as they came out: a slash at the end, say, is lost
-            stored = [index.MEMBER.fullmatch(name) for name in archive.getnames()]
+            stored = [scan.MEMBER.fullmatch(name) for name in archive.getnames()]
         images = [found for found in stored if found and found[2].lower() in ("png", "gt.png", "hr.png")]
         if source is not None:
             assert source.counts == [len(images)]

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cached_property
 
 import torch
 
 from sr.inference.memory import pixels_that_fit
-from sr.inference.precision import exact
+from sr.inference.precision import exact, out_of_memory
 from sr.inference.receptive_field import SIDES, ReceptiveField, cached_field, measure_field, takes_means
 from sr.inference.tiling import OVERLAP, SMALLEST, TILE, WHOLE, Tiles, choose_tiles, computed_pixels, overlap_for
 from sr.nets.io.fingerprint import fingerprint
@@ -103,9 +104,17 @@ class TilePolicy:
         net = self.model.net
         if sum(parameter.numel() for parameter in net.parameters()) > LARGE:
             self._say(f"measuring the receptive field of {self.model.name} for the overlap of tiles, once")
-        run = exact(net, self.device).run
+        try:
+            return self._measured_on(self.device)
+        except (RuntimeError, MemoryError) as error:
+            if self.device.type == "cpu" or not out_of_memory(error):
+                raise
+        return self._measured_on(torch.device("cpu"))  # the memory of the error's frames is free by now
+
+    def _measured_on(self, device: torch.device) -> ReceptiveField:
+        net = self.model.net if device == self.device else deepcopy(self.model.net).to(device)
         kind = {"channels": self.model.channels, "scale": self.model.scale, "multiple": self.model.multiple}
-        return measure_field(run, pools=takes_means(net), device=self.device, **kind)
+        return measure_field(exact(net, device).run, pools=takes_means(net), device=device, **kind)
 
     def widen(self, seam: float, bound: float) -> bool:
         """Double the overlap after tiles differed by `seam` where they overlap. False: it is fixed, or cannot grow."""

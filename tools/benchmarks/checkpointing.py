@@ -1,7 +1,7 @@
 """Memory and time of a training step with and without train.checkpoint_activations, for large networks on a CPU.
 
-    python tools/benchmarks/bench_checkpointing.py
-    python tools/benchmarks/bench_checkpointing.py hat_x4 --side 64
+    python tools/benchmarks/checkpointing.py
+    python tools/benchmarks/checkpointing.py hat_x4 --side 64
 
 Takes the networks from recipes. *saved*: bytes of the tensors that autograd holds at the end of the forward pass,
 counted by torch.autograd.graph.saved_tensors_hooks, without weights. With checkpointing, the activations of one block
