@@ -200,7 +200,7 @@ def test_plugins_open_where_spandrel_recognizes_the_weights(tmp_path: Path) -> N
         save_safetensors(tmp_path / "n.safetensors", net.state_dict(), metadata)
         refused(tmp_path / "n.safetensors", "do not go together")
     save_safetensors(tmp_path / "n.safetensors", {"a": torch.zeros(1)}, architecture("my.Net", {"scale": 2}))
-    refused(tmp_path / "n.safetensors", "add --plugins my.Net if you trust that code")
+    refused(tmp_path / "n.safetensors", "its network, my.Net, is not part of sr")
 
 
 PLUGIN = """
@@ -217,7 +217,7 @@ def test_plugins_are_imported_only_where_the_user_names_them(tmp_path: Path, mon
     file = tmp_path / "n.safetensors"
     state = {"0.weight": torch.rand(12, 3, 3, 3), "0.bias": torch.rand(12)}
     save_safetensors(file, state, architecture("own_net_17.Tiny", {"scale": 2, "width": 8}))
-    refused(file, "add --plugins own_net_17.Tiny if you trust that code")
+    refused(file, "its network, own_net_17.Tiny, is not part of sr")
     assert "own_net_17" not in sys.modules
     for given in (str(tmp_path / "own_net_17.py"), "own_net_17", "own_net_17.Tiny"):
         model = open_model(file, plugins=["other", given])
