@@ -3,7 +3,6 @@
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from math import isnan, nan
@@ -124,15 +123,14 @@ class Trainer:
         plain = not comm.is_main() or not sys.stderr.isatty() or is_quiet()
         bar = tqdm(total=options.train.total_steps, initial=self.step, disable=plain, unit="step", mininterval=1.0)
         since, logged, vote = time.monotonic(), self.step, comm.Vote()
-        with bar, closing(self.batches(self.consumed)) as source:
-            batches = LookAhead(source, options.train.accumulate * (1 if comm.world() == 1 else 2))
+        with bar, closing(self.batches(self.consumed)) as batches:
             while self.step < options.train.total_steps:
                 with comm.watched(self.step + 1, first=self.step == start):
                     self.train_step(batches)
                     replica_check.check_ranks(
                         self.players, self.ema, step=self.step, every=options.train.check_ranks_every
                     )
-                    stop = vote.cast(bool(received) or batches.error is not None)
+                    stop = vote.cast(bool(received))
                 bar.update()
                 stop = stop and self.step < options.train.total_steps
                 validate = self._validates() and not stop
@@ -151,7 +149,7 @@ class Trainer:
                         self.validate(tracker)
                     since, logged = time.monotonic(), self.step
                 if stop:
-                    raise self._stopped(received, batches.error)
+                    raise self._stopped(received)
 
     def _validates(self) -> bool:
         return self.evaluate is not None and self._due(self.options.validation.every)
@@ -162,7 +160,7 @@ class Trainer:
     def train_step(self, batches: Iterator[RawBatch]) -> None:
         """Run one optimizer step of every player: `accumulate` micro-batches, one gradient exchange."""
         for micro in range(self.options.train.accumulate):
-            raw = next(batches)
+            raw = self._next(batches, first=micro == 0)
             self.bad += len(raw.bad)
             for report in raw.bad:
                 tqdm.write(f"unreadable sample {report}")
@@ -179,6 +177,17 @@ class Trainer:
         self.ema.update(step=self.step)
         self.step += 1
         self.consumed += self.options.data.batch_size
+
+    def _next(self, batches: Iterator[RawBatch], *, first: bool) -> RawBatch:
+        """Return the next micro-batch. A single process that cannot read it saves the steps so far before it raises;
+        of several processes only one would know, and saving is collective."""
+        try:
+            return next(batches)
+        except UserError:
+            if first and self.step and comm.world() == 1:
+                self.save()
+                self.saver.wait()
+            raise
 
     def _phases(self, batch: Batch, last: bool) -> None:
         phases = self.task.step(batch, self.step)
@@ -335,39 +344,12 @@ class Trainer:
         option_changes.check(changes, folder=found.folder, step=step, accepted=self.accept_changes)
         return {name for name in self.players if any(row.key == f"optimizer.{name}.type" for row in changes)}
 
-    def _stopped(self, received: list[int], error: UserError | None) -> Exception:
-        """Return what ends the run on all ranks: data that a rank cannot read, else the signal. Collective."""
-        signals, errors = zip(*comm.gather((received[0] if received else 0, error and str(error))), strict=True)
-        unreadable = next((message for message in errors if message), None)
-        if unreadable is not None:
-            return error or UserError(unreadable)
-        signum = max(signals)
+    def _stopped(self, received: list[int]) -> Stopped:
+        signum = max(comm.gather(received[0] if received else 0))
         name = signal.Signals(signum).name
         return Stopped(
             f"{name}: step {self.step} is saved in {self.options.folder}; run the same command to resume", signum
         )
-
-
-class LookAhead(Iterator[RawBatch]):
-    """Reads micro-batches `ahead` of their use, so that an error in the data is known before the step that needs it.
-
-    error: why the next micro-batches cannot be read. Those before them are still returned. All ranks can then stop
-    together and save; two steps ahead, because they agree with a delay of one step.
-    """
-
-    def __init__(self, source: Iterator[RawBatch], ahead: int) -> None:
-        self.error: UserError | None = None
-        self._source, self._ahead, self._read = source, ahead, deque[RawBatch]()
-
-    def __next__(self) -> RawBatch:
-        while self.error is None and len(self._read) <= self._ahead:
-            try:
-                self._read.append(next(self._source))
-            except UserError as error:
-                self.error = error
-        if not self._read and self.error is not None:
-            raise self.error
-        return self._read.popleft()
 
 
 @contextmanager
