@@ -8,7 +8,7 @@ from sr.data.index import UNCOUNTED
 
 
 class Counts(Sequence[int]):
-    """The number of samples in each shard; shards that nobody counted are counted when their count is first needed.
+    """Number of samples in each shard. Shards without a published count are counted on first use.
 
     The sampling order needs the counts of the shards up to a position only, so a run starts before all are known, and
     its order does not depend on what is known (see `sr.data.sampling_order`).

@@ -1,6 +1,6 @@
 """The sampling order: a pure function of seed and position, so the state of the data is one integer.
 
-It is a function of the counts of the shards up to the position. Where nobody published counts, each window of shards is
+It is a function of the counts of the shards up to the position. Without published counts, each window of shards is
 counted when the positions reach it (`sr.data.counts`): two nodes find the same counts, and a run that resumes finds
 those of all earlier windows again.
 """

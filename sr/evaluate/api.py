@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -66,16 +67,8 @@ def evaluate(
         ['psnr_y', 'ssim_y']
         >>> worst = min(results.rows, key=lambda row: row.scores["psnr_y"]).name
     """
-    images = Images(
-        hr=_many(hr),
-        lr=_many(lr),
-        outputs=_many(outputs),
-        sets=_many(sets),
-        a=_text(a),
-        b=_text(b),
-        side_by_side=_text(side_by_side),
-        size=size,
-    )
+    folders = {"hr": _many(hr), "lr": _many(lr), "outputs": _many(outputs), "sets": _many(sets)}
+    images = Images(**folders, a=_text(a), b=_text(b), side_by_side=_text(side_by_side), size=size)
     images.check()
     if outputs:
         _check_outputs({"model": model, "direction": direction, "size": size, "sheet": sheet}, scale)
@@ -84,23 +77,14 @@ def evaluate(
     join()
     if model is None:
         assert scale is not None
-        results = score_outputs(images, scale=scale, metrics=metrics)
+        results = replace(score_outputs(images, scale=scale, metrics=metrics), scale=scale)
     else:
         opened, chosen = pick(os.fspath(model), scale=scale, direction=direction)
-        results = score(
-            opened,
-            images,
-            direction=chosen,
-            metrics=metrics,
-            tile=tile,
-            overlap=overlap,
-            device=pick_device(None if device is None else str(device)),
-            sheet=_text(sheet),
-            rows=rows,
-        )
-        scale = opened.scale
+        place = pick_device(None if device is None else str(device))
+        how: dict[str, Any] = {"tile": tile, "overlap": overlap, "device": place, "sheet": _text(sheet), "rows": rows}
+        results = replace(score(opened, images, direction=chosen, metrics=metrics, **how), scale=opened.scale)
     shutdown()
-    return replace(results, scale=scale)
+    return results
 
 
 def _check_outputs(given: Mapping[str, object], scale: int | None) -> None:

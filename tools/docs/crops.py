@@ -1,4 +1,4 @@
-"""Draw zoomed crops of one photograph: bicubic, each model, and the ground truth, beside the photograph.
+"""Draw a photograph and zoomed crops of it: bicubic, each model, and the ground truth.
 
 python tools/docs/crops.py --model sr_compact_x4 --model RealESRGAN_x4plus --out docs/images/crops.webp
 

@@ -109,10 +109,7 @@ def convert(
         begun = {job.target for job in jobs}
         damaged = [(job, manifest.damage(job)) for job in found.jobs if job.target not in begun]
         if queue.is_main:
-            _announce_videos(jobs, video)
-            if folder is not None and any(_is_below(job.source, folder) for job in jobs):
-                manifest.plan(jobs)
-            sweep(jobs)
+            _prepare(jobs, manifest, folder, video)
         queue.begin(jobs)
         with _sigterm_interrupts(), _progress(queue, title, total=len(found.jobs)) as show:
             converter = _Converter(work, many, video, digests["video"], how.strict, show)
@@ -122,6 +119,14 @@ def convert(
     queue.shutdown()
     report = _joined(found, queue.jobs, damaged, parts)
     return replace(report, seconds=round(time.monotonic() - began, 3))
+
+
+def _prepare(jobs: Sequence[ConversionJob], manifest: Manifest, folder: Path | None, video: VideoSettings) -> None:
+    """Report what videos will lose, record outputs among the inputs, and remove partial files of earlier runs."""
+    _announce_videos(jobs, video)
+    if folder is not None and any(_is_below(job.source, folder) for job in jobs):
+        manifest.plan(jobs)
+    sweep(jobs)
 
 
 def _check_writable(found: ConversionPlan) -> None:
