@@ -103,7 +103,7 @@ def test_the_command_line_indexes_a_folder(tmp_path, capsys):
     assert "1 members .txt (b.txt)" in err
 
 
-# ---- sets without published counts ------------------------------------------------------------------------------------
+# ---- sets without published counts -----------------------------------------------------------------------------------
 
 
 def batches(source, start, number, workers=0):
