@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -174,6 +175,33 @@ def test_steps_before_unreadable_data_are_saved(validated: Recipe, tmp_path: Pat
     made.batches = failing
     with pytest.raises(UserError, match="the server is down"):
         made.run()
+    assert steps(tmp_path) == [3]
+
+
+def train_on_half_unreadable_data(rank: int, file: Path, port: int) -> None:
+    """One of two ranks. The data of the second ends after three steps."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    made = built(file, "save.every=100", "validation.every=100", "train.total_steps=50")
+    batches = made.batches
+
+    def failing(consumed: int) -> Iterator[RawBatch]:
+        for number, raw in enumerate(batches(consumed)):
+            if number == 3 and rank == 1:
+                raise UserError("the server is down")
+            yield raw
+
+    made.batches = failing
+    with pytest.raises(UserError, match="the server is down"):
+        made.run()
+
+
+@pytest.mark.distributed
+def test_all_ranks_save_the_steps_before_data_that_one_cannot_read(validated: Recipe, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(train_on_half_unreadable_data, (validated(), port), nprocs=2)
     assert steps(tmp_path) == [3]
 
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from math import isnan, nan
@@ -123,14 +124,15 @@ class Trainer:
         plain = not comm.is_main() or not sys.stderr.isatty() or is_quiet()
         bar = tqdm(total=options.train.total_steps, initial=self.step, disable=plain, unit="step", mininterval=1.0)
         since, logged, vote = time.monotonic(), self.step, comm.Vote()
-        with bar, closing(self.batches(self.consumed)) as batches:
+        with bar, closing(self.batches(self.consumed)) as source:
+            batches = LookAhead(source, options.train.accumulate * (1 if comm.world() == 1 else 2))
             while self.step < options.train.total_steps:
                 with comm.watched(self.step + 1, first=self.step == start):
                     self.train_step(batches)
                     replica_check.check_ranks(
                         self.players, self.ema, step=self.step, every=options.train.check_ranks_every
                     )
-                    stop = vote.cast(bool(received))
+                    stop = vote.cast(bool(received or batches.error))
                 bar.update()
                 stop = stop and self.step < options.train.total_steps
                 validate = self._validates() and not stop
@@ -149,7 +151,7 @@ class Trainer:
                         self.validate(tracker)
                     since, logged = time.monotonic(), self.step
                 if stop:
-                    raise self._stopped(received)
+                    raise self._stopped(received, batches.error)
 
     def _validates(self) -> bool:
         return self.evaluate is not None and self._due(self.options.validation.every)
@@ -160,7 +162,7 @@ class Trainer:
     def train_step(self, batches: Iterator[RawBatch]) -> None:
         """Run one optimizer step of every player: `accumulate` micro-batches, one gradient exchange."""
         for micro in range(self.options.train.accumulate):
-            raw = self._next(batches, first=micro == 0)
+            raw = next(batches)
             self.bad += len(raw.bad)
             for report in raw.bad:
                 tqdm.write(f"unreadable sample {report}")
@@ -177,17 +179,6 @@ class Trainer:
         self.ema.update(step=self.step)
         self.step += 1
         self.consumed += self.options.data.batch_size
-
-    def _next(self, batches: Iterator[RawBatch], *, first: bool) -> RawBatch:
-        """Return the next micro-batch. A single process that cannot read it saves the steps so far before it raises;
-        of several processes only one would know, and saving is collective."""
-        try:
-            return next(batches)
-        except UserError:
-            if first and self.step and comm.world() == 1:
-                self.save()
-                self.saver.wait()
-            raise
 
     def _phases(self, batch: Batch, last: bool) -> None:
         phases = self.task.step(batch, self.step)
@@ -344,12 +335,39 @@ class Trainer:
         option_changes.check(changes, folder=found.folder, step=step, accepted=self.accept_changes)
         return {name for name in self.players if any(row.key == f"optimizer.{name}.type" for row in changes)}
 
-    def _stopped(self, received: list[int]) -> Stopped:
-        signum = max(comm.gather(received[0] if received else 0))
+    def _stopped(self, received: list[int], error: str) -> Exception:
+        """Return what ends the run on all ranks: data that a rank cannot read, else the signal. Collective."""
+        signals, errors = zip(*comm.gather((received[0] if received else 0, error)), strict=True)
+        unreadable = error or next((message for message in errors if message), None)
+        if unreadable:
+            return UserError(unreadable)
+        signum = max(signals)
         name = signal.Signals(signum).name
         return Stopped(
             f"{name}: step {self.step} is saved in {self.options.folder}; run the same command to resume", signum
         )
+
+
+class LookAhead(Iterator[RawBatch]):
+    """Reads micro-batches `ahead` of their use, so that an error in the data is known before the step that needs it.
+
+    error: why the next micro-batches cannot be read, or "". Those before them are still returned. All ranks can then
+    stop together and save; two steps ahead, because they agree with a delay of one step.
+    """
+
+    def __init__(self, source: Iterator[RawBatch], ahead: int) -> None:
+        self.error = ""
+        self._source, self._ahead, self._read = source, ahead, deque[RawBatch]()
+
+    def __next__(self) -> RawBatch:
+        while not self.error and len(self._read) <= self._ahead:
+            try:
+                self._read.append(next(self._source))
+            except UserError as error:
+                self.error = str(error)  # not the exception, whose frames would keep the loader's workers alive
+        if not self._read:
+            raise UserError(self.error)
+        return self._read.popleft()
 
 
 @contextmanager
