@@ -75,6 +75,7 @@ def schema(args: argparse.Namespace) -> int:
 
 def shard(args: argparse.Namespace) -> int:
     from sr.data.make_shards import make_shards
+    from sr.data.quality import Limits
 
     report = make_shards(
         args.input,
@@ -89,9 +90,11 @@ def shard(args: argparse.Namespace) -> int:
         side_by_side=args.side_by_side,
         workers=args.workers,
         strict=args.strict,
+        limits=Limits(**{name: getattr(args, name) for name in Limits._fields}),
     )
     if args.json:
         values = {"samples": report.samples, "shards": report.shards, "skipped": common.json_of(report.skipped)}
+        values["others"] = {reason: {"count": n, "example": e} for reason, (n, e) in report.others.reasons.items()}
         values["notes"] = report.notes
         common.print_json(values)
         return 0
@@ -147,5 +150,12 @@ def _shard(parser: argparse.ArgumentParser) -> None:
     add("--lq", type=common.path, metavar="DIR", help="LR images, paired by name")
     add("--scale", type=common.scale, metavar="N", help="HR size over LR size, with --lq")
     add("--side-by-side", action="store_true", help="images hold pairs: a on the left, b on the right")
+    drop = parser.add_argument_group("drop images", "each reason is reported with a count and an example")
+    drop.add_argument("--min-side", type=whole(1), default=0, metavar="N", help="shorter side below N pixels")
+    drop.add_argument("--max-side", type=whole(1), default=0, metavar="N", help="longer side above N pixels")
+    drop.add_argument("--blockiness", type=float, default=0.0, metavar="X", help="JPEG blocks; 1: none, e.g. 1.3")
+    drop.add_argument("--blur", type=float, default=0.0, metavar="X", help="variance of the Laplacian below X, e.g. 50")
+    help = "near-duplicates by perceptual hash, at most BITS of 64 apart (%(const)s); keeps the largest"
+    drop.add_argument("--dedupe", type=whole(0, 16), nargs="?", const=4, metavar="BITS", help=help)
     add("--workers", type=whole(1), default=os.cpu_count() or 1, metavar="N", help="processes (all cores)")
     add("--strict", action="store_true", help="stop at an unreadable image")

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from sr.config import registry
 from sr.config.registry import PartOf, Problem, Tables
@@ -39,6 +39,19 @@ class Make(Section):
     step: PositiveInt = Field(default=240, description="Distance between two sub-images in pixels.")
     format: Literal["png", "jpg", "webp", "npy"] = Field(default="png", description="Format of the sub-images.")
     per_shard: PositiveInt = Field(default=1000, description="Sub-images in a shard.")
+    min_side: NonNegativeInt = Field(default=0, description="Drop images whose shorter side is below this.")
+    max_side: NonNegativeInt = Field(default=0, description="Drop images whose longer side is above this; 0: no limit.")
+    blockiness: NonNegativeFloat = Field(
+        default=0.0, description="Drop images with stronger JPEG blocks; 1: none, 0: no limit."
+    )
+    blur: NonNegativeFloat = Field(
+        default=0.0, description="Drop images whose variance of the Laplacian is below this."
+    )
+    dedupe: NonNegativeInt | None = Field(
+        default=None,
+        le=16,
+        description="Drop near-duplicates: perceptual hashes of 64 bits that differ in at most so many.",
+    )
 
 
 class Data(Section):

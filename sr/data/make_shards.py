@@ -27,14 +27,16 @@ from sr.data import index as shard_index
 from sr.data.paired import half_of, halves
 from sr.data.pairs import pair_up
 from sr.data.paths import find_images
+from sr.data.quality import Limits, check_package, near_duplicates, perceptual_hash
 from sr.data.scan import index_of, scan
 from sr.data.source import fit_gt
-from sr.images import ImageError, read_opaque, size_of
+from sr.images import ImageError, read_opaque, read_pixels, size_of
 from sr.images.listing import Skipped, printable
 
 SMALLEST = 32  # pixels; smaller images are skipped
 PLAN = "plan.json"
 FORMAT_CHANNELS = {"jpg": (3,), "webp": (3, 4), "png": (1, 2, 3, 4)}  # npy holds any number
+NO_LIMITS = Limits()
 Run = Callable[..., Iterator[Any]]
 
 
@@ -69,6 +71,15 @@ class Image(NamedTuple):
     pieces: int
 
 
+class Examined(NamedTuple):
+    """What is known of an input image before it is cut. refusal: why it is dropped, and the value that was measured."""
+
+    pieces: int
+    area: int
+    refusal: tuple[str, str] = ("", "")
+    hash: int = 0
+
+
 class ShardJob(NamedTuple):
     """One shard. parts: images, each with the range of its sub-images in this shard."""
 
@@ -78,8 +89,8 @@ class ShardJob(NamedTuple):
 
 
 class ShardReport(NamedTuple):
-    """The result of `make_shards`. skipped: unusable images with reasons. others: files that are not images. opaque:
-    images whose transparency was dropped."""
+    """The result of `make_shards`. skipped: unusable images with reasons. others: files that are not images, and images
+    that `limits` drop. opaque: images whose transparency was dropped."""
 
     samples: int
     shards: int
@@ -112,6 +123,7 @@ def make_shards(
     strict: bool = False,
     progress: bool = True,
     channels: tuple[int, int] = (3, 3),
+    limits: Limits = NO_LIMITS,
 ) -> ShardReport:
     """Cut images into overlapping `size` x `size` sub-images every `step` pixels and pack them into tars under `out`.
 
@@ -128,6 +140,7 @@ def make_shards(
         workers: processes. With more than 1, a calling script needs `if __name__ == "__main__"`.
         strict: raise UserError for unreadable images, instead of skipping and reporting them.
         channels: to store of lq and gt, see `sr.images.read_pixels`. With 3, transparency is dropped and reported.
+        limits: images to drop. They are reported, with an example for each reason.
     """
     cutting = Cutting(size, step, format, quality, scale if lq and scale else 1, side_by_side, channels)
     _check(cutting, lq, scale, per_shard)
@@ -138,11 +151,15 @@ def make_shards(
         partners, alone = pair_up(found, find_images(lq))
         for path in alone:
             others.add("without partner", path)
+    if limits.dedupe is not None:
+        check_package()
     out = Path(out)
     with _processes(workers) as run:
-        images, skipped = _plan(paths, partners, cutting, run, progress)
+        images, skipped = _plan(paths, partners, cutting, run, progress, limits, others)
         if skipped and (strict or not images):
             raise UserError(_listing(skipped))
+        if not images:
+            raise UserError(f"all images are dropped ({others}); relax the limits")
         used, fix = f"{out} is being filled with shards", "wait until it is done"
         with Lock(out / ".lock", used=used, fix=fix, wait=True):
             _claim(out, cutting, images, per_shard)
@@ -194,32 +211,60 @@ def _consume(results: Iterable[Any], what: str, total: int, show: bool, initial:
 
 
 def _plan(
-    paths: Sequence[Path], partners: Sequence[Path | None], cutting: Cutting, run: Run, progress: bool
+    paths: Sequence[Path],
+    partners: Sequence[Path | None],
+    cutting: Cutting,
+    run: Run,
+    progress: bool,
+    limits: Limits,
+    others: Skipped,
 ) -> tuple[list[Image], list[tuple[str, str]]]:
-    """Return every usable image with its number of pieces, and the skipped ones. Reads headers only."""
-    counted = run(partial(_count_pieces, cutting=cutting), paths, chunksize=64)
-    images, skipped = [], []
-    for number, (path, partner, pieces) in enumerate(
-        zip(paths, partners, _consume(counted, "reading sizes", len(paths), progress), strict=True)
+    """Return every usable image with its number of pieces, and the unreadable ones. Adds those dropped to `others`.
+
+    Reads headers only, unless the limits need pixels.
+    """
+    what = "examining" if limits.need_pixels else "reading sizes"
+    examined = run(partial(_examine, cutting=cutting, limits=limits), paths, chunksize=8 if limits.need_pixels else 64)
+    images, skipped, found = [], [], []
+    for number, (path, partner, result) in enumerate(
+        zip(paths, partners, _consume(examined, what, len(paths), progress), strict=True)
     ):
-        if isinstance(pieces, ImageError):
-            skipped.append((pieces.name, pieces.reason))
+        if isinstance(result, ImageError):
+            skipped.append((result.name, result.reason))
+        elif result.refusal[0]:
+            others.add(result.refusal[0], printable(path) + result.refusal[1])
         else:
-            images.append(Image(number, path, partner, pieces))
-    return images, skipped
+            images.append(Image(number, path, partner, result.pieces))
+            found.append(result)
+    if limits.dedupe is None:
+        return images, skipped
+    twins = near_duplicates([row.hash for row in found], [row.area for row in found], limits.dedupe)
+    for row, twin in sorted(twins.items()):
+        others.add("near-duplicates", f"{printable(images[row].gt)} of {printable(images[twin].gt)}")
+    return [image for row, image in enumerate(images) if row not in twins], skipped
 
 
-def _count_pieces(path: Path, cutting: Cutting) -> int | ImageError:
+def _examine(path: Path, cutting: Cutting, limits: Limits) -> Examined | ImageError:
+    name = printable(path)
     try:
-        height, width = (side // cutting.scale * cutting.scale for side in size_of(path, name=printable(path)))
+        height, width = (side // cutting.scale * cutting.scale for side in size_of(path, name=name))
         if cutting.side_by_side:
-            width = half_of(height, width, printable(path))
+            width = half_of(height, width, name)
         if min(height, width) < SMALLEST:
-            raise ImageError(printable(path), f"{width}x{height} is smaller than {SMALLEST} pixels")
+            raise ImageError(name, f"{width}x{height} is smaller than {SMALLEST} pixels")
+        rows, columns = cutting.grid(height, width)
+        examined = Examined(len(rows) * len(columns), height * width)
+        if reason := limits.by_size(height, width):
+            return examined._replace(refusal=(reason, f": {width}x{height}"))
+        if not limits.need_pixels:
+            return examined
+        gray = read_pixels(path, channels=1, name=name)[..., 0]
     except ImageError as error:
         return error
-    rows, columns = cutting.grid(height, width)
-    return len(rows) * len(columns)
+    reason, value = limits.by_pixels(gray)
+    if reason:
+        return examined._replace(refusal=(reason, f": {value:.3g}"))
+    return examined if limits.dedupe is None else examined._replace(hash=perceptual_hash(gray))
 
 
 def _claim(out: Path, cutting: Cutting, images: Sequence[Image], per_shard: int) -> None:

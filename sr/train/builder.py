@@ -27,6 +27,7 @@ from sr.data.counts import stated
 from sr.data.loader import Loader
 from sr.data.make_shards import make_shards
 from sr.data.mix import sides_of
+from sr.data.quality import Limits
 from sr.data.summary import summary
 from sr.degrade import STAGES
 from sr.degrade.on_device import OnDeviceBatch
@@ -169,6 +170,7 @@ class Builder:
             scale=self.options.scale if make.lq else None,
             strict=True,
             channels=self._data_channels,
+            limits=Limits(**make.model_dump(include={*Limits._fields})),
         )
         for note in report.notes:
             print(f"data.make: {note}", flush=True)
