@@ -89,7 +89,8 @@ def test_no_recipe_waits_for_the_device(tmp_path: Path, name: str, precision: st
     elif name == "pix2pix_small":
         sets.append(f"data.source={{type: side_by_side, path: {_photos(tmp_path / 'images')}}}")
     else:
-        sets += [*SMALL, "data.gt_size=64"]
+        kinds = ", ".join(f"{{type: {kind}, prob: 1}}" for kind in ("mixup", "cutmix", "resizemix", "cutblur"))
+        sets += [*SMALL, "data.gt_size=64", f"augment=[{kinds}]"]
     found = launches(tmp_path, f"options/{name}.yml", "--batch", 2, "--steps", 2, sets=sets)
     assert found["phases"]["step"]["syncs"] == found["phases"]["step"]["pageable"] == 0
 

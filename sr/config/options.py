@@ -257,6 +257,11 @@ class Options(Section):
     degrade: list[Annotated[Part, PartOf("degrade")]] = Field(
         default=[], description="Stages that make the LR image from the ground truth, in order; none for pairs."
     )
+    augment: list[Annotated[Part, PartOf("augment")]] = Field(
+        default=[],
+        description="Mixing augmentations of the pairs, in order, each with its own probability; the partner of a "
+        "sample is the next one in the micro-batch.",
+    )
     data: Data = Field(description="Training data.")
     optimizer: dict[Player, Annotated[Part, PartOf("optimizers")]] = Field(description="An optimizer for each player.")
     schedule: Annotated[Part, PartOf("schedules")] = Field(
@@ -331,7 +336,7 @@ def _order(row: tuple[str, str, str]) -> tuple[int, str]:
 
 def contradictions(options: Options) -> list[Problem]:
     """Return the contradictions between keys that are valid on their own."""
-    found = [*_players(options), *_translation(options), *_data(options)]
+    found = [*_players(options), *_translation(options), *_data(options), *_augment(options)]
     steps = [[int(step) if step.isdecimal() else step for step in key.split(".")] for key, _ in found]
     return [Problem(tuple(path), message) for path, (_, message) in zip(steps, found, strict=True)]
 
@@ -450,6 +455,19 @@ def _data(options: Options) -> Contradictions:
         yield "data.degrade_size", f"{options.degrade_size} is smaller than gt_size {data.gt_size}, raise it"
     if data.batch_size % accumulate:
         yield "data.batch_size", f"{data.batch_size} does not split into accumulate {accumulate} parts; use a multiple"
+
+
+def _augment(options: Options) -> Contradictions:
+    taken, made = options.channels
+    micro = options.data.batch_size // options.train.accumulate
+    for place, part in enumerate(options.augment):
+        path, kind = f"augment.{place}", part["type"]
+        if options.task == "cyclegan":
+            yield path, f"{kind} mixes pairs, and CycleGAN has none; remove it"
+        elif kind != "cutblur" and micro % 2:
+            yield path, f"{kind} needs an even number of samples, not {micro}; change data.batch_size"
+        elif kind == "cutblur" and (options.task == "pix2pix" or taken != made):
+            yield path, "cutblur shows the target as the input, so it is for restoration only; remove it"
 
 
 def _stages_of(stages: Any, kind: str, path: str) -> Iterator[str]:

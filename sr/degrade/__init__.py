@@ -1,7 +1,8 @@
-"""Degradation: a list of stages that turns ground truth into LR inputs."""
+"""Degradation: a list of stages that turns ground truth into LR inputs; and augmentations that mix the pairs."""
 
 from sr.degrade.blur import Blur, Sinc
 from sr.degrade.jpeg import Jpeg
+from sr.degrade.mixing import CutBlur, CutMix, Mixing, Mixup, ResizeMix
 from sr.degrade.noise import Noise
 from sr.degrade.one_of import OneOf
 from sr.degrade.pipeline import Degradation
@@ -20,4 +21,11 @@ STAGES = {
     "one_of": OneOf,
 }
 
-__all__ = ["STAGES", "Degradation", "Stage"]
+AUGMENTATIONS: dict[str, type[Mixing]] = {
+    "mixup": Mixup,
+    "cutmix": CutMix,
+    "resizemix": ResizeMix,
+    "cutblur": CutBlur,
+}
+
+__all__ = ["AUGMENTATIONS", "STAGES", "Degradation", "Stage"]

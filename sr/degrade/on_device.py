@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from sr.data.batch import Batch, RawBatch, SubBatch
+from sr.degrade.draws import upload
+from sr.degrade.mixing import Mixer
 from sr.degrade.pipeline import Degradation
 
 
@@ -13,19 +15,26 @@ class OnDeviceBatch:
     Samples that come with an LR image are neither degraded nor sharpened: their target is the ground truth.
     """
 
-    def __init__(self, degradation: Degradation, *, device: torch.device, channels_last: bool) -> None:
-        self.degradation, self.device = degradation, device
+    def __init__(
+        self, degradation: Degradation, mixer: Mixer | None = None, *, device: torch.device, channels_last: bool
+    ) -> None:
+        self.degradation, self.mixer, self.device = degradation, mixer, device
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, raw: RawBatch) -> Batch:
-        pairs = [self._pair(group) for group in raw.groups]
-        if len(pairs) == 1:
-            lq, gt, target = pairs[0].lq, pairs[0].gt, pairs[0].target
-        else:
-            rows = torch.tensor([row for group in raw.groups for row in group.rows]).argsort().to(self.device)
-            lq, gt, target = (torch.cat([getattr(p, k) for p in pairs])[rows] for k in ("lq", "gt", "target"))
-        lq, gt = self._in_memory_format(lq), self._in_memory_format(gt)
-        return Batch(lq=lq, gt=gt, target=gt if target is pairs[0].gt else self._in_memory_format(target))
+        pairs, groups = [self._pair(group) for group in raw.groups], raw.groups
+        batch = pairs[0] if len(pairs) == 1 else self._joined(pairs, [row for group in groups for row in group.rows])
+        if self.mixer:
+            keys = [key for group in groups for key in zip(group.rows, group.positions, strict=True)]
+            batch = self.mixer(batch, [position for _, position in sorted(keys)])
+        lq, gt = self._in_memory_format(batch.lq), self._in_memory_format(batch.gt)
+        return Batch(lq=lq, gt=gt, target=gt if batch.target is batch.gt else self._in_memory_format(batch.target))
+
+    def _joined(self, pairs: list[Batch], rows: list[int]) -> Batch:
+        order = upload(torch.tensor(rows).argsort(), self.device)
+        lq, gt = (torch.cat([getattr(pair, key) for pair in pairs])[order] for key in ("lq", "gt"))
+        same = all(pair.target is pair.gt for pair in pairs)
+        return Batch(lq=lq, gt=gt, target=gt if same else torch.cat([pair.target for pair in pairs])[order])
 
     def _pair(self, group: SubBatch) -> Batch:
         if group.lq is None:

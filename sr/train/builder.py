@@ -29,7 +29,8 @@ from sr.data.make_shards import make_shards
 from sr.data.mix import sides_of
 from sr.data.quality import Limits
 from sr.data.summary import summary
-from sr.degrade import STAGES
+from sr.degrade import AUGMENTATIONS, STAGES
+from sr.degrade.mixing import Mixer
 from sr.degrade.on_device import OnDeviceBatch
 from sr.degrade.pipeline import Degradation
 from sr.distributed import comm
@@ -62,6 +63,7 @@ TABLES: Mapping[str, Table] = {
     "gan_terms": Table(GAN_TERMS, shared=WEIGHT),
     "weights": Table(WEIGHTS),
     "degrade": Table(STAGES),
+    "augment": Table(AUGMENTATIONS),
     "sources": Table(SOURCES, supplied=("channels",)),
     "optimizers": Table(
         OPTIMIZERS,
@@ -92,6 +94,16 @@ class Builder:
         stages = [self._make(part, "degrade") for part in self.options.degrade]
         given = self.options.seed if seed is None else seed
         return Degradation(stages, scale=self.options.scale, gt_size=gt_size, seed=given)
+
+    def mixer(self, micro_batch: int) -> Mixer | None:
+        steps = [self._make(part, "augment") for part in self.options.augment]
+        mixer = Mixer(steps, seed=self.options.seed) if steps else None
+        if mixer and mixer.partners and micro_batch % 2:
+            raise UserError(
+                f"augment: each process gets {micro_batch} samples at a time, and mixing needs an even number; change "
+                "data.batch_size, train.accumulate or the number of processes"
+            )
+        return mixer
 
     def schedule(self) -> Schedule:
         part, steps = self.options.schedule, self.options.train.total_steps
@@ -246,7 +258,9 @@ class Builder:
             players=players,
             ema=ema,
             batches=stream.batches,
-            prepare=OnDeviceBatch(degradation, device=device, channels_last=train.channels_last),
+            prepare=OnDeviceBatch(
+                degradation, self.mixer(stream.micro_batch), device=device, channels_last=train.channels_last
+            ),
             evaluate=validation if validation.rounds else None,
             export=self.nets.export,
             record=self.record,

@@ -55,6 +55,7 @@ def summary(options: Options, *, plugins: bool = True) -> Summary:
     world, train, size = int(os.environ.get("WORLD_SIZE", "1")), options.train, options.data.batch_size
     if size % (world * train.accumulate):
         raise UserError(f"data.batch_size {size} does not split over {world} processes x accumulate {train.accumulate}")
+    build.mixer(size // (world * train.accumulate))
     return Summary(counts, frozen, world, train.accumulate, size, train.total_steps, plan_warnings(build))
 
 

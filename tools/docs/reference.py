@@ -36,6 +36,7 @@ PLACES = {
     "gan_terms": "the list `losses.gan.regularizers`",
     "weights": "`weight` of a loss, instead of a number",
     "degrade": "the list `degrade`",
+    "augment": "the list `augment`",
     "sources": "`data.source`",
     "optimizers": "`optimizer.generator` and `optimizer.discriminator`",
     "schedules": "`schedule`",
