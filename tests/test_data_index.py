@@ -1,6 +1,7 @@
 """Tars that others published: indexed by their headers, counted while they are read, read in blocks, and filtered."""
 
 import json
+import tarfile
 from itertools import islice
 from pathlib import Path
 
@@ -64,6 +65,44 @@ def test_an_index_is_made_by_range_requests_without_the_pixels(server, at, tmp_p
     server.sent.clear()
     again = make_index(f"{server.url}/{{00000..00002}}.tar", file, show=False)
     assert (again.samples, again.received, sent(server)) == (36, 0, 0)
+
+
+def webshart_json(tar):
+    """As webshart 0.4.6 writes it: members in any order, and the JSON of a sample repeated in its image's entry."""
+    with tarfile.open(tar) as archive:
+        rows = {m.name: {"path": m.name, "offset": m.offset_data, "length": m.size} for m in archive}
+    for name, row in rows.items():
+        if name.endswith(".png") and (other := rows.get(name.replace(".png", ".json"))):
+            row |= {f"json_{key}": other[key] for key in ("path", "offset", "length")} | {"json_metadata": {"a": 1}}
+    files = dict(sorted(rows.items(), key=lambda row: hash(row[0])))
+    return json.dumps({"path": tar.name, "filesize": tar.stat().st_size, "files": files}).encode()
+
+
+def test_webshart_states_counts_and_offsets(server, at, tmp_path, monkeypatch):
+    monkeypatch.setattr(scan, "BLOCK", 400_000)
+    names = publish(server.folder, shards=3, samples=12)
+    make_tar(server.folder / names[2], {f"{'long' * 40}.png": big_png(3), "x.txt": b"", "b.gt.png": big_png(4)})
+    for name in names:
+        content = webshart_json(server.folder / name)
+        (server.folder / name.replace(".tar", ".json")).write_bytes(content)
+        assert scan.from_listing(content, name, Choice()).entry == scan.scan(server.folder / name).entry
+    pattern, file = "{00000..00002}.tar", tmp_path / "index.json"
+    source = at(pattern)
+    assert (source.counts, sent(server)) == ([12, 12, 2], 0)
+    assert shown(source) == [*range(24), 3, 4]
+    server.sent.clear()
+    report = make_index(f"{server.url}/{pattern}", file, show=False)
+    assert report.samples == 26
+    assert report.received == sum(server.sent.values()) == sum(p.stat().st_size for p in server.folder.glob("*.json"))
+    blocks = at(pattern, index=str(file), read="blocks", cache=str(tmp_path / "blocks"))
+    assert (len(blocks.counts), shown(blocks)) == (7, [*range(24), 3, 4])
+    (server.folder / "00000.json").write_bytes(
+        webshart_json(server.folder / names[0]).replace(b'"filesize": ', b'"filesize": 9')
+    )
+    assert make_index(f"{server.url}/00000.tar", tmp_path / "again.json", show=False).samples == 12, "of another tar"
+    for wrong in (b"[]", b"{}", b'{"filesize": 9, "files": {"a.png": {"offset": 0, "length": 4}}}', b"<html>"):
+        with pytest.raises(ValueError, match="Error"):
+            scan.from_listing(wrong, "x.tar", Choice())
 
 
 def test_an_index_is_written_next_to_tars_that_fsspec_can_write(tmp_path):

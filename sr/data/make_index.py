@@ -12,7 +12,7 @@ from sr.core.errors import UserError
 from sr.core.progress import progress
 from sr.data.index import FOLDER_INDEX, USUAL, Choice, Entry, index_text, parse_counts
 from sr.data.paths import shard_paths
-from sr.data.remote.download import Catalog, Remote, fetched, retry, shown, split
+from sr.data.remote.download import Catalog, Remote, fetched, listed_members, retry, shown, split
 from sr.data.remote.ranges import scan_remote
 from sr.data.remote.transport import PIPE, is_http, is_remote, size_of, write
 from sr.data.scan import scan
@@ -46,7 +46,8 @@ def make_index(
 ) -> IndexReport:
     """Index tars by their headers, local or remote, and write one `index.json` per folder, or all entries to `out`.
 
-    Remote tars are read by range requests, never their images. Tars of equal size in an existing index are not read
+    Remote tars are read by range requests, never their images; webshart's JSON next to a tar replaces its headers. Tars
+    of equal size in an existing index are not read
     again, so an interrupted call resumes. Raises UserError for commands, and for HTTP without `out`.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +81,7 @@ def _index(place: str, group: dict[str, Path | Remote], choice: Choice, report: 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         sizes = dict(zip(group, pool.map(_size, group.values()), strict=True))
         todo = [name for name, size in sizes.items() if name not in rows or not size or rows[name].bytes != size]
-        found = pool.map(lambda name: _scanned(group[name], choice), todo)
+        found = pool.map(lambda name: _scanned(group[name], sizes[name], choice), todo)
         bar = progress(found, desc="indexing", total=len(todo), show=show, unit="tar")
         try:
             for number, (name, (entry, received)) in enumerate(zip(todo, bar, strict=True), 1):
@@ -99,10 +100,15 @@ def _index(place: str, group: dict[str, Path | Remote], choice: Choice, report: 
             report.skipped.add(reason, example, count)
 
 
-def _scanned(shard: Path | Remote, choice: Choice) -> tuple[Entry, int]:
+def _scanned(shard: Path | Remote, size: int, choice: Choice) -> tuple[Entry, int]:
+    """The entry of a tar of `size` bytes, and the bytes that were received: of webshart's JSON, or of headers."""
     if isinstance(shard, Path):
         return scan(shard, choice=choice).entry, 0
-    return scan_remote(shard, choice)
+    entry, received = listed_members(shard.name, choice)
+    if entry is not None and entry.bytes == size:
+        return entry, received
+    entry, more = scan_remote(shard, choice)
+    return entry, received + more
 
 
 def _size(shard: Path | Remote) -> int:

@@ -1,11 +1,13 @@
 """Index tars by their headers: local files, blocks of a file, and remote files by ranges (`sr.data.remote.ranges`)."""
 
+import io
+import json
 import os
 import re
 import shlex
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from sr.core.errors import UserError
 from sr.core.lock import Lock
 from sr.data.codecs import MEMBER_SUFFIXES, size_in
 from sr.data.index import (
+    MALFORMED,
     USUAL,
     Blocks,
     Choice,
@@ -61,12 +64,38 @@ def scan_file(file: BinaryIO, name: str, choice: Choice = USUAL, *, block: bool 
     lr), in any format of `sr.data.codecs`; or the members of `choice`. Other members are counted. block: the file is a
     block of a tar, without an end. Raises UserError if the tar is damaged, compressed or sparse.
     """
-    size, others = file.seek(0, 2), Skipped()
+    size = file.seek(0, 2)
+    return _index(_members(file, size, name, block=block), size, name, choice, file)
+
+
+def from_listing(content: bytes, name: str, choice: Choice) -> ShardIndex:
+    """The index of a tar by webshart's JSON file about it, which states the names, offsets and sizes of its members.
+
+    `choice.where` has to be empty. Raises ValueError if the content is malformed.
+    """
+    try:
+        parsed = json.loads(content)
+        rows = sorted((int(row["offset"]), int(row["length"]), str(path)) for path, row in parsed["files"].items())
+        size, end, members = int(parsed["filesize"]), 0, []
+        for offset, length, path in rows:
+            if not end + tarfile.BLOCKSIZE <= offset <= offset + length <= size:
+                raise ValueError(f"'{path}' is not inside of the tar")
+            member = tarfile.TarInfo(path)
+            member.offset, member.offset_data, member.size = end, offset, length
+            members.append(member)
+            end = offset + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    except MALFORMED as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    return _index(members, size, name, choice, io.BytesIO())
+
+
+def _index(members: Iterable[tarfile.TarInfo], size: int, name: str, choice: Choice, file: BinaryIO) -> ShardIndex:
+    others = Skipped()
     keys: list[str] = []
     spans: list[list[list[int]]] = []
     starts: list[int] = []
     end = 0
-    for run in _runs(file, size, name, others, block=block):
+    for run in _runs(members, others):
         images = _images(run, name, choice, others)
         if images and not (reason := _refusal(run, images, file, choice)):
             keys.append(run.key)
@@ -81,10 +110,10 @@ def scan_file(file: BinaryIO, name: str, choice: Choice = USUAL, *, block: bool 
     return ShardIndex(size, keys, array, others=counted, blocks=blocks, choice=choice)
 
 
-def _runs(file: BinaryIO, size: int, name: str, others: Skipped, *, block: bool) -> Iterator[_Run]:
+def _runs(members: Iterable[tarfile.TarInfo], others: Skipped) -> Iterator[_Run]:
     """Yield the runs of members with one key."""
     run = _Run("", 0, [])
-    for member in _members(file, size, name, block=block):
+    for member in members:
         parts = MEMBER.fullmatch(member.name) if member.isfile() else None
         if parts is None:
             if not member.isdir():

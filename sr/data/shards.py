@@ -41,8 +41,8 @@ class ShardSource:
     (`--no-plugins` does not refuse it).
     cache, cache_gb: remote shards are downloaded whole, ahead of their use, to this folder (~/.cache/sr/shards), up to
     this size (1e9 bytes). All processes of a node share it. Counts, sizes and checksums come from the `index.json` of
-    `sr shard` or `sr index`, published with the shards; counts also from timm's `_info.json`, a shard list of wids, or
-    img2dataset's `NNNNN_stats.json`. Other shards are counted when their window is read.
+    `sr shard` or `sr index`, published with the shards; counts also from timm's `_info.json`, a shard list of wids,
+    img2dataset's `NNNNN_stats.json`, or webshart's `NNNNN.json`. Other shards are counted when their window is read.
     index: the file or URL that `sr index` wrote for remote shards, where it cannot be published next to them.
     read: `blocks` reads tars that are larger than 64 MB by ranges of about that size, each a shard of its own in the
     order and in the cache. It needs the index of `sr index`. Another value gives another order of samples.

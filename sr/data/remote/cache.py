@@ -32,11 +32,10 @@ from sr.data.index import (
     read_folder_index,
     save,
 )
-from sr.data.remote.download import Remote, download, shown, stated_count
+from sr.data.remote.download import AT_ONCE, Remote, download, shown, stated_counts
 from sr.data.remote.ranges import scan_remote
 from sr.data.remote.transport import CHUNK, PIPE, size_of
 from sr.data.scan import index_of, scan
-from sr.data.where import EVERYTHING
 
 try:
     import fcntl
@@ -45,7 +44,6 @@ except ImportError:  # Windows
 
 OURS = re.compile(r"[0-9a-f]{24}-.*\.(tar|part)")  # no other file is ever removed
 STEP = 64 * CHUNK  # by which a file of unknown size grows
-AT_ONCE = 8  # requests and downloads of one process at a time
 POLL = 1.0  # seconds between checks of shards that other processes download or that do not fit yet
 
 
@@ -126,9 +124,9 @@ class Cache:
             for shard in shards
         ]
         missing = [shard for shard, entry in zip(shards, found, strict=True) if entry.samples == UNCOUNTED]
-        if missing and self._choice.where == EVERYTHING and stated_count(missing[0].name) is not None:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                stated = dict(zip(missing, pool.map(stated_count, [shard.name for shard in missing]), strict=True))
+        if missing:
+            entries = stated_counts([shard.name for shard in missing], self._choice)
+            stated = dict(zip(missing, entries, strict=True))
             self._keep({shard: entry for shard, entry in stated.items() if entry is not None})
             found = [stated.get(shard) or entry for shard, entry in zip(shards, found, strict=True)]
         return found

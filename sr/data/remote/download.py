@@ -10,13 +10,15 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError
-from sr.data.index import FOLDER_INDEX, MALFORMED, Entry, parse_counts
+from sr.data.index import FOLDER_INDEX, MALFORMED, Choice, Entry, parse_counts
 from sr.data.remote.transport import (
     CHUNK,
     PIPE,
@@ -31,11 +33,13 @@ from sr.data.remote.transport import (
     scrub,
     transport_errors,
 )
-from sr.data.scan import COMPRESSED_SUFFIXES, compressed
+from sr.data.scan import COMPRESSED_SUFFIXES, compressed, from_listing
+from sr.data.where import EVERYTHING
 
 T = TypeVar("T")
 TRIES = 8  # in a row that together receive less than a chunk
 TRIES_WITH_COPY = 3  # for an index of which an earlier run kept a copy
+AT_ONCE = 8  # requests and downloads of one process at a time
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, doubled after each try: a minute for 8 tries
 
 
@@ -190,17 +194,44 @@ def with_index(shards: Sequence[Path | Remote], file: str) -> list[Path | Remote
     return found
 
 
-def stated_count(name: str) -> Entry | None:
-    """The count in img2dataset's `NNNNN_stats.json` next to a shard; None if there is none. Raises UserError."""
+def stated_counts(names: Sequence[str], choice: Choice) -> list[Entry | None]:
+    """The counts in a file next to each shard: `NNNNN_stats.json` of img2dataset, or `NNNNN.json` of webshart.
+
+    None for shards without one; if the first shard has none, no others are requested. Raises UserError.
+    """
+    for stated in (_by_img2dataset, _by_webshart) if choice.where == EVERYTHING else ():
+        first = stated(names[0], choice)
+        if first is not None:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                return [first, *pool.map(stated, names[1:], repeat(choice))]
+    return [None] * len(names)
+
+
+def _by_img2dataset(name: str, choice: Choice) -> Entry | None:
+    content = _next_to(name, "_stats.json")
+    with suppress(*MALFORMED):
+        return Entry(int(json.loads(content or b"")["successes"]), 0)
+    return None
+
+
+def _by_webshart(name: str, choice: Choice) -> Entry | None:
+    return listed_members(name, choice)[0]
+
+
+def listed_members(name: str, choice: Choice) -> tuple[Entry | None, int]:
+    """The entry of a remote tar by webshart's JSON next to it, and the bytes that were read. Raises UserError."""
+    content = _next_to(name, ".json") or b""
+    with suppress(ValueError):
+        return from_listing(content, shown(name), choice).entry, len(content)
+    return None, len(content)
+
+
+def _next_to(name: str, ending: str) -> bytes | None:
+    """The file next to a remote tar with another ending; None if there is none."""
     if name.startswith(PIPE):
         return None
     folder, base, query = split(name)
-    content = fetched(f"{folder}{base.removesuffix('.tar')}_stats.json{query}")
-    if content is None:
-        return None
-    with suppress(*MALFORMED):
-        return Entry(int(json.loads(content)["successes"]), 0)
-    return None
+    return fetched(f"{folder}{base.removesuffix('.tar')}{ending}{query}")
 
 
 def fetched(url: str, tries: int = TRIES) -> bytes | None:
