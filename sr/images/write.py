@@ -67,7 +67,7 @@ def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int
             temporary.write_bytes(data)
         return len(data)
     deep = image.bits == 16 and format in DEEP
-    pixels = _quantized(image, deep=deep, clear=format in WITH_ALPHA)
+    pixels = quantized(image, deep=deep, clear=format in WITH_ALPHA)
     if not deep:
         encoded = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         data = _encode(encoded, format, quality, icc, image.meta, FAST)
@@ -90,7 +90,7 @@ def _profile(path: str | Path, image: ImageData, format: str) -> bytes | None:
         raise UserError(f"{path}: {error}, which {format} cannot hold; give --format png") from None
 
 
-def _quantized(image: ImageData, *, deep: bool, clear: bool) -> np.ndarray:
+def quantized(image: ImageData, *, deep: bool, clear: bool) -> np.ndarray:
     """Quantize to uint8 or uint16 [h, w, 1 to 4], in bands of rows to limit the memory footprint."""
     height, width = image.rgb.shape[-2:]
     count = (1 if image.gray else 3) + (clear and image.alpha is not None)

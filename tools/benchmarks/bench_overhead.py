@@ -68,7 +68,7 @@ def _log(args: argparse.Namespace) -> list[Row]:
     start, batch = reference.start(), bench_step.batch_of(sizes)
     del reference
     with tempfile.TemporaryDirectory() as folder:
-        engine = bench_step.engine_of(sizes, Path(folder, "run"), "fp32", False, start, batch)
+        engine = bench_step.engine_of(sizes, Path(folder, "run"), "fp32", {}, start, batch)
         raws: Any = repeat(RawBatch([]))
         bar = tqdm(file=StringIO())  # a disabled one would make `log` print lines
 

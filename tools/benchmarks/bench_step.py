@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> list[Row]:
         precisions = list(dict.fromkeys(choose_precision(asked, args.device) for asked in args.precision))
         ways = [(precision, False) for precision in precisions] + [(precisions[0], True)] * args.compile
         for number, (precision, compiled) in enumerate(ways):
-            engine = engine_of(args, Path(folder, str(number)), precision, compiled, start, batch)
+            more = {"compile": True} if compiled else {}
+            engine = engine_of(args, Path(folder, str(number)), precision, more, start, batch)
             name = "ours, compiled" if compiled else "ours"
             if args.part == "gan":
                 optimizers = {role: player.optimizer for role, player in engine.players.items()}
@@ -131,9 +132,17 @@ RECIPE = {
 
 
 def engine_of(
-    args: argparse.Namespace, folder: Path, precision: str, compiled: bool, start: Mapping[str, State], batch: Batch
+    args: argparse.Namespace,
+    folder: Path,
+    precision: str,
+    more: Mapping[str, Any],
+    start: Mapping[str, State],
+    batch: Batch,
 ) -> Trainer:
-    """Build the trainer as `sr train` does; every step receives `batch`."""
+    """Build the trainer as `sr train` does; every step receives `batch`.
+
+    more: options of `train`. start: weights by player; random ones where it is empty.
+    """
     folder.mkdir()
     Image.new("RGB", (args.gt, args.gt)).save(folder / "any.png")
     train = {"total_steps": 1_000_000, "precision": precision, "ema_decay": 0.999}
@@ -142,14 +151,15 @@ def engine_of(
         "out": str(folder),
         "generator": {"type": "rrdbnet", "num_feat": args.feat, "num_block": args.blocks},
         "data": {"source": {"type": "folder", "gt": str(folder)}, "gt_size": args.gt, "batch_size": args.batch},
-        "train": train | ({"compile": True} if compiled else {}),
+        "train": train | dict(more),
     }
     file = folder / "step.yml"
     file.write_text(yaml.safe_dump(recipe))
     engine = Builder(load(file)).trainer()
-    for role, player in engine.players.items():
-        player.raw.load_state_dict(start[role])
-    engine.ema.load_state(start["generator"])
+    for role, weights in start.items():
+        engine.players[role].raw.load_state_dict(weights)
+    if start:
+        engine.ema.load_state(start["generator"])
     layout = torch.channels_last
     pair = Batch(*(images.contiguous(memory_format=layout) for images in (batch.lq, batch.gt, batch.target)))
     engine.prepare = lambda raw: pair

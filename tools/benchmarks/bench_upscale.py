@@ -64,8 +64,9 @@ def run(args: argparse.Namespace) -> list[Row]:
         if "folder" in args.work:
             out = Path(scratch, "out")
             half = args.device.type == "cuda"
-            arms = [Arm("Real-ESRGAN", lambda: _their_folder(theirs, files, out, args, half), **shared)]
-            arms += [Arm(n, lambda r=r: r(folder, out), dtype=d, **shared) for n, d, r in _folders(ours, args)]
+            works = [("Real-ESRGAN", "fp32", lambda: _their_folder(theirs, files, out, args, half))]
+            works += [(name, dtype, lambda run=run: run(folder, out)) for name, dtype, run in _folders(ours, args)]
+            arms = [Arm(n, run, lambda run=run: (run(), _written(out))[1], dtype=d, **shared) for n, d, run in works]
             rows += compare(f"folder of {args.images}", arms, rounds=args.pairs, device=args.device, memory=False)
         if "image" in args.work:
             pixels = read_rgb(files[0])
@@ -168,7 +169,7 @@ def _their_tiles(net: Any, image: Any, tile: int) -> Any:
     return whole
 
 
-def _their_folder(net: Any, files: list[Path], out: Path, args: argparse.Namespace, half: bool) -> Any:
+def _their_folder(net: Any, files: list[Path], out: Path, args: argparse.Namespace, half: bool) -> None:
     """Read, upscale and write one file after the other."""
     import cv2
 
@@ -177,7 +178,6 @@ def _their_folder(net: Any, files: list[Path], out: Path, args: argparse.Namespa
         pixels = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
         made = (_theirs(net, pixels, args, half=half).permute(1, 2, 0) * 255).round().byte().numpy()
         cv2.imwrite(str(out / file.name), cv2.cvtColor(made, cv2.COLOR_RGB2BGR))
-    return _written(out)
 
 
 def _written(out: Path) -> Any:
@@ -203,10 +203,9 @@ def _folders(model: Any, args: argparse.Namespace) -> Iterator[tuple[str, str, A
 
     for name in args.arms:
 
-        def work(folder: Path, out: Path, how: Any = ARMS[name]) -> Any:
+        def work(folder: Path, out: Path, how: Any = ARMS[name]) -> None:
             report = upscale([folder], out, model, again=True, tile=args.tile, device=args.device, **how)
             assert len(report.written) == args.images, report.failed
-            return _written(out)
 
         yield name, DTYPES.get(name, "fp32"), work
 

@@ -1,6 +1,7 @@
 """Count kernel launches, host syncs, copies and host time of each phase of a training step, without a GPU.
 
     python tools/benchmarks/launches.py options/realesrgan_x4.yml --batch 12 --reference
+    python tools/benchmarks/launches.py --upscale 1080 1920
 
 Runs on the null GPU (tests/null_gpu), which executes no kernels, so host time is all that it takes. --reference: also
 BasicSR's `optimize_parameters` in fp32, without its degradation, on the same instrument.
@@ -63,13 +64,18 @@ def ours(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from tests import null_gpu
     from tests.null_gpu.__main__ import ignore_values
 
-    ignore_values()
+    if not args.real:
+        ignore_values()
     sets = [f"data.batch_size={args.batch}", f"data.source={{type: folder, gt: {photos(folder)}}}", f"out={folder}"]
     engine = Builder(load(args.options, [*SETS, *sets, *args.set])).trainer()
     batches = engine.batches(0)
     raws = [next(batches) for _ in range(args.steps + 1)]
     engine.train_step(iter(raws[:1]))  # allocates, and compiles if asked to
     torch.cuda.reset_peak_memory_stats()
+    if args.real:
+        for number in range(1, args.steps + 1):
+            engine.train_step(iter(raws[number : number + 1]))
+        return {"phases": {}, "peak_gib": torch.cuda.max_memory_allocated() / 2**30}
     phases = Phases()
     engine.prepare = phases.wrap("degradation", engine.prepare)
     engine.ema.update = phases.wrap("ema", engine.ema.update)  # type: ignore[method-assign]
@@ -116,6 +122,34 @@ def reference(args: argparse.Namespace) -> dict[str, Any]:
     return {"phases": phases.report(args.steps), "peak_gib": torch.cuda.max_memory_allocated() / 2**30}
 
 
+def upscaling(height: int, width: int) -> dict[str, Any]:
+    """Measure upscaling an 8-bit image by an RRDBNet 64/23 x4, up to the 8-bit pixels that are encoded."""
+    import torch
+
+    from sr.images import ImageData
+    from sr.images.write import quantized
+    from sr.inference.upscale import Upscaler
+    from sr.nets.io.load import Model
+    from sr.nets.rrdbnet import RRDBNet
+    from tests import null_gpu
+    from tests.null_gpu.__main__ import ignore_values
+
+    ignore_values()
+    model = Model(RRDBNet(scale=4).eval(), 4, 1, "RRDBNet")
+    upscaler = Upscaler(model, device="cuda", precision="auto", tile=None, overlap=None)
+    image = ImageData(torch.rand(3, height, width))
+    phases = Phases()
+    for count in range(3):
+        if count == 1:  # the first image chooses precision and tiles, and allocates
+            phases.rows.clear()
+            torch.cuda.reset_peak_memory_stats()
+            null_gpu.reset()
+        [made] = phases.wrap("network and tiles", upscaler)([image])
+        phases.wrap("8-bit pixels", quantized)(made, deep=False, clear=True)
+    print(upscaler.way)
+    return {"phases": phases.report(2), "peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+
+
 def photos(folder: Path) -> Path:
     """Write images of 480 x 480 pixels to crop from."""
     import numpy as np
@@ -144,9 +178,11 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override an option")
     parser.add_argument("--reference", action="store_true", help="also measure BasicSR")
     parser.add_argument("--gib", type=float, default=139.8, help="memory of the null GPU (%(default)s)")
+    parser.add_argument("--upscale", type=int, nargs=2, metavar=("H", "W"), help="upscale an image instead")
+    parser.add_argument("--real", action="store_true", help="on the GPU of this machine: only its peak memory")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     args = parser.parse_args()
-    if "NULL_GPU_GIB" not in os.environ:
+    if "NULL_GPU_GIB" not in os.environ and not args.real:
         from tests import null_gpu
 
         if reason := null_gpu.missing():
@@ -155,7 +191,10 @@ def main() -> int:
         env = {**os.environ, "PYTHONPATH": path, **null_gpu.environment(gib=args.gib)}
         return subprocess.run([sys.executable, *sys.argv], env=env).returncode
     with tempfile.TemporaryDirectory() as folder:
-        found = {"ours": ours(args, Path(folder))} | ({"BasicSR": reference(args)} if args.reference else {})
+        if args.upscale:
+            found = {"upscaling": upscaling(*args.upscale)}
+        else:
+            found = {"ours": ours(args, Path(folder))} | ({"BasicSR": reference(args)} if args.reference else {})
     for name, rows in found.items():
         print(table(name, rows) + "\n")
     if args.json:

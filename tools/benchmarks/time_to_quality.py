@@ -70,7 +70,7 @@ class Reference:
         given, net = options.data, {k: v for k, v in options.generator.items() if k != "type"}
         rate = options.optimizer["generator"]
         opt = {
-            "num_gpu": 0,
+            "num_gpu": int(engine.device.type == "cuda"),
             "dist": False,
             "rank": 0,
             "is_train": True,
@@ -179,6 +179,24 @@ def draw(curves: dict[str, Curve], file: Path) -> None:
     canvas.save(file)
 
 
+def measure(file: str, sets: list[str], folder: Path, times: list[float], *, slice_s: float) -> dict[str, Curve]:
+    """Train both for `times` (seconds), with their files in `folder`. Returns the curves by name."""
+    fixed = ["schedule={type: constant}", f"out={folder}/runs", "train.total_steps=1000000000"]
+    options = load(file, [*sets, *fixed])
+    if options.task != "psnr" or options.data.source["type"] != "shards":
+        raise UserError(f"{file}: use a psnr recipe on shards, such as options/rrdb_small_x4.yml")
+    engine = Builder(options).trainer()
+    as_files(ShardSource(path=options.data.source["path"]), folder, options.scale)
+    arms: list[Arm] = [Ours(engine), Reference(engine, options, folder)]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {engine.device}")
+
+    def psnr(net: nn.Module) -> float:
+        [scores] = engine.evaluate(net).means.values()
+        return scores["psnr_y"]
+
+    return train(arms, psnr, sorted(times), slice_s)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("options")
@@ -190,20 +208,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        fixed = ["schedule={type: constant}", f"out={folder}/runs", "train.total_steps=1000000000"]
-        options = load(args.options, [*args.set, *fixed])
-        if options.task != "psnr" or options.data.source["type"] != "shards":
-            raise SystemExit(f"{args.options}: use a psnr recipe on shards, such as options/rrdb_small_x4.yml")
-        engine = Builder(options).trainer()
-        as_files(ShardSource(path=options.data.source["path"]), Path(folder), options.scale)
-        arms: list[Arm] = [Ours(engine), Reference(engine, options, Path(folder))]
-        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {engine.device}")
-
-        def psnr(net: nn.Module) -> float:
-            [scores] = engine.evaluate(net).means.values()
-            return scores["psnr_y"]
-
-        curves = train(arms, psnr, sorted(60 * each for each in args.minutes), args.slice)
+        curves = measure(args.options, args.set, Path(folder), [60 * each for each in args.minutes], slice_s=args.slice)
     if args.plot:
         draw(curves, args.plot)
 
