@@ -67,6 +67,10 @@ class Data(Section):
         description="Side of the crop that is degraded and then cropped to `gt_size`; default: `gt_size`. Real-ESRGAN "
         "uses 400 for 256. `gt_size` + 32 takes a third less time; it mirrors the border where 400 has neighbors.",
     )
+    lq_bits: Literal[8, 16] | None = Field(
+        default=None,
+        description="Depth to which synthesized LR images are rounded; default: that of the ground truth.",
+    )
     load_size: PositiveInt | None = Field(
         default=None, description="Translation: pairs are resized to this side, then cropped."
     )
@@ -364,6 +368,7 @@ def _players(options: Options) -> Contradictions:
         yield "losses", "no loss term; add one, such as pixel: {type: l1}"
 
 
+RGB_STAGES = "jpeg", "libjpeg", "webp", "video", "palette", "chroma", "screentone"
 RGB_TERMS = "perceptual", "vgg19", "style", "lpips", "dists"
 
 
@@ -446,15 +451,20 @@ def _data(options: Options) -> Contradictions:
             f"makes inputs of {made} channels, and the generator takes {taken}; set num_in_ch and num_out_ch alike, "
             "or remove degrade and give lq images",
         )
-    elif made not in (1, 3):
-        for path in _stages_of(options.degrade, "jpeg", "degrade"):
-            yield path, f"jpeg is for grey and RGB, not for {made} channels; remove this stage"
     if data.make is not None and {taken, made} - {1, 3}:
         yield "data.make", f"makes RGB shards, and the generator takes {taken} channels; set data.source to a folder"
     if options.degrade_size < data.gt_size:
         yield "data.degrade_size", f"{options.degrade_size} is smaller than gt_size {data.gt_size}, raise it"
     if data.batch_size % accumulate:
         yield "data.batch_size", f"{data.batch_size} does not split into accumulate {accumulate} parts; use a multiple"
+    yield from _colors_of_stages(options)
+
+
+def _colors_of_stages(options: Options) -> Contradictions:
+    taken, made = options.channels
+    if taken == made and made not in (1, 3):
+        for path, kind in _stages_of(options.degrade, RGB_STAGES, "degrade"):
+            yield path, f"{kind} is for grey and RGB, not for {made} channels; remove this stage"
 
 
 def _augment(options: Options) -> Contradictions:
@@ -470,10 +480,10 @@ def _augment(options: Options) -> Contradictions:
             yield path, "cutblur shows the target as the input, so it is for restoration only; remove it"
 
 
-def _stages_of(stages: Any, kind: str, path: str) -> Iterator[str]:
-    """Yield the paths of all stages of a type, also of stages nested in others."""
+def _stages_of(stages: Any, kinds: Container[str], path: str) -> Contradictions:
+    """Yield path and type of all stages of these types, also of stages nested in others."""
     for key, inner in enumerate(stages) if isinstance(stages, list) else stages.items():
-        if isinstance(inner, dict) and inner.get("type") == kind:
-            yield f"{path}.{key}"
+        if isinstance(inner, dict) and inner.get("type") in kinds:
+            yield f"{path}.{key}", inner["type"]
         elif isinstance(inner, dict | list):
-            yield from _stages_of(inner, kind, f"{path}.{key}")
+            yield from _stages_of(inner, kinds, f"{path}.{key}")

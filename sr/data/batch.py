@@ -10,13 +10,15 @@ class SubBatch:
     """Samples of one source kind inside a micro-batch.
 
     rows: indices in the micro-batch. positions: global sample positions, the key of every random draw.
-    gt: uint8 [n, C, H, W]. lq: uint8 [n, C', H/scale, W/scale], or None where the degradation synthesizes it.
+    gt: uint8 or uint16 [n, C, H, W], as the source has it. lq: [n, C', H/scale, W/scale], or None where the degradation
+    synthesizes it on the device. degraded: lq was synthesized in a loader worker, so that gt may have to be sharpened.
     """
 
     rows: list[int]
     positions: list[int]
     gt: Tensor
     lq: Tensor | None
+    degraded: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Members of a shard: image files, and uint8 arrays in NumPy's format.
+"""Members of a shard: image files, and uint8 or uint16 arrays in NumPy's format.
 
-An npy member, uint8 [h, w, c], is mapped and not decoded, so that a crop reads its own rows only. The webdataset
+An npy member [h, w, c] is mapped and not decoded, so that a crop reads its own rows only. The webdataset
 library reads it too.
 """
 
@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from sr.images import MAX_PIXELS, READ_SUFFIXES, ImageError, encode_rgb, read_pixels, size_of, with_channels
+from sr.images import MAX_PIXELS, READ_SUFFIXES, ImageError, eight_bits, encode_rgb, read_pixels, size_of, with_channels
 
 FORMATS = ("png", "jpg", "webp", "npy")  # that `encode` writes
 MEMBER_SUFFIXES = (*READ_SUFFIXES, ".npy")
@@ -26,9 +26,9 @@ START_OF_SCAN = 0xDA
 
 
 def encode(pixels: np.ndarray, format: str, *, quality: int = 95) -> bytes:
-    """Encode uint8 [h, w, channels] in one of FORMATS: 3 channels as jpg, 3 or 4 as webp, up to 4 as png.
+    """Encode uint8 or uint16 [h, w, channels] in one of FORMATS: 3 channels as jpg, 3 or 4 as webp, up to 4 as png.
 
-    quality: of jpg and webp.
+    quality: of jpg and webp, which have 8 bits.
     """
     if format == "npy":
         file = io.BytesIO()
@@ -36,22 +36,23 @@ def encode(pixels: np.ndarray, format: str, *, quality: int = 95) -> bytes:
         return file.getvalue()
     if format == "png":
         return _encode_png(pixels)
-    return encode_rgb(pixels, format, quality=quality)
+    return encode_rgb(eight_bits(pixels), format, quality=quality)
 
 
 def decode(data: bytes | memoryview, *, channels: int, name: str) -> np.ndarray:
-    """Decode a member to uint8 [h, w, channels] (see `sr.images.read_pixels`); its first bytes determine the format.
+    """Decode a member to uint8 or uint16 [h, w, channels] (see `sr.images.read_pixels`); its first bytes determine the
+    format.
 
     The array need not be contiguous, and of npy it is a view of `data`: crop first, then copy. The size is checked
     before decoding. Raises ImageError.
     """
     decoder = next((make for magic, make in DECODERS.items() if data[: len(magic)] == magic), None)
     if decoder is None:
-        return read_pixels(bytes(data), channels=channels, name=name)
+        return read_pixels(bytes(data), channels=channels, name=name, deep=True)
     try:
         pixels = decoder(data)
         if pixels is None:
-            return read_pixels(bytes(data), channels=channels, name=name)
+            return read_pixels(bytes(data), channels=channels, name=name, deep=True)
         return pixels if pixels.shape[2] == channels else with_channels(pixels, channels)
     except ImageError:
         raise
@@ -64,39 +65,48 @@ def size_in(data: bytes, name: str) -> tuple[int, int]:
     if not data.startswith(NPY_MAGIC):
         return size_of(data, name=name)
     try:
-        return _npy_shape(data[: 10 + int.from_bytes(data[8:10], "little")])[:2]
+        return _npy_header(data[: 10 + int.from_bytes(data[8:10], "little")])[0][:2]
     except ValueError as error:
         raise ImageError(name, str(error)) from None
 
 
 def _decode_npy(data: bytes | memoryview) -> np.ndarray:
     start = 10 + int.from_bytes(data[8:10], "little")
-    shape = _npy_shape(bytes(data[:start]))
-    if len(data) - start != math.prod(shape):
-        raise ValueError(f"{len(data) - start} bytes for {' x '.join(map(str, shape))} values")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    shape, dtype = _npy_header(bytes(data[:start]))
+    if len(data) - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{len(data) - start} bytes for {' x '.join(map(str, shape))} values of {dtype}")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
 
 
 @lru_cache(maxsize=64)
-def _npy_shape(header: bytes) -> tuple[int, int, int]:
+def _npy_header(header: bytes) -> tuple[tuple[int, int, int], np.dtype]:
     file = io.BytesIO(header)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not version 1 of NumPy's format; save it again with numpy.save")
     shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype != np.uint8 or by_columns or len(shape) != 3:
-        raise ValueError(f"holds {dtype} of shape {shape}, not uint8 of height x width x channels, row by row")
-    return _checked(*shape)
+    if dtype not in (np.uint8, np.uint16) or by_columns or len(shape) != 3:
+        raise ValueError(
+            f"holds {dtype} of shape {shape}, not uint8 or uint16 of height x width x channels, row by row"
+        )
+    return _checked(*shape), dtype
 
 
 def _encode_png(pixels: np.ndarray) -> bytes:
     """Encode as PNG with the filter "up" on every row: 5 % larger than Pillow's, decoded in half the time."""
     height, width, channels = pixels.shape
-    rows, color = pixels.reshape(height, width * channels), {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    depth, color = 8 * pixels.itemsize, {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = pixels.reshape(height, -1)
+    if depth == 16:
+        rows = rows.astype(">u2").view(np.uint8)
     body = np.full((height, 1 + rows.shape[1]), 2, np.uint8)
     body[0, 1:], body[1:, 1:] = rows[0], rows[1:] - rows[:-1]
     packer = zlib.compressobj(6, strategy=zlib.Z_FILTERED)
     content = packer.compress(body.tobytes()) + packer.flush()
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)), (b"IDAT", content), (b"IEND", b"")]
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)),
+        (b"IDAT", content),
+        (b"IEND", b""),
+    ]
     framed = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     ]

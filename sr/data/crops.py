@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,12 +20,22 @@ from sr.images import ImageError
 CROP_STREAM, OTHER_STREAM = 7, 8  # the second word of the random key, see sr.data.sampling_order.ORDER_STREAM
 TRIES = 16
 Images = tuple[np.ndarray, np.ndarray | None]
+Pixels = tuple[np.ndarray, np.ndarray | None, bool]
+"""gt, lq, and whether lq was synthesized from gt."""
+
+
+class Degrades(Protocol):
+    """What of `sr.degrade.Degradation` is used here."""
+
+    lq_bits: int | None
+
+    def pairs(self, gt: Tensor, positions: Sequence[int], *, bits: int) -> tuple[Tensor, Tensor]: ...
 
 
 class Crop(NamedTuple):
     """A training crop.
 
-    gt: uint8 [C, H, W]. lq: uint8 [C', H/scale, W/scale], or None. bad: unreadable samples that this one replaces.
+    gt: uint8 or uint16 [C, H, W]. lq: [C', H/scale, W/scale], or None. bad: unreadable samples that this one replaces.
     """
 
     gt: Tensor
@@ -40,6 +50,7 @@ class Crops(Dataset):
     always gives the same crop: the sample comes from the order, and the draws from `default_rng([seed, 7, p])`.
     Translation: `direction` selects the input of a pair (see `oriented`), and images are resized to `load_size` x
     `load_size` before cropping. Unpaired sets give two samples for each position, cropped by independent draws.
+    degradation: synthesizes lq here instead of on the device.
     """
 
     def __init__(
@@ -54,6 +65,7 @@ class Crops(Dataset):
         rotate: bool,
         direction: str = "a_to_b",
         load_size: int | None = None,
+        degradation: Degrades | None = None,
     ) -> None:
         sides = sides_of(source)
         self._unpaired = len(sides) > 1
@@ -63,7 +75,7 @@ class Crops(Dataset):
         self._other = _Side(sides[1], seed=seed, first=len(sides[0]), stream=OTHER_STREAM) if self._unpaired else None
         self._scale, self._gt_size, self._load_size = scale, gt_size, load_size
         self._lone_size = gt_size if self._unpaired else degrade_size
-        self._direction, self._flip, self._rotate = direction, flip, rotate
+        self._direction, self._flip, self._rotate, self._degradation = direction, flip, rotate, degradation
 
     def __getitem__(self, positions: list[int]) -> dict[str, Any] | str:
         """Return a micro-batch in plain types (see `sr.data.loader`), or an error message.
@@ -74,30 +86,30 @@ class Crops(Dataset):
             crops = [self._views(position) for position in positions]
         except UserError as error:
             return str(error)
-        size = sum(image.size for *images, _ in crops for image in images if image is not None)
-        memory = torch.empty(size, dtype=torch.uint8)  # one storage, so a worker moves one block to shared memory
+        memory = _memory([image for (gt, lq, _), _ in crops for image in (gt, lq)])
         groups = []
-        for rows in _alike(crops):
-            gt, memory = _stacked([crops[row][0] for row in rows], memory)
-            small = [image for row in rows if (image := crops[row][1]) is not None]
+        for rows in _alike([pixels for pixels, _ in crops]):
+            gt, memory = _stacked([crops[row][0][0] for row in rows], memory)
+            small = [image for row in rows if (image := crops[row][0][1]) is not None]
             lq, memory = _stacked(small, memory) if small else (None, memory)
-            groups.append((rows, [positions[row] for row in rows], gt, lq))
-        return {"groups": groups, "bad": [line for *_, bad in crops for line in bad]}
+            groups.append((rows, [positions[row] for row in rows], gt, lq, crops[rows[0]][0][2]))
+        return {"groups": groups, "bad": [line for _, bad in crops for line in bad]}
 
     def crop(self, position: int) -> Crop:
         """Return the crop at a position. Raises UserError if neither the sample nor the next ones can be read."""
-        gt, lq, bad = self._views(position)
-        memory = torch.empty(gt.size + (0 if lq is None else lq.size), dtype=torch.uint8)
-        large, rest = _stacked([gt], memory)
+        (gt, lq, _), bad = self._views(position)
+        large, rest = _stacked([gt], _memory([gt, lq]))
         return Crop(large[0], None if lq is None else _stacked([lq], rest)[0][0], bad)
 
-    def _views(self, position: int) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    def _views(self, position: int) -> tuple[Pixels, list[str]]:
         """Return a crop as views of the decoded image; `_stacked` makes the only copy."""
         (gt, lq), bad = self._side(position, self._cut)
-        if self._other is None:
-            return gt, lq, bad
-        (plain, lq), more = self._other(position, self._cut)
-        return gt, plain if lq is None else lq, bad + more
+        if self._other is not None:
+            (plain, lq), more = self._other(position, self._cut)
+            return (gt, plain if lq is None else lq, False), bad + more
+        if lq is None and self._degradation:
+            return (*_degraded(self._degradation, gt, position), True), bad
+        return (gt, lq, False), bad
 
     def _cut(self, source: Source, place: tuple[int, int], draw: np.random.Generator) -> Images:
         """Crop, flip and rotate one sample. Every draw is made, so that no option changes the draws of another."""
@@ -202,32 +214,52 @@ def _neighbours(source: Source, shard: int, index: int) -> Iterator[tuple[int, i
             return
 
 
-def _alike(crops: list[tuple[np.ndarray, np.ndarray | None, list[str]]]) -> list[list[int]]:
-    """Group the rows that can be stacked: those without lq, and those with lq."""
-    rows: dict[bool, list[int]] = {}
-    for row, (_, lq, _) in enumerate(crops):
-        rows.setdefault(lq is None, []).append(row)
+def _degraded(degradation: Degrades, gt: np.ndarray, position: int) -> tuple[np.ndarray, np.ndarray]:
+    """gt [C, H, W] and its lq, both in whole levels."""
+    bits = 8 * gt.itemsize
+    lq, gt_ = degradation.pairs(torch.from_numpy(gt.astype(np.float32))[None] / (2**bits - 1), [position], bits=bits)
+    return _levels(gt_, bits), _levels(lq, degradation.lq_bits or bits)
+
+
+def _levels(images: Tensor, bits: int) -> np.ndarray:
+    return (images[0] * (2**bits - 1)).round().numpy().astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def _alike(crops: list[Pixels]) -> list[list[int]]:
+    """Group the rows that can be stacked: of equal depth, with and without lq."""
+    rows: dict[tuple[object, ...], list[int]] = {}
+    for row, (gt, lq, degraded) in enumerate(crops):
+        rows.setdefault((gt.dtype, None if lq is None else lq.dtype, degraded), []).append(row)
     return list(rows.values())
 
 
-def _stacked(images: list[np.ndarray], memory: Tensor) -> tuple[Tensor, Tensor]:
-    """Stack images to uint8 [n, C, H, W] at the start of `memory`; return the stack and the rest of the memory.
+def _memory(images: list[np.ndarray | None]) -> Tensor:
+    """Bytes for all images: one storage, so a worker moves one block to shared memory."""
+    return torch.empty(sum(image.nbytes + image.nbytes % 2 for image in images if image is not None), dtype=torch.uint8)
 
-    The stack keeps the layout of the first image, interleaved or planar. Other layouts are made on the device.
+
+def _stacked(images: list[np.ndarray], memory: Tensor) -> tuple[Tensor, Tensor]:
+    """Stack images to [n, C, H, W] at the start of `memory`; return the stack and the rest of the memory.
+
+    The stack keeps the depth and the layout of the first image, interleaved or planar. Other layouts are made on the
+    device.
     """
-    channels, height, width = images[0].shape
-    interleaved = channels > 1 and abs(images[0].strides[0]) == 1
+    dtype = torch.uint8 if images[0].dtype == np.uint8 else torch.int16  # torch cannot flip uint16
+    images = [image if dtype == torch.uint8 else image.view(np.int16) for image in images]
+    item, (channels, height, width) = images[0].itemsize, images[0].shape
+    interleaved = channels > 1 and abs(images[0].strides[0]) == item
     shape = (len(images), height, width, channels) if interleaved else (len(images), channels, height, width)
-    stack, rest = memory[: math.prod(shape)].view(shape), memory[math.prod(shape) :]
+    size = math.prod(shape) * item
+    stack, rest = memory[:size].view(dtype).view(shape), memory[size + size % 2 :]
     stack = stack.permute(0, 3, 1, 2) if interleaved else stack
     for place, image in zip(stack, images, strict=True):
         mirrored = image.strides[2] < 0  # a reversed copy by NumPy takes ten times as long
         given = image[..., ::-1] if mirrored else image
-        if given.strides[2] == channels or not interleaved:
+        if given.strides[2] == channels * item or not interleaved:
             place.numpy()[...] = given
         else:  # transposed: NumPy copies pixel by pixel
             for one, plane in zip(place.numpy(), given, strict=True):
                 one[...] = plane
         if mirrored:
             place.copy_(place.flip(2))
-    return stack, rest
+    return stack if dtype == torch.uint8 else stack.view(torch.uint16), rest

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sr.data.source import Sample, Source, resized
+from sr.images import eight_bits
 
 
 class Derived:
@@ -28,8 +29,8 @@ class Derived:
         return self.of.name(shard, index)
 
     def photo(self, shard: int, index: int) -> np.ndarray:
-        """The photograph to split, uint8 [h, w, C]."""
-        return self.of.read(shard, index).gt
+        """The photograph to split, uint8 [h, w, C]: pairs are computed from 8 bits."""
+        return eight_bits(self.of.read(shard, index).gt)
 
     def split(self, photo: np.ndarray) -> Sample:
         """Compute Sample(lq=a, gt=b) from uint8 [h, w, C], of the same size."""

@@ -355,7 +355,7 @@ def _pixels(image: Image, cutting: Cutting, opaque: list[str]) -> tuple[np.ndarr
 
 def _read(path: Path, channels: int, opaque: list[str]) -> np.ndarray:
     name = printable(path)
-    pixels, dropped = read_opaque(path, channels=channels, name=name)
+    pixels, dropped = read_opaque(path, channels=channels, name=name, deep=True)
     if dropped:
         opaque.append(name)
     return pixels

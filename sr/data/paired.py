@@ -26,7 +26,7 @@ class SideBySide:
     def read(self, shard: int, index: int) -> Sample:
         enough = 4 if set(self._channels) == {2, 3} else max(self._channels)
         name = self.name(shard, index)
-        a, b = halves(read_pixels(self._files[index], channels=enough, name=name), name)
+        a, b = halves(read_pixels(self._files[index], channels=enough, name=name, deep=True), name)
         return Sample(lq=with_channels(a, self._channels[0]), gt=with_channels(b, self._channels[1]))
 
     def name(self, shard: int, index: int) -> str:

@@ -10,8 +10,8 @@ from PIL import Image
 class Sample(NamedTuple):
     """A training image or pair.
 
-    gt: uint8 [H, W, C]. lq: uint8 [H/scale, W/scale, C'], or None where the degradation synthesizes it. In translation,
-    at scale 1, lq is a and gt is b.
+    gt: uint8 or uint16 [H, W, C]. lq: [H/scale, W/scale, C'], or None where the degradation synthesizes it. In
+    translation, at scale 1, lq is a and gt is b.
     """
 
     gt: np.ndarray
@@ -54,9 +54,13 @@ class Source(Protocol):
 
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize uint8 [h, w, C] to [side, side, C] by Pillow's bicubic; alpha is resized like any other channel."""
+    """Resize [h, w, C] to [side, side, C] by Pillow's bicubic; alpha is resized like any other channel."""
     if image.shape[:2] == (side, side):
         return image
+    if image.dtype == np.uint16:
+        planes = (Image.fromarray(plane.astype(np.float32)) for plane in image.transpose(2, 0, 1))
+        made = [np.asarray(plane.resize((side, side), Image.Resampling.BICUBIC)) for plane in planes]
+        return np.stack(made, axis=2).round().clip(0, 65535).astype(np.uint16)
     parts = [image] if image.shape[2] == 3 else [image[..., channel] for channel in range(image.shape[2])]
     small = [np.asarray(Image.fromarray(part).resize((side, side), Image.Resampling.BICUBIC)) for part in parts]
     return small[0] if image.shape[2] == 3 else np.stack(small, axis=2)

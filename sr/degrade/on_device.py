@@ -38,13 +38,16 @@ class OnDeviceBatch:
 
     def _pair(self, group: SubBatch) -> Batch:
         if group.lq is None:
-            return self.degradation(self._image(group.gt, torch.contiguous_format), group.positions)
+            bits = 8 * group.gt.element_size()
+            return self.degradation(self._image(group.gt, torch.contiguous_format), group.positions, bits=bits)
         gt = self._image(group.gt, self.memory_format)
-        return Batch(lq=self._image(group.lq, self.memory_format), gt=gt, target=gt)
+        target = self.degradation.target(gt) if group.degraded else gt
+        return Batch(lq=self._image(group.lq, self.memory_format), gt=gt, target=target)
 
     def _image(self, pixels: Tensor, layout: torch.memory_format) -> Tensor:
-        """Copy uint8 pixels to the device and convert them to float in 0..1 there."""
-        return pixels.to(self.device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
+        """Copy uint8 or uint16 pixels to the device and convert them to float in 0..1 there."""
+        white = torch.iinfo(pixels.dtype).max
+        return pixels.to(self.device, non_blocking=True).to(torch.float32, memory_format=layout).div_(white)
 
     def _in_memory_format(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self.memory_format)

@@ -22,27 +22,45 @@ class Degradation:
 
     Args:
         gt_size: side of the random crop that is taken from both images at the end; None keeps the whole image.
+        lq_bits: 8 or 16, the depth that LR images are rounded to; None for that of the ground truth.
 
     Raises:
         UserError: the stages do not end at the LR size.
     """
 
-    def __init__(self, stages: Sequence[Stage], *, scale: int, gt_size: int | None, seed: int) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], *, scale: int, gt_size: int | None, seed: int, lq_bits: int | None = None
+    ) -> None:
         if stages and not _ends_at_lq_size(stages):
             raise UserError("degrade: the stages leave the image at a random size; end with {type: downscale}")
         self.stages, self.scale, self.gt_size, self.seed = list(stages), scale, gt_size, seed
+        self.lq_bits, self.on_host = lq_bits, _needs_host(stages)
         self._target = next((s for s in stages if isinstance(s, Sharpen) and s.target), None)
 
+    def __call__(self, gt: Tensor, positions: Sequence[int], *, bits: int = 8) -> Batch:
+        """`pairs` with the targets of the reconstruction losses."""
+        lq, gt = self.pairs(gt, positions, bits=bits)
+        return Batch(lq=lq, gt=gt, target=self.target(gt))
+
     @torch.no_grad()
-    def __call__(self, gt: Tensor, positions: Sequence[int]) -> Batch:
-        """Degrade a batch without a host sync.
+    def target(self, gt: Tensor) -> Tensor:
+        """`gt` itself, or sharpened where a stage asks for it."""
+        if self._target is None:
+            return gt
+        with torch.autocast(gt.device.type, enabled=False):
+            return torch.stack(self._target.sharpen(list(gt)))
+
+    @torch.no_grad()
+    def pairs(self, gt: Tensor, positions: Sequence[int], *, bits: int = 8) -> tuple[Tensor, Tensor]:
+        """Degrade a batch, without a host sync unless a stage needs the host.
 
         Args:
             gt: float [n, 3, H, W] in 0..1 on any device.
             positions: global position of each sample.
+            bits: depth of the source.
 
         Returns:
-            lq rounded to 8 bits, and gt and target with the same crop.
+            lq rounded to `lq_bits`, and gt with the same crop.
         """
         if not self.stages:
             raise UserError("the data has no lq images and `degrade` is empty; add stages, at least {type: downscale}")
@@ -53,9 +71,8 @@ class Degradation:
             lqs = self._degrade(gts, key(STAGES_STREAM))
             pairs = [self._crop(*sample) for sample in zip(gts, lqs, key(CROP_STREAM), strict=True)]
             gt, lq = (torch.stack(images) for images in zip(*pairs, strict=True))
-            lq = (lq * 255).round_().clamp_(0, 255).div_(255)
-            target = torch.stack(self._target.sharpen(list(gt))) if self._target else gt
-        return Batch(lq=lq, gt=gt, target=target)
+            white = 2 ** (self.lq_bits or bits) - 1
+            return (lq * white).round_().clamp_(0, white).div_(white), gt
 
     def _degrade(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
         for stage in self.stages:
@@ -69,6 +86,11 @@ class Degradation:
         top, left = (int(draw.rng.integers(length - side + 1)) for length in draw.lq_size)
         gt = gt[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
         return gt, lq[:, top : top + side, left : left + side]
+
+
+def _needs_host(stages: Sequence[Stage]) -> bool:
+    inner = [stage for one in stages if isinstance(one, OneOf) for choice in one.choices for stage in choice]
+    return any(getattr(stage, "host", False) for stage in stages) or (bool(inner) and _needs_host(inner))
 
 
 def _ends_at_lq_size(stages: Sequence[Stage], before: bool = False) -> bool:

@@ -15,17 +15,19 @@ from sr.degrade.draws import Draw
 from sr.degrade.stage import AroundOne, Prob, RandomStage
 from sr.images import bicubic
 
-Mode = Literal["area", "bilinear", "bicubic"]
+Mode = Literal["area", "bilinear", "bicubic", "nearest", "lanczos"]
 MODES: list[Mode] = ["area", "bilinear", "bicubic"]
+LOBES = 3
 
 
 class Resize(RandomStage):
-    """Resize by a random factor, without antialiasing. Defaults: Real-ESRGAN's first order.
+    """Resize by a random factor, without antialiasing except for `lanczos`. Defaults: Real-ESRGAN's first order.
 
     Args:
         up_prob, down_prob: probabilities of a factor from 1..range[1] and from range[0]..1; otherwise it is 1.
         range: smallest and largest factor.
-        modes: interpolation modes, chosen uniformly.
+        modes: interpolation modes, chosen uniformly. `lanczos` is Pillow's, with antialiasing; `nearest` takes the
+            pixel at the center.
         relative_to: the factor applies to the `current` size or to the `lq` size (factor 1 then gives the LR size).
     """
 
@@ -72,9 +74,14 @@ class Downscale(RandomStage):
     Args:
         mode: `bicubic` is MATLAB's with antialiasing, the classical degradation of papers; `area`, `bilinear` and
             `bicubic_plain` interpolate without antialiasing; `random` chooses one of those three, as Real-ESRGAN does.
+            `lanczos` is Pillow's, with antialiasing; `nearest` takes the pixel at the center.
     """
 
-    def __init__(self, *, mode: Literal["random", "bicubic", "area", "bilinear", "bicubic_plain"] = "random") -> None:
+    def __init__(
+        self,
+        *,
+        mode: Literal["random", "bicubic", "area", "bilinear", "bicubic_plain", "nearest", "lanczos"] = "random",
+    ) -> None:
         super().__init__()
         self.mode = mode
 
@@ -95,10 +102,15 @@ def interpolate(
     sides = image.shape[-2:]
     if size == tuple(sides) or factor == 1:
         return image  # all weights would be 1
+    if mode == "nearest":
+        return functional.interpolate(image[None], size=size, scale_factor=factor, mode="nearest-exact")[0]
+    height, width = size or (int(side * (factor or 1)) for side in sides)
+    if mode == "lanczos":
+        down, across = (_lanczos(o, n, factor, image.device) for o, n in zip(sides, (height, width), strict=True))
+        return (down @ image.double() @ across.T).to(image.dtype).clamp_(0, 1)
     if canvas.is_accelerator(image.device) or mode == "bilinear":
         return functional.interpolate(image[None], size=size, scale_factor=factor, mode=mode)[0]
     taps = _area if mode == "area" else _cubic
-    height, width = size or (int(side * (factor or 1)) for side in sides)
     rows, columns = (taps(old, new, factor) for old, new in zip(sides, (height, width), strict=True))
     return separable(image[None], rows, columns)[0]
 
@@ -122,3 +134,16 @@ def _cubic(n_in: int, n_out: int, factor: float | None) -> Band:
     x = (centre - indices).abs()
     near, far = (1.25 * x - 2.25) * x * x + 1, ((-0.75 * x + 3.75) * x - 6) * x + 3
     return band(indices.long().clamp(0, n_in - 1), torch.where(x <= 1, near, far))
+
+
+def _lanczos(n_in: int, n_out: int, factor: float | None, device: torch.device) -> Tensor:
+    """Pillow's Lanczos weights, float64 [n_out, n_in]: stretched when downscaling, normalized at the borders.
+
+    A product in float64 does not depend on the TF32 settings.
+    """
+    step = n_in / n_out if factor is None else 1 / factor
+    stretch = max(step, 1.0)
+    outputs, inputs = (torch.arange(n, dtype=torch.float64, device=device) + 0.5 for n in (n_out, n_in))
+    x = (outputs[:, None] * step - inputs) / stretch
+    weights = torch.sinc(x) * torch.sinc(x / LOBES) * (x.abs() < LOBES)
+    return weights / weights.sum(1, keepdim=True)

@@ -1,7 +1,7 @@
 """Interface and base class of degradation stages."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 from pydantic import AfterValidator, Field
 from torch import Tensor
@@ -28,7 +28,12 @@ class Stage(Protocol):
 
 
 class RandomStage(ABC):
-    """A stage that is applied to each sample with probability `prob`."""
+    """A stage that is applied to each sample with probability `prob`.
+
+    host: whether it needs the images in the memory of the host. Degradations with such a stage run in loader workers.
+    """
+
+    host: ClassVar[bool] = False
 
     def __init__(self, prob: float = 1.0) -> None:
         self.prob = prob

@@ -59,32 +59,41 @@ def read_rgb(source: Source, *, name: str | None = None) -> np.ndarray:
     return read_pixels(source, channels=3, name=name)
 
 
-def read_pixels(source: Source, *, channels: int, name: str | None = None) -> np.ndarray:
+def read_pixels(source: Source, *, channels: int, name: str | None = None, deep: bool = False) -> np.ndarray:
     """Read an image like `read_rgb` as uint8 [h, w, channels].
 
     Args:
         channels: 1 to 4 for gray, gray and alpha, RGB, RGB and alpha (see `with_channels`). From 5 on, the stored bands
             of a TIFF of 8 or 16 bits.
+        deep: return images of 16 bits as uint16.
 
     Raises:
         ImageError: the image cannot be read, lacks rows, or has another number of bands.
     """
-    return read_opaque(source, channels=channels, name=name)[0]
+    return read_opaque(source, channels=channels, name=name, deep=deep)[0]
 
 
-def read_opaque(source: Source, *, channels: int, name: str | None = None) -> tuple[np.ndarray, bool]:
+def read_opaque(
+    source: Source, *, channels: int, name: str | None = None, deep: bool = False
+) -> tuple[np.ndarray, bool]:
     """`read_pixels`, and whether transparency was dropped."""
     pixels = _read(source, name, bands=channels).pixels if channels <= 4 else _read_bands(source, channels, name)
-    if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    dropped = pixels.shape[2] in (2, 4) and channels in (1, 3) and bool((pixels[..., -1] < 255).any())
+    if not deep:
+        pixels = eight_bits(pixels)
+    white = np.iinfo(pixels.dtype).max
+    dropped = pixels.shape[2] in (2, 4) and channels in (1, 3) and bool((pixels[..., -1] < white).any())
     return with_channels(pixels, channels), dropped
 
 
-def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Convert uint8 [h, w, 1 to 4] to [h, w, channels].
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Round uint16 to uint8, both from black to white; uint8 is returned unchanged."""
+    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
-    RGB becomes gray by Pillow's mode L (ITU-R 601 luma). Missing alpha becomes 255.
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Convert uint8 or uint16 [h, w, 1 to 4] to [h, w, channels].
+
+    RGB becomes gray by Pillow's mode L (ITU-R 601 luma). Missing alpha becomes opaque.
 
     Raises:
         ValueError: a number of channels is above 4 and they differ.
@@ -95,14 +104,22 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
             raise ValueError(f"has {given} channels, not {channels}")
         planes = pixels[..., :3] if given >= 3 else pixels[..., :1]
         if channels <= 2 < given:
-            planes = np.asarray(Image.fromarray(planes).convert("L"))[..., None]
+            planes = _luma(planes)
         elif given <= 2 < channels:
             planes = planes.repeat(3, axis=2)
         if channels in (2, 4):
-            alpha = pixels[..., -1:] if given in (2, 4) else np.full_like(pixels[..., :1], 255)
+            alpha = pixels[..., -1:] if given in (2, 4) else np.full_like(pixels[..., :1], np.iinfo(pixels.dtype).max)
             planes = np.concatenate([planes, alpha], axis=2)
         pixels = planes
     return np.ascontiguousarray(pixels)
+
+
+def _luma(rgb: np.ndarray) -> np.ndarray:
+    """[h, w, 3] -> [h, w, 1], by Pillow's integer weights for both depths."""
+    if rgb.dtype == np.uint8:
+        return np.asarray(Image.fromarray(rgb).convert("L"))[..., None]
+    red, green, blue = (rgb[..., channel : channel + 1].astype(np.uint32) for channel in range(3))
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint16)
 
 
 def read_image(

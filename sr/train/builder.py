@@ -93,7 +93,8 @@ class Builder:
     def degradation(self, gt_size: int | None, seed: int | None = None) -> Degradation:
         stages = [self._make(part, "degrade") for part in self.options.degrade]
         given = self.options.seed if seed is None else seed
-        return Degradation(stages, scale=self.options.scale, gt_size=gt_size, seed=given)
+        scale, bits = self.options.scale, self.options.data.lq_bits
+        return Degradation(stages, scale=scale, gt_size=gt_size, seed=given, lq_bits=bits)
 
     def mixer(self, micro_batch: int) -> Mixer | None:
         steps = [self._make(part, "augment") for part in self.options.augment]
@@ -197,7 +198,8 @@ class Builder:
         given, wanted = self.nets.channels
         return (wanted, given) if self.options.data.direction == "b_to_a" else (given, wanted)
 
-    def stream(self, source: Any) -> Loader:
+    def stream(self, source: Any, degradation: Degradation | None = None) -> Loader:
+        """The loader. A degradation with a stage that needs the host runs in its workers."""
         options, data = self.options, self.options.data
         return Loader(
             source,
@@ -209,6 +211,7 @@ class Builder:
             world=comm.world(),
             scale=options.scale,
             degrade_size=options.degrade_size,
+            degradation=degradation if degradation and degradation.on_host else None,
             **data.model_dump(include={"gt_size", "flip", "rotate", "direction", "load_size"}),
         )
 
@@ -252,7 +255,7 @@ class Builder:
             parts |= {"gan": gan}
             cycle = (options.cycle or Cycle()).model_dump()
             parts |= cycle if options.task == "cyclegan" else {"conditional": self.nets.conditional}
-        stream = self.stream(self.source())
+        stream = self.stream(self.source(), degradation)
         return Trainer(
             task=kind(**{name: player.module for name, player in players.items()}, **parts),
             players=players,

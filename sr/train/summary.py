@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from sr.config.options import Options
@@ -63,8 +64,10 @@ def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool
     """Write the LR images that training would see for whole images; draws depend on the position in the list."""
     degradation, written = Builder(options, plugins=plugins).degradation(None), []
     for position, path in enumerate(progress(image_paths(inputs), unit="image", desc="degrade")):
-        gt = torch.from_numpy(read_pixels(path, channels=options.channels[1]).copy()).permute(2, 0, 1)[None] / 255
-        lq = degradation(gt, [position]).lq[0]
+        pixels = read_pixels(path, channels=options.channels[1], deep=True)
+        bits = 8 * pixels.itemsize
+        gt = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / (2**bits - 1)
+        lq = degradation.pairs(gt, [position], bits=bits)[0][0]
         written.append(output / f"{position:06d}_{path.stem}_lq{'.tif' if len(lq) > 4 else '.png'}")
         write_image(written[-1], with_planes(ImageData(lq[:3]), lq))
     return written

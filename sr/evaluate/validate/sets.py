@@ -170,7 +170,7 @@ def _example(
 
 
 def _tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)
+    return torch.from_numpy(image.astype(np.float32) / np.iinfo(image.dtype).max).permute(2, 0, 1)
 
 
 def output_set(name: str, *, hr: Sequence[Path], outputs: Sequence[Path], scale: int) -> ValSet:
