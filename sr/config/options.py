@@ -188,6 +188,10 @@ class Log(Section):
 
     every: PositiveInt = Field(default=100, description="Steps between two entries.")
     samples: bool = Field(default=False, description="Also write the sample positions of each step to samples.jsonl.")
+    trackers: list[str | Annotated[Part, PartOf("trackers")]] = Field(
+        default=[{"type": "tensorboard"}],
+        description="Where scalars, validation images and options go, besides log.jsonl: `[tensorboard, wandb]`.",
+    )
 
 
 class Cycle(Section):
@@ -274,7 +278,7 @@ class Options(Section):
     train: Train = Field(description="The training loop.")
     validation: ValidationSection = Field(default=ValidationSection(), description="Measurements during training.")
     save: Save = Field(default=Save(), description="Checkpoints and models.")
-    log: Log = Field(default=Log(), description="TensorBoard and log.jsonl.")
+    log: Log = Field(default=Log(), description="log.jsonl and trackers.")
 
     @property
     def folder(self) -> FilePath:
@@ -326,7 +330,10 @@ def resolve(document: Document, tables: Tables, *, plugins: bool = True) -> Opti
 
 
 def _with_types(values: dict[str, Any], rows: Container[str]) -> dict[str, Any]:
-    losses = values.get("losses")
+    values, losses, log = dict(values), values.get("losses"), values.get("log")
+    if isinstance(log, Mapping) and isinstance(log.get("trackers"), list):
+        named = [{"type": one} if isinstance(one, str) else one for one in log["trackers"]]
+        values["log"] = {**log, "trackers": named}
     if not isinstance(losses, Mapping):
         return values
     typed = {k: {"type": k, **part} if k in rows and isinstance(part, Mapping) else part for k, part in losses.items()}
@@ -362,6 +369,9 @@ def _players(options: Options) -> Contradictions:
     for section in ("optimizer", "init", "freeze"):
         for name in getattr(options, section).keys() - set(players):
             yield f"{section}.{name}", f"task {task} has no '{name}'; remove it"
+    kinds = [part["type"] for part in options.log.trackers if isinstance(part, dict)]
+    for kind in {kind for kind in kinds if kinds.count(kind) > 1}:
+        yield "log.trackers", f"{kind} is named twice; remove one"
     if options.save.discriminator and not adversarial:
         yield "save.discriminator", f"task {task} has no discriminator; remove it"
     if not options.losses.reconstruction and options.losses.gan is None:

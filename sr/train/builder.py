@@ -51,6 +51,7 @@ from sr.train.ema import EMA
 from sr.train.model_optimizer import ModelOptimizer, choose_precision
 from sr.train.optimizers import OPTIMIZERS
 from sr.train.schedules import SCHEDULES, Schedule, Warmup
+from sr.train.trackers import TRACKERS, Sink
 from sr.train.trainer import Trainer
 
 WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
@@ -71,6 +72,7 @@ TABLES: Mapping[str, Table] = {
         positional=1,
     ),
     "schedules": Table(SCHEDULES, shared={"warmup_steps": (NonNegativeInt, 0)}, supplied=("total_steps",)),
+    "trackers": Table(TRACKERS),
 }
 
 
@@ -152,6 +154,10 @@ class Builder:
             raise UserError(f"train.compile cannot look through {launch}; remove it, or launch with --multi_gpu")
         if player == "generator" or (gan["type"] in LOGITS_ALONE and not gan.get("regularizers")):
             compile_net(net)
+
+    def trackers(self) -> dict[str, Sink]:
+        parts = [part for part in self.options.log.trackers if isinstance(part, dict)]
+        return {part["type"]: self._make(part, "trackers") for part in parts}
 
     def weight(self, part: Part) -> Weight:
         given = part.get("weight", 1.0)
@@ -269,6 +275,7 @@ class Builder:
             record=self.record,
             options=options,
             resolved=json.loads(json.dumps(self.filled())),  # as a checkpoint holds them: tuples become lists
+            trackers=comm.agree(self.trackers),
             precision=precision,
             accept_changes=self._accept_changes,
         )

@@ -12,6 +12,7 @@ from sr.evaluate.validate import Results
 from sr.images import write_rgb
 from sr.train import checkpoint
 from sr.train.tracker import Tracker
+from sr.train.trackers import Run, TensorBoard
 
 if TYPE_CHECKING:
     from sr.train.trainer import Trainer
@@ -27,7 +28,7 @@ def dry_run(trainer: "Trainer") -> None:
     comm.on_main(lambda: shutil.rmtree(scratch, ignore_errors=True))
     try:
         _save(trainer, scratch)
-        comm.on_main(lambda: _log(scratch))
+        _log(scratch)
         _validate(trainer, scratch)
     except UserError as error:
         raise UserError(f"before training: {error}") from error
@@ -74,6 +75,6 @@ def _verify(root: Path) -> None:
 
 
 def _log(scratch: Path) -> None:
-    tracker = Tracker(scratch, resume_step=0)
-    tracker.scalars({"dry_run": 0.0}, step=1)
+    tracker = Tracker(Run(scratch, {}), {"tensorboard": TensorBoard()})
+    comm.on_main(lambda: tracker.scalars({"dry_run": 0.0}, step=1))
     tracker.close()

@@ -30,7 +30,8 @@ def train(options: Options, *, plugins: bool = True, accept_changes: bool = Fals
     result = read_run(options.folder, step=trainer.step, best_step=trainer.best.get("step"))
     if comm.is_main():
         print(f"\nmodel        {trainer.last_model}\ncheckpoints  {options.folder / 'checkpoints'}")
-        print(f"curves       tensorboard --logdir {options.folder / 'tensorboard'}")
+        if "tensorboard" in trainer.trackers:
+            print(f"curves       tensorboard --logdir {options.folder / 'tensorboard'}")
         for strip in strips:
             print(f"strip        {strip}")
         if trainer.failed_validations:

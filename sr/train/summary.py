@@ -47,6 +47,7 @@ def summary(options: Options, *, plugins: bool = True) -> Summary:
     counts: dict[str, int] = {}
     frozen: dict[str, int] = {}
     build.degradation(options.data.gt_size), build.schedule(), build.gan_loss()  # their constructors check the values
+    build.trackers()
     with torch.device("meta"):
         for name in TASKS[options.task].players:
             net = build.nets.make(name)

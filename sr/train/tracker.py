@@ -1,8 +1,9 @@
-"""Logging of a run: TensorBoard, log.jsonl, and a meter that sums losses on the device."""
+"""Logging of a run: log.jsonl, trackers, and a meter that sums losses on the device."""
 
 import json
-import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.degrade.draws import upload
 from sr.distributed import comm
+from sr.train.trackers import Background, Run, Sink, TensorBoard
 
 _Names = tuple[tuple[str, ...], bool]  # of values that are added together, and whether they are checked
 
@@ -95,42 +97,46 @@ class Meter:
         return {n: sum(row[n][0] for row in ranks) / len(ranks) for n in mine}
 
 
-class Tracker:
-    """Writes on rank 0, does nothing on others. Entries after `resume_step`, of an earlier attempt, are removed.
+IDS = "trackers.json"
+"""The file of a run folder with the id of each tracker's run, by which it is resumed."""
 
-    losses: names of the scalars that TensorBoard shows first.
+
+class Tracker:
+    """Writes log.jsonl and to all trackers on rank 0, does nothing on others. Collective.
+
+    Entries after `run.resume_step`, of an earlier attempt, are removed from log.jsonl. Raises UserError on all ranks
+    where a tracker cannot be started.
     """
 
-    def __init__(self, folder: Path, *, resume_step: int, losses: Collection[str] = ()) -> None:
-        self._losses = losses
-        self._log, self._samples = folder / "log.jsonl", folder / "samples.jsonl"
-        self._writer: Any = None
-        if comm.is_main():
-            from torch.utils.tensorboard import SummaryWriter  # heavy, and only rank 0 writes
+    def __init__(self, run: Run, trackers: Mapping[str, Sink]) -> None:
+        self._log, self._samples = run.folder / "log.jsonl", run.folder / "samples.jsonl"
+        self._sinks: list[Sink] = []
+        self._open = ExitStack()
+        comm.on_main(lambda: self._start(run, trackers))
 
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in (self._log, self._samples):
-                _cut(file, resume_step)
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
-            self._hook, threading.excepthook = threading.excepthook, _ignore_os_errors
-
-    def text(self, name: str, yaml: str) -> None:
-        """Write a text in a fixed-width font to TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_text(name, "".join(f"    {line}\n" for line in yaml.splitlines()))
-
-    def _group(self, name: str) -> str:
-        """Return the section of a scalar in TensorBoard, which sorts sections by name: numbers put losses first."""
-        if name in self._losses:
-            return "1_losses"
-        return "2_validation" if name.startswith("val/") else "3_balance" if name[:2] in ("g/", "d/") else "4_run"
+    def _start(self, run: Run, trackers: Mapping[str, Sink]) -> None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        for file in (self._log, self._samples):
+            _cut(file, run.resume_step)
+        ids = _ids(run.folder)
+        try:
+            for kind, sink in trackers.items():
+                began = sink if isinstance(sink, TensorBoard) else Background(kind, sink)
+                ids[kind] = began.start(replace(run, id=ids.get(kind, "")))
+                self._sinks.append(self._open.enter_context(closing(began)))
+        except BaseException:
+            self._open.close()
+            raise
+        if any(ids.values()):
+            with replacing(run.folder / IDS) as scratch:
+                scratch.write_text(json.dumps({kind: id for kind, id in ids.items() if id}))
 
     def scalars(self, values: Mapping[str, float], *, step: int) -> None:
-        """Write one entry to TensorBoard and log.jsonl."""
-        if self._writer is None:
+        """Write one entry to all trackers and log.jsonl."""
+        if not comm.is_main():
             return
-        for name, value in values.items():
-            self._writer.add_scalar(f"{self._group(name)}/{name}", value, step)
+        for sink in self._sinks:
+            sink.scalars(values, step=step)
         with self._log.open("a") as file:
             file.write(json.dumps({"step": step, **{name: round(value, 7) for name, value in values.items()}}) + "\n")
 
@@ -143,21 +149,21 @@ class Tracker:
                     file.write(json.dumps({"step": rows[0][0], "ranks": [positions for _, positions in rows]}) + "\n")
 
     def image(self, name: str, image: np.ndarray[Any, Any], *, step: int) -> None:
-        """Write an image, uint8 [h, w, 3], to TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_image(name, image, step, dataformats="HWC")
+        """Write an image, uint8 [h, w, 3], to all trackers."""
+        for sink in self._sinks:
+            sink.image(name, image, step=step)
 
     def close(self) -> None:
-        """Flush and close the files."""
-        if self._writer is not None:
-            self._writer.close()
-            threading.excepthook = self._hook
+        """Flush and close all trackers."""
+        self._open.close()
 
 
-def _ignore_os_errors(args: Any) -> None:
-    """TensorBoard's thread hands an OSError to the next writer, which raises it; its own traceback is suppressed."""
-    if not isinstance(args.exc_value, OSError):
-        threading.__excepthook__(args)
+def _ids(folder: Path) -> dict[str, str]:
+    try:
+        found = json.loads((folder / IDS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(kind): str(id) for kind, id in found.items()} if isinstance(found, dict) else {}
 
 
 def _cut(file: Path, step: int) -> None:

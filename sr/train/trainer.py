@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,6 +34,7 @@ from sr.train.dry_run import dry_run
 from sr.train.ema import EMA
 from sr.train.model_optimizer import PRECISIONS, ModelOptimizer
 from sr.train.tracker import Meter, Tracker
+from sr.train.trackers import Run, Sink
 
 BAR = "g/pixel", "g/perceptual", "g/gan", "d/real", "d/fake"  # what fits on the progress bar
 
@@ -49,6 +49,7 @@ class Trainer:
         export: called with (weights, path, step) in a thread; writes the weights for other programs.
         record: called with the step once the run may resume in its folder; writes options.yml.
         options: the whole options; resolved: the same with all defaults, as a checkpoint holds them.
+        trackers: by type, not yet started.
         precision: of the forward pass on this device.
         accept_changes: resume with options that change the training.
     """
@@ -66,13 +67,14 @@ class Trainer:
         record: Callable[[int], None],
         options: Options,
         resolved: Mapping[str, Any],
+        trackers: Mapping[str, Sink],
         precision: str,
         accept_changes: bool = False,
     ) -> None:
         self.task, self.players, self.ema, self.options = task, players, ema, options
         self.resolved, self.precision, self.accept_changes = resolved, precision, accept_changes
         self.batches, self.prepare, self.evaluate = batches, prepare, evaluate
-        self.record = record
+        self.record, self.trackers = record, trackers
         self.saver = AsyncSaver(
             options.folder / "checkpoints", keep=options.save.keep, keep_models=options.save.keep_models, export=export
         )
@@ -111,8 +113,8 @@ class Trainer:
         with closing(self.saver), worker_deaths(), signals() as received:
             if self.step < options.train.total_steps:
                 dry_run(self)
-            with closing(Tracker(options.folder, resume_step=self.step, losses=self._loss_names)) as tracker:
-                tracker.text("options", yaml.safe_dump(dict(self.resolved), sort_keys=False, allow_unicode=True))
+            run = Run(options.folder, self.resolved, resume_step=self.step, losses=self._loss_names)
+            with closing(Tracker(run, self.trackers)) as tracker:
                 if self._validates() and (self.step or self.pretrained):
                     self.validate(tracker)  # the baseline; or of a checkpoint, which is saved before its validation
                 self._train(tracker, received)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from sr.data.batch import RawBatch
 from sr.train.tracker import Tracker
+from sr.train.trackers import Run, TensorBoard
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,10 @@ def _log(args: argparse.Namespace) -> list[Row]:
             engine.options.log.every = every
             engine.train_step(raws)
 
-        with closing(Tracker(engine.options.folder, resume_step=0)) as tracker, closing(engine.saver):
+        with (
+            closing(Tracker(Run(engine.options.folder, {}), {"tensorboard": TensorBoard()})) as tracker,
+            closing(engine.saver),
+        ):
 
             def logging() -> None:
                 step(every=1)

@@ -40,6 +40,7 @@ PLACES = {
     "sources": "`data.source`",
     "optimizers": "`optimizer.generator` and `optimizer.discriminator`",
     "schedules": "`schedule`",
+    "trackers": "the list `log.trackers`",
 }
 MEANINGS = {  # of parameters that several parts have, unless the part itself describes them
     "num_in_ch": "Channels of the input.",
