@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from sr.core.errors import UserError
+from sr.data import FolderSource
 from sr.losses.adversarial.vanilla import Vanilla
 from sr.tasks.sr_gan import SRGAN
 from sr.tasks.task import GANLoss, ReconstructionLosses, frozen
@@ -114,6 +116,21 @@ def test_bad_samples_are_counted_and_too_many_end_the_run(recipe: Recipe, photos
     run = engine(recipe(name="lenient"), "data.max_bad_fraction=0.5")
     run.run()
     assert run.bad >= 1
+
+
+def test_waiting_for_data_is_reported_with_its_share(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    read = FolderSource.read
+    monkeypatch.setattr(FolderSource, "read", lambda *place: (time.sleep(0.05), read(*place))[1])
+    engine(recipe(log__every=1), "train.total_steps=3", "data.workers=0", SMALL).run()
+    lines = (tmp_path / "runs" / "tiny" / "log.jsonl").read_text().splitlines()
+    shares = [row["data_wait"] for row in map(json.loads, lines) if "data_wait" in row]
+    assert len(shares) == 3
+    assert all(0.02 < share <= 1 for share in shares)
+    told = [line for line in "".join(capsys.readouterr()).splitlines() if "waits for data" in line]
+    assert [line.partition(":")[0] for line in told] == ["step 3"]
+    assert f"{shares[2]:.0%} of the time: raise data.workers" in told[0]
 
 
 def test_another_architecture_is_refused_before_anything_changes(recipe: Recipe) -> None:

@@ -23,10 +23,14 @@ class SubBatch:
 
 @dataclass(frozen=True)
 class RawBatch:
-    """A micro-batch of one rank as the loader returns it. bad: one line for each sample that was replaced."""
+    """A micro-batch of one rank as the loader returns it.
+
+    bad: one line for each sample that was replaced. waited: seconds that the training process waited for it.
+    """
 
     groups: list[SubBatch]
     bad: list[str] = field(default_factory=list)
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Batches for one rank, as an infinite iterator that starts at any position."""
 
 import signal
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,11 +59,13 @@ class Loader:
         )
         batches = iter(loader)
         while True:
+            start = time.perf_counter()
             with worker_deaths():
                 content = next(batches)
+            waited = time.perf_counter() - start
             if isinstance(content, str):
                 raise UserError(content)
-            yield RawBatch([SubBatch(*group) for group in content["groups"]], content["bad"])
+            yield RawBatch([SubBatch(*group) for group in content["groups"]], content["bad"], waited)
 
 
 class _Positions(Sampler[list[int]]):

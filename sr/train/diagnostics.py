@@ -77,7 +77,7 @@ def looks(output: Tensor, target: Tensor) -> dict[str, Tensor]:
 @dataclass(frozen=True)
 class Pattern:
     """A failure pattern: reported when `holds` is true for `lasts` measured entries in a row. needs: the values that
-    measure it. advice: the message."""
+    measure it. advice: the message, with `%s` for the first of these values as a percentage."""
 
     needs: tuple[str, ...]
     holds: Callable[[Values, Values], bool]
@@ -112,6 +112,13 @@ PATTERNS = (
         "colours drift from the low-pass of the target: raise the pixel loss's weight, add losses.colour: "
         "{type: colour}, or lower losses.gan.weight",
     ),
+    Pattern(
+        ("data_wait",),
+        lambda now, first: now["data_wait"] > 0.02,
+        "training waits for data %s of the time: raise data.workers while cores are idle, or use images that are "
+        "decoded faster (shards of sub-images by sr shard, --format npy)",
+        lasts=3,
+    ),
 )
 
 
@@ -140,5 +147,5 @@ class Diagnosis:
             if all(name in values for name in pattern.needs):
                 self._runs[number] = self._runs[number] + 1 if pattern.holds(values, self._first) else 0
                 if self._runs[number] == pattern.lasts:
-                    advice.append(pattern.advice)
+                    advice.append(pattern.advice.replace("%s", f"{values[pattern.needs[0]]:.0%}"))
         return advice

@@ -83,6 +83,7 @@ class Trainer:
         self.used: list[tuple[int, list[int]]] = []
         self.best: dict[str, Any] = {}
         self.device = next(iter(players.values())).accelerator.device
+        self.waited = 0.0  # seconds since the last log that this rank waited for data
         self.meter, self.diagnosis = Meter(), diagnostics.Diagnosis()
         self._loss_names: dict[str, None] = {}
 
@@ -165,7 +166,7 @@ class Trainer:
         """Run one optimizer step of every player: `accumulate` micro-batches, one gradient exchange."""
         for micro in range(self.options.train.accumulate):
             raw = next(batches)
-            self.bad += len(raw.bad)
+            self.bad, self.waited = self.bad + len(raw.bad), self.waited + raw.waited
             for report in raw.bad:
                 tqdm.write(f"unreadable sample {report}")
             if self.options.log.samples:
@@ -217,7 +218,10 @@ class Trainer:
     def log(self, tracker: Tracker, bar: Any, *, samples: int, since: float) -> None:
         """Log means over steps and ranks; this is the device sync of the loop. Raises NotFinite. Collective."""
         values = self.meter.read() | {f"g/{name}": value for name, value in self.task.report().items()}
-        speed = samples / max(time.monotonic() - since, 1e-9)
+        seconds = max(time.monotonic() - since, 1e-9)
+        speed = samples / seconds
+        values["data_wait"] = min(1.0, max(comm.gather(self.waited)) / seconds)  # all ranks wait for the slowest one
+        self.waited = 0.0
         self.saver.check()
         if self.options.log.samples:
             tracker.samples(self.used)
