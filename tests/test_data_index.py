@@ -1,7 +1,9 @@
 """Tars that others published: indexed by their headers, counted while they are read, read in blocks, and filtered."""
 
 import json
+import shutil
 import tarfile
+from collections import Counter, namedtuple
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from sr.cli import main
 from sr.core.errors import UserError
 from sr.data import ShardSource, scan
-from sr.data.index import Choice, parse_counts
+from sr.data.index import Choice, index_text, parse_counts
 from sr.data.loader import Loader
 from sr.data.make_index import make_index
 from sr.data.sampling_order import SamplingOrder
@@ -62,6 +64,7 @@ def test_an_index_is_made_by_range_requests_without_the_pixels(server, at, tmp_p
     assert report.skipped.reasons["members .json"] == (36, "000000000.json")
     source = at("{00000..00002}.tar", index=str(file))
     assert source.counts == [12, 12, 12]
+    assert [at("", index=str(file)).counts, at("*1.tar", index=str(file)).counts] == [[12] * 3, [12]]
     server.sent.clear()
     again = make_index(f"{server.url}/{{00000..00002}}.tar", file, show=False)
     assert (again.samples, again.received, sent(server)) == (36, 0, 0)
@@ -232,6 +235,82 @@ def test_a_set_larger_than_the_cache_is_read_in_blocks(server, at, tmp_path, mon
     seen = {(position, int(crop[0][0, 0, 0])) for raw in stream for position, crop in flat(raw).items()}
     assert {value for position, value in seen if position < 60} == set(range(60))
     assert sum(server.held().values()) <= 1.2e6
+
+
+@pytest.fixture
+def larger(server, tmp_path, monkeypatch):
+    """4 tars of 4 MB with an index of 80 blocks, for a cache of 1 MB: the options, and the blocks with their values."""
+    monkeypatch.setattr(scan, "BLOCK", 200_000)
+    names = publish(server.folder, shards=4, samples=40)
+    file = tmp_path / "index.json"
+    file.write_text(index_text({name: scan.scan(server.folder / name).entry for name in names}))
+    blocks = []
+    for number, name in enumerate(names):
+        first = 40 * number
+        for start, size, samples in parse_counts(file.read_bytes())[name].blocks:
+            blocks.append(((name, f"bytes={start}-{start + size - 1}"), size, [*range(first, first + samples)]))
+            first += samples
+    assert (len(blocks), sum(size for _, size, _ in blocks) > 15e6) == (80, True)
+    return {"index": str(file), "read": "blocks", "window": 2, "cache_gb": 0.001}, blocks
+
+
+def values(raws):
+    return {position: int(crop[0][0, 0, 0]) for raw in raws for position, crop in flat(raw).items()}
+
+
+def test_blocks_of_a_larger_set_come_once_each_in_the_order_of_the_seed(server, at, larger):
+    options, blocks = larger
+    order = SamplingOrder([len(inside) for *_, inside in blocks], seed=1, window=2)
+    expected = {position: blocks[order(position).shard][2][order(position).sample] for position in range(200)}
+    source = at("{00000..00003}.tar", **options)
+    assert server.log == [], "the index suffices to open it"
+    held, seen = [], {}
+    for raw in islice(Loader(source, batch_size=4, **SETTINGS).batches(), 50):  # 160 samples are an epoch
+        seen |= values([raw])
+        held.append(sum(server.held().values()))
+    source.expect([])
+    assert seen == expected
+    assert max(held) <= 1e6
+    epoch = [row for row, _, _ in blocks]
+    assert Counter(server.log[: len(epoch)]) == Counter(epoch), "each block by one request"
+    assert set(server.log) == set(epoch)
+    assert len(server.log) <= len(epoch) + 24, "and again in the next epoch, one window ahead"
+
+
+def test_blocks_are_resumed_exactly_on_other_ranks_after_cut_connections(server, at, larger, tmp_path):
+    options, blocks = larger
+    sizes = {row: size for row, size, _ in blocks}
+    order = SamplingOrder([len(inside) for *_, inside in blocks], seed=1, window=2)
+    expected = {position: blocks[order(position).shard][2][order(position).sample] for position in range(60, 100)}
+    server.faults = {name: ["drop", 500, "short", "reset"] for name in ("00000.tar", "00002.tar")}
+    seen = {}
+    for rank in range(2):
+        source = at("{00000..00003}.tar", cache=str(tmp_path / f"node{rank}"), **options)
+        loader = Loader(source, batch_size=4, rank=rank, world=2, **SETTINGS).batches(60)
+        seen |= values(islice(loader, 10))
+        source.expect([])
+    assert seen == expected
+    whole = [row for row in server.log if row in sizes]
+    earlier = {blocks[order(position).shard][0] for position in range(52)}  # of windows that end before 60
+    assert not earlier & set(whole)
+    again = [row for row in server.log if row not in sizes]
+    assert again, "a cut transfer resumes where it broke"
+    ends = {(name, given.rpartition("-")[2]) for name, given in sizes}
+    assert {(name, given.rpartition("-")[2]) for name, given in again} <= ends
+
+
+def test_room_for_blocks_is_checked_before_any_is_fetched(server, at, larger, monkeypatch):
+    options, blocks = larger
+    needed = sum(sorted(size for _, size, _ in blocks)[-4:])
+    with pytest.raises(UserError, match=r"two windows of 2 shards.* are 0\.000\d+ GB, and cache_gb .* is less"):
+        at("{00000..00003}.tar", **options | {"cache_gb": 0.99 * needed / 1e9})
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0.99 * needed))
+    with pytest.raises(UserError, match=r"has room for .* GB: make room"):
+        at("{00000..00003}.tar", **options)
+    with pytest.raises(UserError, match="two windows of 2 shards"):
+        at("{00000..00003}.tar", **options | {"read": "whole", "cache_gb": 0.01})
+    assert server.log == []
 
 
 # ---- where -----------------------------------------------------------------------------------------------------------

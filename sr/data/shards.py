@@ -15,7 +15,7 @@ from sr.data.counts import Counts
 from sr.data.index import FOLDER_INDEX, UNCOUNTED, Choice, Entry, ShardIndex
 from sr.data.paths import expanded, shard_paths
 from sr.data.remote.cache import Cache, default_folder
-from sr.data.remote.download import Catalog, Remote, shown, with_index
+from sr.data.remote.download import Catalog, Remote, shown
 from sr.data.remote.transport import PIPE
 from sr.data.sampling_order import WINDOW
 from sr.data.scan import count_all, index_of
@@ -43,7 +43,8 @@ class ShardSource:
     this size (1e9 bytes). All processes of a node share it. Counts, sizes and checksums come from the `index.json` of
     `sr shard` or `sr index`, published with the shards; counts also from timm's `_info.json`, a shard list of wids,
     img2dataset's `NNNNN_stats.json`, or webshart's `NNNNN.json`. Other shards are counted when their window is read.
-    index: the file or URL that `sr index` wrote for remote shards, where it cannot be published next to them.
+    index: the file or URL that `sr index` wrote for remote shards, where it cannot be published next to them. An HTTP
+    folder in `path` stands for all tars in it.
     read: `blocks` reads tars that are larger than 64 MB by ranges of about that size, each a shard of its own in the
     order and in the cache. It needs the index of `sr index`. Another value gives another order of samples.
     gt, lq: the members of a sample to read, by what follows the key and its dot (`gt: image.jpg` for `k.image.jpg`).
@@ -72,9 +73,7 @@ class ShardSource:
         self._channels, self.window, self.skipped = channels, window, Skipped()
         self._choice = Choice(gt, lq, where)
         self._folder = _cache_folder(cache)
-        self._shards = shard_paths(path, Catalog(lambda: self._folder), self.skipped)
-        if index:
-            self._shards = with_index(self._shards, expanded(index))
+        self._shards = shard_paths(path, Catalog(lambda: self._folder, expanded(index)), self.skipped)
         if read == "blocks":
             self._shards = [block for shard in self._shards for block in _blocks(shard)]
         if where != EVERYTHING:

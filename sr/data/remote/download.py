@@ -67,14 +67,20 @@ class Remote(NamedTuple):
 class Catalog:
     """Indexes and listings of remote folders, requested once per run.
 
-    The answers are also saved in `folder()`, so that cached shards can be read while the server is down.
+    The answers are also saved in `folder()`, so that cached shards can be read while the server is down. file: an index
+    file or URL for all folders, whose own indexes are not requested then.
     """
 
-    def __init__(self, folder: Callable[[], Path]) -> None:
-        self._folder, self._known = folder, dict[str, Any]()
+    def __init__(self, folder: Callable[[], Path], file: str = "") -> None:
+        self._folder, self._known, self.file = folder, dict[str, Any](), file
 
     def index(self, folder: str, query: str) -> dict[str, Entry] | None:
         """The index of a remote folder; None where it has none. Raises UserError."""
+        if self.file:
+            if self.file not in self._known:
+                self._known[self.file] = _given_index(self.file)
+            given: dict[str, Entry] = self._known[self.file]
+            return given
         rows = self._asked(f"{folder} {query}", shown(folder), lambda tries: _index(folder, query, tries))
         if rows is None:
             return None
@@ -134,15 +140,18 @@ def find(name: str, catalog: Catalog) -> list[Remote]:
     if base and not glob.has_magic(base):
         return [_looked_up(name, catalog)]
     index = catalog.index(folder, query)
-    if index is None:
-        return [Remote(hit) for hit in catalog.listed(f"{folder}{base or '*.tar'}{query}")]
+    if index is None or (catalog.file and not is_http(name)):  # a given index may be that of several folders
+        return [_looked_up(hit, catalog) for hit in catalog.listed(f"{folder}{base or '*.tar'}{query}")]
     names = fnmatch.filter(sorted(index), base or "*")
     return [Remote(f"{folder}{name}{query}", index[name]) for name in names]
 
 
 def _looked_up(name: str, catalog: Catalog) -> Remote:
     folder, base, query = split(name)
-    return Remote(name, (catalog.index(folder, query) or {}).get(base))
+    entry = (catalog.index(folder, query) or {}).get(base)
+    if catalog.file and entry is None:
+        raise UserError(f"data.source.index: {shown(catalog.file)} does not list {base}; write it again by `sr index`")
+    return Remote(name, entry)
 
 
 def split(url: str) -> tuple[str, str, str]:
@@ -174,24 +183,15 @@ def _index(folder: str, query: str, tries: int) -> dict[str, Entry] | None:
     return None
 
 
-def with_index(shards: Sequence[Path | Remote], file: str) -> list[Path | Remote]:
-    """Give remote shards their entries in an index file or URL, by their base names. Raises UserError."""
+def _given_index(file: str) -> dict[str, Entry]:
+    """The entries in `data.source.index`, by the base names of tars. Raises UserError."""
     try:
         content = fetched(file) if is_remote(file) else Path(file).read_bytes()
         if content is None:
             raise FileNotFoundError(f"there is no {shown(file)}")
-        rows = parse_counts(content)
+        return parse_counts(content)
     except (OSError, ValueError) as error:
         raise UserError(f"data.source.index: {shown(file)} cannot be read ({error}); write it by `sr index`") from None
-    found: list[Path | Remote] = []
-    for shard in shards:
-        if isinstance(shard, Remote) and not shard.name.startswith(PIPE):
-            base = split(shard.name)[1]
-            if base not in rows:
-                raise UserError(f"data.source.index: {shown(file)} does not list {base}; write it again by `sr index`")
-            shard = shard._replace(entry=rows[base])
-        found.append(shard)
-    return found
 
 
 def stated_counts(names: Sequence[str], choice: Choice) -> list[Entry | None]:
