@@ -19,6 +19,7 @@ from long_run import Usage, family, mean, sample
 
 from sr import cli
 from sr.distributed.backends.launch_config import Launch, accelerator
+from sr.distributed.watchdog import LOST
 from sr.train import checkpoint
 from tests.helpers.program import ROOT, Forked, until
 from tests.helpers.training import engine
@@ -53,7 +54,7 @@ def test_a_killed_worker_is_named_and_the_run_resumes(recipe: Recipe, tmp_path: 
     before, workers = sample(run.pid), family(run.pid)[1:]
     os.kill(workers[-1], signal.SIGKILL)
     code, said = run.wait()
-    assert code == 2, said
+    assert code == LOST, said
     death = rf"DataLoader worker \(pid(\(s\))? {workers[-1]}\) (is killed by signal: Killed|exited unexpectedly)"
     assert re.search(death, said), said
     assert "lower data.workers, or give the container more memory" in said

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -77,15 +78,15 @@ class Crops(Dataset):
         self._lone_size = gt_size if self._unpaired else degrade_size
         self._direction, self._flip, self._rotate, self._degradation = direction, flip, rotate, degradation
 
-    def __getitem__(self, positions: list[int]) -> dict[str, Any] | str:
-        """Return a micro-batch in plain types (see `sr.data.loader`), or an error message.
+    def __getitem__(self, positions: list[int]) -> dict[str, Any] | UserError:
+        """Return a micro-batch in plain types (see `sr.data.loader`), or an error.
 
-        An exception would leave a worker process as another exception with a traceback in its message.
+        If it were raised, torch would replace it with another exception with a traceback in its message.
         """
         try:
             crops = [self._views(position) for position in positions]
         except UserError as error:
-            return str(error)
+            return copy(error)  # without its frames
         memory = _memory([image for (gt, lq, _), _ in crops for image in (gt, lq)])
         groups = []
         for rows in _alike([pixels for pixels, _ in crops]):

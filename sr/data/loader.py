@@ -13,6 +13,7 @@ from sr.core.errors import UserError
 from sr.data.batch import RawBatch, SubBatch
 from sr.data.crops import Crops
 from sr.data.mix import Sources
+from sr.distributed.watchdog import LOST
 
 PREFETCH = 4  # batches that a worker makes ahead
 GRACE_SECONDS = 300  # for the last step, its validation and its checkpoint
@@ -44,7 +45,7 @@ class Loader:
         self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
 
     def batches(self, consumed: int = 0) -> Generator[RawBatch, None, None]:
-        """Yield micro-batches without end. Raises UserError if the data cannot be read or a worker died."""
+        """Yield micro-batches without end. Raises UserError if the data cannot be read, and WorkerLost."""
         loader: DataLoader = DataLoader(
             self._crops,
             batch_size=None,
@@ -63,8 +64,8 @@ class Loader:
             with worker_deaths():
                 content = next(batches)
             waited = time.perf_counter() - start
-            if isinstance(content, str):
-                raise UserError(content)
+            if isinstance(content, UserError):
+                raise content
             yield RawBatch([SubBatch(*group) for group in content["groups"]], content["bad"], waited)
 
 
@@ -94,16 +95,22 @@ def _unchanged(content: Any) -> Any:
     return content
 
 
+class WorkerLost(UserError):
+    """A worker was killed. The exit code lets a scheduler start the run again."""
+
+    exit_code = LOST
+
+
 @contextmanager
 def worker_deaths() -> Iterator[None]:
-    """Turn the death of a worker into a UserError; torch may raise it anywhere in the main thread."""
+    """Turn the death of a worker into WorkerLost; torch may raise it anywhere in the main thread."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
         reason = " ".join(str(error).split()).rstrip(". ")
-        raise UserError(
+        raise WorkerLost(
             f"{reason}: most likely the machine ran out of memory or of /dev/shm; lower data.workers, or give the"
             " container more memory (docker: --shm-size)"
         ) from None

@@ -29,7 +29,7 @@ from sr.core.errors import first_line
 from sr.distributed import rendezvous
 from sr.distributed.rendezvous import Peer, Rendezvous
 
-LOST = 75  # exit code EX_TEMPFAIL: another process was lost; the command itself is correct
+LOST = 75  # exit code EX_TEMPFAIL: a process or a server was lost; the command itself is correct
 FIRST_STEP_FACTOR = 10  # compilation takes minutes, and one rank may have finished while another compiles
 GRACE_SECONDS = 10.0  # for processes that fail the same way to report it themselves
 SAVING_SECONDS = 60.0  # for a checkpoint that is being written
@@ -189,7 +189,7 @@ class Watchdog:
 
     def sentence(self, what: str) -> str:
         """The final message: `what` happened, where, and what to do; the message of an error states the fix itself."""
-        if self.code != LOST:
+        if self._kind == "peer_error":
             return f"{self.place}, {what}"
         found: list[str] = []
         lookup = threading.Thread(target=lambda: found.append(self.resume()), daemon=True)  # the disk may hang

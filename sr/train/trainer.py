@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from copy import copy
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
@@ -341,12 +342,12 @@ class Trainer:
         option_changes.check(changes, folder=found.folder, step=step, accepted=self.accept_changes)
         return {name for name in self.players if any(row.key == f"optimizer.{name}.type" for row in changes)}
 
-    def _stopped(self, received: list[int], error: str) -> Exception:
+    def _stopped(self, received: list[int], error: UserError | None) -> UserError:
         """Return what ends the run on all ranks: data that a rank cannot read, else the signal. Collective."""
         signals, errors = zip(*comm.gather((received[0] if received else 0, error)), strict=True)
-        unreadable = error or next((message for message in errors if message), None)
+        unreadable = error or next((each for each in errors if each), None)
         if unreadable:
-            return UserError(unreadable)
+            return copy(unreadable)
         signum = max(signals)
         name = signal.Signals(signum).name
         return Stopped(
@@ -357,22 +358,22 @@ class Trainer:
 class LookAhead(Iterator[RawBatch]):
     """Reads micro-batches `ahead` of their use, so that an error in the data is known before the step that needs it.
 
-    error: why the next micro-batches cannot be read, or "". Those before them are still returned. All ranks can then
+    error: why the next micro-batches cannot be read. Those before them are still returned. All ranks can then
     stop together and save; two steps ahead, because they agree with a delay of one step.
     """
 
     def __init__(self, source: Iterator[RawBatch], ahead: int) -> None:
-        self.error = ""
+        self.error: UserError | None = None
         self._source, self._ahead, self._read = source, ahead, deque[RawBatch]()
 
     def __next__(self) -> RawBatch:
-        while not self.error and len(self._read) <= self._ahead:
+        while self.error is None and len(self._read) <= self._ahead:
             try:
                 self._read.append(next(self._source))
             except UserError as error:
-                self.error = str(error)  # not the exception, whose frames would keep the loader's workers alive
-        if not self._read:
-            raise UserError(self.error)
+                self.error = copy(error)  # here and later: its frames would keep the loader's workers alive
+        if not self._read and self.error is not None:
+            raise copy(self.error)
         return self._read.popleft()
 
 

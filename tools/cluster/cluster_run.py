@@ -1,8 +1,11 @@
 """Run a training on the hosts of a cluster, restart it as a scheduler would, and inject faults."""
 
 import argparse
+import contextlib
 import json
+import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -56,6 +59,18 @@ class Run:
     def log(self, node: int, launch: int) -> Path:
         return self.logs / f"node{node}.launch{launch}.log"
 
+    def clock(self, node: int) -> Path:
+        """The file that holds the offset of a host's clock in seconds; see clock/sitecustomize.py."""
+        return self.args.out / f"clock{node}"
+
+    def memory(self) -> float:
+        """Return the resident memory of all processes of the hosts, in MiB."""
+        pages = 0
+        for pid in (pid for node in self.nodes for pid in self.cluster.pids(node)):
+            with contextlib.suppress(OSError):
+                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
+
     def output(self, node: int) -> str:
         """Return the output of all launches of a host."""
         return "".join(self.log(node, n).read_text(errors="replace") for n in range(self.launches[node]))
@@ -89,6 +104,8 @@ class Run:
     def start(self, node: int) -> None:
         env = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         env |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "eth0"}
+        if (clock := self.clock(node)).exists():
+            env |= {"CLOCK_FILE": str(clock), "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent / 'clock'}"}
         log, self.launches[node] = self.log(node, self.launches[node]), self.launches[node] + 1
         self.launchers[node] = self.cluster.start(node, self.command(node), env=env, log=log)
 
@@ -168,3 +185,31 @@ def freeze(run: Run, node: int, rng: random.Random) -> str:
     for pid in stopped:
         send(pid, signal.SIGCONT)
     return f"all of node{node} frozen for {seconds:.0f} s"
+
+
+def full_disk(run: Run, node: int, rng: random.Random) -> str:
+    """Fill the file system of the runs (the disk that all hosts share), and free it after a while."""
+    seconds, filler = rng.uniform(5, 30), run.root.parents[1] / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 20))
+    run.wait(seconds)
+    filler.unlink()
+    return f"disk full for {seconds:.0f} s"
+
+
+def clock_jump(run: Run, node: int, rng: random.Random) -> str:
+    jump = rng.choice([-1, 1]) * rng.randint(60, 7200)
+    run.clock(node).write_text(str(jump))
+    return f"clock of node{node} now {jump:+d} s off"
+
+
+Fault = Callable[[Run, int, random.Random], str]
+FAULTS: dict[str, Fault] = {
+    "kill_worker": kill_worker,
+    "kill_launcher": kill_launcher,
+    "kill_node": kill_node,
+    "cut10": cut10,
+}
+RANDOM: list[Fault] = [kill_worker, kill_launcher, kill_node, cut, freeze]
+SOAK: list[Fault] = [*RANDOM, full_disk, clock_jump]

@@ -2,6 +2,7 @@
 
     sudo python tools/cluster/cluster_test.py --nodes 2 4 --out cluster
     sudo python tools/cluster/cluster_test.py --nodes 2 --only random --faults 30 --seed 1 --out cluster
+    sudo python tools/cluster/cluster_test.py --nodes 2 --only soak --hours 6 --timeout 30 --out cluster
 
 The hosts are network namespaces on this machine. Each runs `accelerate launch -m sr train` on small networks; the
 launcher restarts its processes up to --restarts times, and is started again when it fails, as a scheduler does. Writes
@@ -14,16 +15,17 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import yaml
 from cluster import Cluster, forbidden
-from cluster_run import Failed, Run, cut, cut10, freeze, kill_launcher, kill_node, kill_worker
+from cluster_run import FAULTS, RANDOM, SOAK, Failed, Fault, Run
 from PIL import Image
 
 from sr.train import checkpoint
@@ -57,7 +59,7 @@ class Row:
     good: bool = False
 
 
-FAULTS = {"kill_worker": kill_worker, "kill_launcher": kill_launcher, "kill_node": kill_node, "cut10": cut10}
+DISK = "512m"  # size of the file system of a soak
 
 
 # ---- scenarios -------------------------------------------------------------------------------------------------------
@@ -69,7 +71,7 @@ class Scenarios:
     def __init__(self, args: argparse.Namespace, cluster: Cluster) -> None:
         self.args, self.cluster, self.rng = args, cluster, random.Random(args.seed)
         self.count = len(cluster.nodes)
-        self.whole = self.run("whole", steps=RANDOM_STEPS if "random" in args.only else args.steps)
+        self.whole = self.run("whole", steps=RANDOM_STEPS if {"random", "soak"} & set(args.only) else args.steps)
         self.whole.timeout = 120
         self.whole.finish()
 
@@ -91,7 +93,7 @@ class Scenarios:
         self._recover(run, row)
         return self._compare(run, [row])
 
-    def _break(self, run: Run, fault: Callable[[Run, int, random.Random], str], node: int) -> Row:
+    def _break(self, run: Run, fault: Fault, node: int) -> Row:
         self.since, self.was, self.before = time.monotonic(), run.step, len(run.resumed)
         row = Row(self.count, fault(run, node, self.rng), f"step {self.was}" if self.was else "start")
         print(f"  {run.name}: {row.fault} at {row.injected_at}", flush=True)
@@ -129,20 +131,37 @@ class Scenarios:
 
     def random(self) -> Iterator[Row]:
         """Random faults at random moments, also during a start and during recovery from the previous fault."""
-        kinds, left = [kill_worker, kill_launcher, kill_node, cut, freeze], self.args.faults
+        left = self.args.faults
         while left:
-            run, batch = self.run(f"random{left}", steps=RANDOM_STEPS), list[Row]()
-            while len(batch) < min(left, 5) and run.step < run.steps - 16:
-                if self.rng.random() < 0.3:
-                    run.wait(self.rng.uniform(0, 20))
-                else:
-                    if batch:
-                        self._recover(run, batch[-1])
-                    run.reach(min(run.step + self.rng.randint(1, 8), run.steps - 16))
-                batch.append(self._break(run, self.rng.choice(kinds), self.rng.randrange(self.count)))
-            self._recover(run, batch[-1])
-            yield from self._compare(run, batch)
-            left -= len(batch)
+            rows = self._disturbed(f"random{left}", RANDOM, left)
+            yield from rows
+            left -= len(rows)
+
+    def soak(self) -> Iterator[Row]:
+        """Runs with random faults for --hours, with a disk that fills up and clocks that jump."""
+        end, number = time.monotonic() + 3600 * self.args.hours, 0
+        while time.monotonic() < end:
+            number += 1
+            rows = self._disturbed(f"soak{number}", SOAK, 5)
+            hours = self.args.hours - (end - time.monotonic()) / 3600
+            print(f"{hours:.2f} h: {number} runs, at most {self.memory:.0f} MiB in the last one", flush=True)
+            shutil.rmtree(self.args.out / "runs" / f"soak{number}_{self.count}")
+            yield from rows
+
+    def _disturbed(self, name: str, kinds: Sequence[Fault], most: int) -> list[Row]:
+        """Run with up to 5 faults, and compare the result."""
+        run, rows, self.memory = self.run(name, steps=RANDOM_STEPS), list[Row](), 0.0
+        while len(rows) < min(most, 5) and run.step < run.steps - 16:
+            if self.rng.random() < 0.3:
+                run.wait(self.rng.uniform(0, 20))
+            else:
+                if rows:
+                    self._recover(run, rows[-1])
+                run.reach(min(run.step + self.rng.randint(1, 8), run.steps - 16))
+            self.memory = max(self.memory, run.memory())
+            rows.append(self._break(run, self.rng.choice(kinds), self.rng.randrange(self.count)))
+        self._recover(run, rows[-1])
+        return self._compare(run, rows)
 
 
 def differs(one: Run, other: Run, step: int) -> float:
@@ -171,6 +190,14 @@ def prepare(out: Path) -> None:
     (out / "recipe.yml").write_text(yaml.safe_dump(recipe, sort_keys=False))
 
 
+def prepare_soak(out: Path, nodes: int) -> None:
+    """Give the runs a small file system, and each host a clock that can be changed."""
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(out / "runs")], check=True)
+    for node in range(nodes):
+        (out / f"clock{node}").write_text("0")
+
+
 def table(rows: list[Row]) -> str:
     names = [field.name for field in fields(Row)]
     lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * len(names) + "|"]
@@ -188,6 +215,7 @@ def main() -> int:
     parser.add_argument(
         "--faults", type=int, default=30, help="number of faults of `random`, per number of hosts (%(default)s)"
     )
+    parser.add_argument("--hours", type=float, default=6.0, help="length of `soak` (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=12, help="train.timeout, in seconds (%(default)s)")
     parser.add_argument(
@@ -205,6 +233,8 @@ def main() -> int:
     prepare(args.out)
     rows: list[Row] = []
     try:
+        if "soak" in args.only:
+            prepare_soak(args.out, max(args.nodes))
         for nodes in args.nodes:
             with Cluster(nodes) as cluster:
                 scenarios = Scenarios(args, cluster)
@@ -214,6 +244,7 @@ def main() -> int:
         print(f"failed: {error}; see {args.out / 'logs'}")
         return 1
     finally:
+        subprocess.run(["umount", "-q", str(args.out / "runs")])
         (args.out / "results.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
         print(table(rows))
     return 0 if rows and all(row.good for row in rows) else 1

@@ -35,6 +35,7 @@ from sr.data.remote.transport import (
 )
 from sr.data.scan import COMPRESSED_SUFFIXES, compressed, from_listing
 from sr.data.where import EVERYTHING
+from sr.distributed.watchdog import LOST
 
 T = TypeVar("T")
 TRIES = 8  # in a row that together receive less than a chunk
@@ -46,7 +47,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, doubled after each try: a minut
 class Unreachable(UserError):
     """A remote file cannot be downloaded: retries do not help, or all of them failed.
 
-    cause: the reason alone. permanent: retries do not help. absent: the file does not exist.
+    cause: the reason alone. permanent: retries do not help; otherwise the exit code lets a scheduler start the run
+    again. absent: the file does not exist.
     """
 
     cause = ""
@@ -308,7 +310,7 @@ def retry(name: str, attempt: Callable[[], T], transfer: "_Transfer | None" = No
                 failure = Unreachable(
                     f"{shown(name)}: {error} ({tries} tries); check the server and the network, then run this again"
                 )
-                failure.cause = str(error)
+                failure.cause, failure.exit_code = str(error), LOST
                 raise failure from None
             wait = backoff(name, failed)
             print(f"{shown(name)}: {error}; retrying in {wait:.1f} s", file=sys.stderr, flush=True)
