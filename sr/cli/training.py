@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sr.cli import common
 from sr.cli.common import Add
+from sr.core.errors import UserError
 
 FORMAT = """png (default) and npy are lossless; npy is about twice the size of png and the fastest to read; jpg and
 webp are small and lossy"""
@@ -16,6 +17,20 @@ webp are small and lossy"""
 def add(verb: Add) -> None:
     parser = verb(train, "train from an options file, or resume the run", "sr train quickstart")
     parser.add_argument("--accept-changes", action="store_true", help="resume with changed losses, data or optimizer")
+    parser.add_argument(
+        "--profile",
+        type=common.whole(1),
+        metavar="N",
+        help="trace N steps after a warm-up, print the ten most expensive operators, and end without a checkpoint",
+    )
+    parser.add_argument(
+        "--find-lr",
+        type=common.whole(5),
+        nargs="?",
+        const=100,
+        metavar="N",
+        help="raise the learning rate over N steps (100), print a suggestion, and end without a checkpoint",
+    )
     common.add_options(parser)
     help = "check an options file and print it resolved"
     common.add_options(verb(check, help, "sr check quickstart.yml", result=True, json=True))
@@ -44,9 +59,25 @@ def _check_early(args: argparse.Namespace) -> tuple[str, ...]:
 
 def train(args: argparse.Namespace) -> int:
     _check_early(args)
+    if args.profile or args.find_lr:
+        return _try(args)
     from sr.train.api import train as run
 
     run(args.options, overrides=args.set, plugins=args.plugins, accept_changes=args.accept_changes)
+    return 0
+
+
+def _try(args: argparse.Namespace) -> int:
+    """Train a few steps without saving."""
+    from sr.train import builder, trials
+
+    if args.profile and args.find_lr:
+        raise UserError("--profile and --find-lr exclude each other; give one of them")
+    options = builder.load(args.options, args.set, plugins=args.plugins)
+    if args.profile:
+        trials.profile(options, steps=args.profile, plugins=args.plugins)
+    else:
+        trials.find_lr(options, steps=args.find_lr, plugins=args.plugins)
     return 0
 
 

@@ -86,7 +86,7 @@ class Trainer:
         self.device = next(iter(players.values())).accelerator.device
         self.waited = 0.0  # seconds since the last log that this rank waited for data
         self.meter, self.diagnosis = Meter(), diagnostics.Diagnosis()
-        self._loss_names: dict[str, None] = {}
+        self.loss_names: dict[str, None] = {}
 
     def run(self) -> None:
         """Train to `total_steps`, from the newest checkpoint if there is one. Raises Stopped after SIGTERM or SIGINT.
@@ -115,7 +115,7 @@ class Trainer:
         with closing(self.saver), worker_deaths(), signals() as received:
             if self.step < options.train.total_steps:
                 dry_run(self)
-            run = Run(options.folder, self.resolved, resume_step=self.step, losses=self._loss_names)
+            run = Run(options.folder, self.resolved, resume_step=self.step, losses=self.loss_names)
             with closing(Tracker(run, self.trackers)) as tracker:
                 if self._validates() and (self.step or self.pretrained):
                     self.validate(tracker)  # the baseline; or of a checkpoint, which is saved before its validation
@@ -207,7 +207,7 @@ class Trainer:
                 total = rest
             norm = player.update(total / self.options.train.accumulate, step=self.step, last=last, measure=measure)
             report |= {} if norm is None else {"grad_norm": norm}
-            self._loss_names |= {f"{tag}/{name}": None for name in phase.losses}
+            self.loss_names |= {f"{tag}/{name}": None for name in phase.losses}
             for values, checked in ((phase.losses, True), (report, False)):
                 tagged = {f"{tag}/{name}": value for name, value in values.items()}
                 self.meter.add(tagged, step=self.step + 1, checked=checked)
@@ -229,7 +229,7 @@ class Trainer:
             self.used = []
         bar.set_postfix({name: f"{values[name]:.4g}" for name in values if name in BAR}, refresh=False)
         if bar.disable and comm.is_main():
-            shown = ", ".join(f"{name} {values[name]:.4g}" for name in self._loss_names if name in values)
+            shown = ", ".join(f"{name} {values[name]:.4g}" for name in self.loss_names if name in values)
             tqdm.write(f"step {self.step} of {self.options.train.total_steps}: {shown}, {speed:.3g} images/s")
         for sentence in self.diagnosis.observe(values) if comm.is_main() else ():
             tqdm.write(f"step {self.step}: {sentence}")
