@@ -14,7 +14,9 @@ from sr.degrade.kernels import BellKernel, SincKernel
 from sr.degrade.noise import Noise
 from sr.degrade.one_of import OneOf
 from sr.degrade.resize import Downscale, Resize
+from sr.degrade.tones import Dither, Halo
 
+MODES = "bicubic", "area", "bilinear", "bicubic_plain", "nearest", "lanczos"
 COUNT = 2000
 
 
@@ -51,20 +53,64 @@ def test_a_sample_does_not_depend_on_its_batch(gt):
 
 
 def test_padded_batches_match_single_images(gt, monkeypatch):
-    """Uses the padded batches of a GPU, here of up to 3. Values at a rounding boundary may round either way."""
+    """Uses the padded batches of a GPU. Values at a rounding boundary may round either way."""
     sizes = [(72, 80), (56, 80), (72, 80), (30, 41)]
     images = [image[:, :height, :width].contiguous() for image, (height, width) in zip(gt, sizes, strict=True)]
     for stages in ([stage] for stage in second_order()):
         alone = Degradation([*stages, Downscale()], scale=4, gt_size=None, seed=5)
         with monkeypatch.context() as patch:
-            patch.setattr(noise, "_counts", lambda levels, photons, draw: torch.poisson(levels, generator=draw.field()))
+            patch.setattr(noise, "_counts", _poisson)
             apart = alone._degrade(images, samples(4))
             patch.setattr(canvas, "is_accelerator", lambda device: True)
-            patch.setattr(canvas, "BATCH_SIZE", 3)
             for one, many in zip(apart, alone._degrade(images, samples(4)), strict=True):
                 error = (one - many).abs()
                 assert error.median() < 1e-6
                 assert (error > 1e-5).float().mean() < 0.02
+
+
+def _poisson(levels, photons, draw):
+    """Draw counts as on a GPU."""
+    return torch.poisson(levels * (photons / 255), generator=draw.field())
+
+
+def test_a_batch_on_a_gpu_is_as_on_a_cpu(monkeypatch):
+    """Every stage, and batches in parts of two. A JPEG coefficient at a rounding boundary may round either way."""
+    degradation = Degradation(second_order(), scale=4, gt_size=48, seed=5)
+    gt = torch.rand(5, 3, 96, 80, generator=torch.Generator().manual_seed(2))
+    monkeypatch.setattr(noise, "_counts", _poisson)
+    alone = degradation(gt, range(5))
+    monkeypatch.setattr(canvas, "is_accelerator", lambda device: True)
+    for size in (64, 2):
+        monkeypatch.setattr(canvas, "BATCH_SIZE", size)
+        together = degradation(gt, range(5))
+        for name in ("lq", "gt", "target"):
+            error = (getattr(together, name) - getattr(alone, name)).abs()
+            assert error.max() < 0.1
+            assert (error > 1e-5).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("stage", [Downscale(mode=mode) for mode in MODES] + [Dither(prob=1), Halo(prob=1)])
+def test_images_of_different_sizes_share_kernels(gt, stage, monkeypatch):
+    images = [gt[0], gt[1, :, :50, :37].contiguous(), gt[2, :, :33], gt[3, :, :, :20]]
+    apart = stage(images, samples(4))
+    monkeypatch.setattr(canvas, "is_accelerator", lambda device: True)
+    for one, many in zip(apart, stage(images, samples(4)), strict=True):
+        assert (one - many).abs().median() < 1e-6
+        assert ((one - many).abs() > 1e-4).float().mean() < 0.02
+
+
+def test_equal_stages_of_choices_run_together(gt, monkeypatch):
+    """`one_of` with [downscale, sinc] and [jpeg, downscale, sinc]: the samples are those of separate calls."""
+    calls = []
+    for kind in (Sinc, STAGES["jpeg"], Downscale):
+        apply = kind.apply
+        monkeypatch.setattr(kind, "apply", lambda self, i, d, apply=apply: calls.append(len(i)) or apply(self, i, d))
+    stage = OneOf(choices=[[Downscale(), Sinc(prob=1)], [STAGES["jpeg"](), Downscale(), Sinc(prob=1)]])
+    together = stage(list(gt), samples(4))
+    assert len(calls) == 3
+    assert calls.count(4) == 2
+    for row, image in enumerate(gt):
+        assert stage([image], samples(4)[row : row + 1])[0].equal(together[row])
 
 
 def test_pick_matches_numpy_choice():

@@ -8,14 +8,13 @@ from skimage import data
 
 from sr.core.errors import UserError
 from sr.degrade import noise, shot
+from sr.degrade.canvas import pack
 from sr.degrade.filters import filter2d
 from sr.degrade.jpeg import jpeg
 from sr.degrade.kernels import BellKernel, SincKernel, synthesize
-from sr.degrade.resize import interpolate
+from sr.degrade.resize import Plan, resized
 from sr.degrade.sharpen import Sharpen
 from sr.nets.io.basicsr import basicsr
-
-CPU = torch.device("cpu")
 
 
 def reference(module):
@@ -37,14 +36,14 @@ def photo():
 def test_bell_kernels(isotropic, beta, plateau, name):
     expected = getattr(reference("data.degradations"), name)(13, 1.3, 0.4, 0.7, beta, isotropic=isotropic)
     shape = {"sigma_y": 1.3} if isotropic else {"sigma_y": 0.4, "rotation": 0.7}
-    [got] = synthesize([BellKernel(13, 1.3, beta=beta, plateau=plateau, **shape)], 13, CPU)
+    [got] = synthesize([BellKernel(13, 1.3, beta=beta, plateau=plateau, **shape)], 13)
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "cutoff"), [(7, 3.1), (13, 1.5), (21, 0.63)])
 def test_sinc_kernel(size, cutoff):
     expected = reference("data.degradations").circular_lowpass_kernel(cutoff, size)
-    [got] = synthesize([SincKernel(size, cutoff)], size, CPU)
+    [got] = synthesize([SincKernel(size, cutoff)], size)
     np.testing.assert_allclose(got.numpy(), expected, atol=2e-7)
 
 
@@ -56,10 +55,10 @@ def test_batched_kernels_are_centered_single_kernels():
         SincKernel(15, 1.1),
         BellKernel(1, 1, 1),
     ]
-    made = synthesize(shapes, 21, CPU)
+    made = synthesize(shapes, 21)
     for kernel, shape in zip(made, shapes, strict=True):
         margin = (21 - shape.size) // 2
-        [alone] = synthesize([shape], shape.size, CPU)
+        [alone] = synthesize([shape], shape.size)
         torch.testing.assert_close(kernel, torch.nn.functional.pad(alone, [margin] * 4), atol=1e-15, rtol=0)
 
 
@@ -118,7 +117,8 @@ def test_noise(photo, gray, monkeypatch):
 def test_photons_are_levels_rounded_up_to_a_power_of_two(levels, photons):
     image = torch.arange(300).remainder(levels).float()[None, None]
     plain = torch.zeros(1, 90, 90)
-    assert noise._photons([image, plain]).tolist() == [photons, 1]
+    both = pack([image, plain])
+    assert noise._photons(both.whole, both.inside).tolist() == [photons, 1]
 
 
 @pytest.mark.parametrize("photons", [1, 8, 256])
@@ -152,6 +152,6 @@ def test_tables_of_counts_hold_the_probabilities():
 @pytest.mark.parametrize("factor", [0.15, 0.4, 0.77, 1.0, 1.31])
 def test_interpolation_matches_torch(photo, mode, factor):
     expected = torch.nn.functional.interpolate(photo[None], scale_factor=factor, mode=mode)[0]
-    torch.testing.assert_close(interpolate(photo, mode, factor=factor), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(resized([photo], [Plan(mode, factor=factor)])[0], expected, atol=2e-5, rtol=0)
     expected = torch.nn.functional.interpolate(photo[None], size=(91, 40), mode=mode)[0]
-    torch.testing.assert_close(interpolate(photo, mode, size=(91, 40)), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(resized([photo], [Plan(mode, size=(91, 40))])[0], expected, atol=2e-5, rtol=0)

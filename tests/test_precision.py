@@ -11,7 +11,7 @@ from sr.inference.precision import WITHIN, Choice, choose, exact, halved, mixed
 from sr.inference.predictor import Predictor
 from sr.inference.receptive_field import probe
 from sr.nets.cpu import winograd
-from sr.nets.device import fast_half_types
+from sr.nets.device import fast_half_types, multiplications
 from sr.nets.edsr import EDSR
 from sr.nets.io.load import Model
 from sr.nets.rcan import RCAN
@@ -201,7 +201,7 @@ def test_tf32_is_switched_where_the_new_settings_were_used(monkeypatch):
         conv.fp32_precision = "ieee"
         with pytest.raises(RuntimeError):
             print(torch.backends.cudnn.allow_tf32)
-        with precision._multiplications(torch.device("cuda"), tf32=True):
+        with multiplications(torch.device("cuda"), tf32=True):
             assert (conv.fp32_precision, matmul.fp32_precision) == ("tf32", "tf32")
         assert (conv.fp32_precision, matmul.fp32_precision) == ("ieee", before[1])
     finally:

@@ -32,8 +32,7 @@ class _Filter(RandomStage):
     sizes: tuple[int, int]
 
     def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
-        made = kernels.synthesize([self.shape(draw) for draw in draws], self.sizes[1], images[0].device)
-        return filter2d(images, made.float())
+        return filter2d(images, kernels.synthesize([self.shape(draw) for draw in draws], self.sizes[1]).float())
 
     @abstractmethod
     def shape(self, draw: Draw) -> BellKernel | SincKernel: ...

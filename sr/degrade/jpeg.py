@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from sr.config.ranges import ascending
 from sr.degrade.canvas import each
-from sr.degrade.draws import Draw
+from sr.degrade.draws import Draw, upload
 from sr.degrade.stage import Prob, RandomStage
 
 # ITU-T T.81, tables K.1 and K.2.
@@ -53,59 +53,65 @@ def jpeg(images: list[Tensor], qualities: list[float]) -> list[Tensor]:
     rounded to 8 bits. As in Real-ESRGAN, the luminance table is transposed.
     """
     steps = [(5000 / quality if quality < 50 else 200 - 2 * quality) / 100 for quality in qualities]
-    channels = images[0].shape[0]
-    images = [image.expand(3, -1, -1) for image in images]
-    return [image[:channels] for image in each(_coded, images, torch.tensor(steps, dtype=torch.float64))]
+    tables = torch.tensor(steps, dtype=torch.float64)[:, None, None, None] * _tables()
+    if images[0].shape[0] == 1:
+        return each(lambda gray, table: _coded(gray.expand(-1, 3, -1, -1), table)[:, :1], images, tables)
+    return each(_coded, images, tables)
 
 
-def _coded(images: Tensor, steps: Tensor) -> Tensor:
-    """Compress [n, 3, h, w]; steps: float64 [n], factors of the quantization tables."""
-    height, width = images.shape[-2:]
-    full = functional.pad(images.clamp(0, 1).mul_(255), (0, -width % 16, 0, -height % 16))
-    half = full[..., ::2, :] + full[..., 1::2, :]
-    half = (half[..., ::2] + half[..., 1::2]).mul_(0.25)
-    luminance, chrominance = (steps[:, None, None] * table for table in _tables(images.device))
-    y = _quantize(_mix(full, *LUMA).sub_(128), luminance)
-    cb, cr = (
-        _quantize(_mix(half, *weights), chrominance).repeat_interleave(2, -1).repeat_interleave(2, -2)
-        for weights in (CB, CR)
-    )
-    y.add_(128)
-    red, blue = torch.add(y, cr, alpha=1.402), torch.add(y, cb, alpha=1.772)
-    green = y.add_(cb, alpha=-0.344136).add_(cr, alpha=-0.714136)
-    return torch.stack([red, green, blue], 1).div_(255).clamp_(0, 1)[..., :height, :width]
-
-
-def _mix(images: Tensor, red: float, green: float, blue: float) -> Tensor:
-    """Weighted sum of the channels: [n, 3, h, w] -> [n, h, w]."""
-    return (images[:, 0] * red).add_(images[:, 1], alpha=green).add_(images[:, 2], alpha=blue)
-
-
-def _quantize(planes: Tensor, tables: Tensor) -> Tensor:
-    """Round the 8x8 DCT coefficients of [n, h, w] to multiples of the tables [n, 1, 64].
+def _coded(images: Tensor, tables: Tensor) -> Tensor:
+    """Compress [n, 3, h, w]; tables: quantization steps of luminance and chrominance, float64 [n, 2, 8, 8].
 
     Computed in float64, which TF32 and bf16 matmul settings do not affect; rounding would amplify their errors.
     """
-    basis = _dct(planes.device)
-    blocks = planes.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)  # [n, h/8, w/8, 8, 8]
-    coefficients = blocks.double().flatten(-2).flatten(1, 2) @ basis.T
-    samples = coefficients.div_(tables).round_().mul_(tables) @ basis
-    made = torch.empty_like(planes)
-    made.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2).copy_(samples.view(blocks.shape))
-    return made
+    height, width = images.shape[-2:]
+    to_y, to_c, from_y, from_c = _colors(images.device)
+    full = images.double().clamp_(0, 1)
+    if height % 16 or width % 16:
+        full = functional.pad(full, (0, -width % 16, 0, -height % 16))
+    half = functional.avg_pool2d(full, 2)
+    luminance, chrominance = tables[:, :, None, :, None].split(1, 1)
+    y = _quantize(_mixed(to_y, full).sub_(128), luminance).add_(128)
+    made = _mixed(from_y, y).unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))  # each chrominance value is for 2x2 pixels
+    made += _mixed(from_c, _quantize(_mixed(to_c, half), chrominance))[..., None, :, None]
+    return made.flatten(-2).flatten(-3, -2).clamp_(0, 1).to(images.dtype)[..., :height, :width]
+
+
+def _mixed(weights: Tensor, images: Tensor) -> Tensor:
+    """Weighted sums of the channels: [n, c, h, w] -> [n, c', h, w] by weights [c', c]."""
+    return torch.bmm(weights.expand(len(images), -1, -1), images.flatten(2)).unflatten(2, images.shape[2:])
+
+
+def _quantize(planes: Tensor, tables: Tensor) -> Tensor:
+    """Round the 8x8 DCT coefficients of [n, c, h, w] to multiples of the tables [n, 1, 1, 8, 1, 8]."""
+    count, channels, height, width = planes.shape
+    line = _dct(planes.device)
+    down = line.expand(count * channels * height // 8, -1, -1)
+    coefficients = torch.bmm(down, planes.reshape(-1, 8, width)).view(-1, 8) @ line.T
+    blocks = coefficients.view(count, channels, height // 8, 8, width // 8, 8)
+    blocks.div_(tables).round_().mul_(tables)
+    return torch.bmm(down.mT, (coefficients @ line).view(-1, 8, width)).view_as(planes)
 
 
 @lru_cache(maxsize=8)
 def _dct(device: torch.device) -> Tensor:
-    """The orthonormal two-dimensional DCT-II of an 8x8 block as a [64, 64] matrix."""
+    """The orthonormal DCT-II of 8 values as a matrix, float64."""
     n = torch.arange(8, dtype=torch.float64)
     line = torch.cos((2 * n + 1) * n[:, None] * math.pi / 16) / 2
     line[0] /= math.sqrt(2)
-    return torch.kron(line, line).to(device)
+    return upload(line, device)
 
 
 @lru_cache(maxsize=8)
-def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+def _colors(device: torch.device) -> tuple[Tensor, ...]:
+    """Weights from RGB in 0..1 to Y and to CbCr in 8-bit levels, and back."""
+    back = torch.tensor([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]], dtype=torch.float64) / 255
+    there = torch.tensor([LUMA, CB, CR], dtype=torch.float64) * 255
+    return tuple(upload(part.contiguous(), device) for part in (there[:1], there[1:], back[:, :1], back[:, 1:]))
+
+
+@lru_cache(maxsize=1)
+def _tables() -> Tensor:
     chrominance = torch.full((8, 8), 99.0)
     chrominance[:4, :4] = torch.tensor(CHROMINANCE)
-    return torch.tensor(LUMINANCE).T.flatten().double().to(device), chrominance.flatten().double().to(device)
+    return torch.stack([torch.tensor(LUMINANCE).T, chrominance]).double()

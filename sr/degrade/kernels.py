@@ -7,8 +7,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sr.degrade.draws import upload
-
 Kind = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 
 
@@ -34,39 +32,42 @@ class SincKernel(NamedTuple):
     cutoff: float
 
 
-def synthesize(shapes: Sequence[BellKernel | SincKernel], side: int, device: torch.device) -> Tensor:
-    """Make float64 kernels [n, side, side] on the device, centered and padded with zeros, without a host sync."""
+def synthesize(shapes: Sequence[BellKernel | SincKernel], side: int) -> Tensor:
+    """Make float64 kernels [n, side, side] on the host, centered and padded with zeros.
+
+    On a GPU the 40 kernel launches would take longer than this.
+    """
     bells = [shape for shape in shapes if isinstance(shape, BellKernel)]
     rings = [shape for shape in shapes if isinstance(shape, SincKernel)]
-    axis = torch.arange(side, dtype=torch.float64, device=device) - side // 2
+    axis = torch.arange(side, dtype=torch.float64) - side // 2
     made = torch.cat([*([_bells(bells, axis)] if bells else []), *([_rings(rings, axis)] if rings else [])])
     made /= made.sum((-2, -1), keepdim=True)
     if not (bells and rings):
         return made
     places = iter(range(len(bells))), iter(range(len(bells), len(shapes)))
-    return made[upload(torch.tensor([next(places[isinstance(shape, SincKernel)]) for shape in shapes]), device)]
+    return made[[next(places[isinstance(shape, SincKernel)]) for shape in shapes]]
 
 
 def _bells(shapes: list[BellKernel], axis: Tensor) -> Tensor:
     turns = [(math.cos(shape.rotation), math.sin(shape.rotation)) for shape in shapes]
     rows = [(s.size // 2, c / s.sigma_x, n / s.sigma_x, c / s.sigma_y, n / s.sigma_y, s.beta, s.plateau)
             for s, (c, n) in zip(shapes, turns, strict=True)]  # fmt: skip
-    reach, cos_x, sin_x, cos_y, sin_y, beta, plateau = _columns(rows, axis)
+    reach, cos_x, sin_x, cos_y, sin_y, beta, plateau = _columns(rows)
     x, y = axis, axis[:, None]
     q = ((x * cos_x + y * sin_x).square() + (y * cos_y - x * sin_y).square()).pow(beta)
     return _cut(torch.where(plateau > 0, 1 / (1 + q), torch.exp(-0.5 * q)), axis, reach)
 
 
 def _rings(shapes: list[SincKernel], axis: Tensor) -> Tensor:
-    reach, cutoff = _columns([(shape.size // 2, shape.cutoff) for shape in shapes], axis)
+    reach, cutoff = _columns([(shape.size // 2, shape.cutoff) for shape in shapes])
     radius = torch.hypot(axis, axis[:, None])
     rings = cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius)
     return _cut(torch.where(radius == 0, cutoff**2 / (4 * math.pi), rings), axis, reach)
 
 
-def _columns(rows: list[tuple], axis: Tensor) -> tuple[Tensor, ...]:
-    """Copy all parameters to the device at once, as tensors [n, 1, 1]."""
-    return upload(torch.tensor(rows, dtype=torch.float64), axis.device)[..., None, None].unbind(1)
+def _columns(rows: list[tuple]) -> tuple[Tensor, ...]:
+    """Return the parameters as tensors [n, 1, 1]."""
+    return torch.tensor(rows, dtype=torch.float64)[..., None, None].unbind(1)
 
 
 def _cut(kernels: Tensor, axis: Tensor, reach: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Sensor noise: Gaussian or Poisson, per channel or shared by all channels."""
 
+from functools import lru_cache
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from sr.degrade import canvas, shot
-from sr.degrade.canvas import each
+from sr.degrade.canvas import Packed
 from sr.degrade.draws import Draw, upload
 from sr.degrade.stage import Prob, RandomStage, Range
 
@@ -39,6 +40,12 @@ class Noise(RandomStage):
 
     def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
         kinds = [(draw.chance(self.gray_prob), draw.chance(self.gaussian_prob)) for draw in draws]
+        if canvas.is_accelerator(images[0].device):
+            amounts = [
+                draw.uniform(self.sigma if bell else self.poisson_scale)
+                for draw, (_, bell) in zip(draws, kinds, strict=True)
+            ]
+            return together(canvas.pack(images), kinds, amounts, draws)
         made = dict(enumerate(images))
         for (gray, bell), group in groupby(sorted(made, key=kinds.__getitem__), key=kinds.__getitem__):
             rows = list(group)
@@ -47,6 +54,30 @@ class Noise(RandomStage):
             noisy = add([images[row] for row in rows], amounts, [draws[row] for row in rows], gray=gray)
             made.update(zip(rows, (image.clamp_(0, 1) for image in noisy), strict=True))
         return list(made.values())
+
+
+def together(images: Packed, kinds: list[tuple[bool, bool]], amounts: list[float], draws: list[Draw]) -> Packed:
+    """Add `gaussian` or `poisson` noise to all images with few kernels, and clamp.
+
+    kinds: (gray, Gaussian) of each image. amounts: its sigma or scale.
+    """
+    whole, device = images.whole, images.whole.device
+    colorful = whole.shape[1] == 3 and any(kind[0] for kind in kinds)
+    gray = upload(torch.tensor([kind[0] for kind in kinds]), device)[:, None, None, None]
+    levels = _levels(torch.where(gray, _luma(whole), whole) if colorful else whole)
+    photons = _photons(levels, images.inside)[:, None, None, None]
+    rates, fields = levels * (photons / 255), []
+    for row, (draw, (height, width), (one, normal)) in enumerate(zip(draws, images.sizes, kinds, strict=True)):
+        rate, generator = rates[row, : 1 if one else None, :height, :width], draw.field()
+        if normal:
+            fields.append(torch.randn(rate.shape, generator=generator, device=device))
+        else:
+            fields.append(torch.poisson(rate, generator=generator))
+    # gaussian: image + sigma / 255 * field; poisson: image + scale / photons * counts - scale / 255 * levels
+    table = [(a / 255, 0, 0) if normal else (a, 1, -a / 255) for a, (_, normal) in zip(amounts, kinds, strict=True)]
+    factor, power, share = upload(torch.tensor(table), device)[..., None, None, None].unbind(1)
+    noisy = whole.addcmul(canvas.spread(fields, images), factor / photons.pow(power))
+    return images.like(noisy.addcmul_(levels, share).clamp_(0, 1))
 
 
 def gaussian(images: list[Tensor], sigmas: list[float], draws: list[Draw], *, gray: bool) -> list[Tensor]:
@@ -61,44 +92,38 @@ def gaussian(images: list[Tensor], sigmas: list[float], draws: list[Draw], *, gr
 
 def poisson(images: list[Tensor], scales: list[float], draws: list[Draw], *, gray: bool) -> list[Tensor]:
     """Add Poisson noise times the scale. White is as many photons as the image has gray levels, rounded up to 2^n."""
-    levels = each(_gray_levels if gray and images[0].shape[0] == 3 else _levels, images)
-    photons = _photons(levels)
-    counts = [_counts(*sample) for sample in zip(levels, photons, draws, strict=True)]
-    return each(_with_noise, images, levels, counts, photons, torch.tensor(scales))
+    made = []
+    for image, scale, draw in zip(images, scales, draws, strict=True):
+        levels = _levels(_luma(image[None])[0] if gray and len(image) == 3 else image)
+        photons = 1 << (_distinct(levels) - 1).bit_length()
+        factor = torch.tensor(scale)
+        made.append(_counts(levels, photons, draw) * (factor / photons) - levels * (factor / 255) + image)
+    return made
 
 
 def _levels(images: Tensor) -> Tensor:
     return (images * 255).round_().clamp_(0, 255)
 
 
-def _gray_levels(images: Tensor) -> Tensor:
-    red, green, blue = images.unbind(1)
-    return _levels((LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None])
+def _luma(images: Tensor) -> Tensor:
+    return (images * _weights(images.device)).sum(1, keepdim=True)
 
 
-def _with_noise(images: Tensor, levels: Tensor, counts: Tensor, photons: Tensor, scales: Tensor) -> Tensor:
-    photons, scales = photons[:, None, None, None], scales[:, None, None, None]
-    return counts * (scales / photons) - levels * (scales / 255) + images
+@lru_cache(maxsize=8)
+def _weights(device: torch.device) -> Tensor:
+    return upload(torch.tensor(LUMA), device)[:, None, None]
 
 
-def _counts(levels: Tensor, photons: Tensor, draw: Draw) -> Tensor:
-    """Draw Poisson counts with the rates levels / 255 * photons."""
-    generator = draw.field()
-    if not canvas.is_accelerator(levels.device):
-        return shot.counts(levels, int(photons), generator.initial_seed())
-    return torch.poisson(levels * (photons / 255), generator=generator)
+def _counts(levels: Tensor, photons: int, draw: Draw) -> Tensor:
+    """Draw Poisson counts with the rates levels / 255 * photons, on a CPU."""
+    return shot.counts(levels, photons, draw.field().initial_seed())
 
 
-def _photons(levels: list[Tensor]) -> Tensor:
-    """The number of distinct levels of each image, rounded up to a power of two, as [n], without a host sync."""
-    if not canvas.is_accelerator(levels[0].device):
-        distinct = torch.tensor([_distinct(image) for image in levels])
-    else:
-        seen = torch.zeros(len(levels), 256, device=levels[0].device)
-        for row, image in zip(seen, levels, strict=True):
-            row.index_fill_(0, image.flatten().long(), 1.0)
-        distinct = seen.sum(1)
-    powers = upload((1 << torch.arange(9)).to(torch.float32), levels[0].device)
+def _photons(levels: Tensor, inside: Tensor) -> Tensor:
+    """Count the distinct levels of each image of [n, c, H, W], rounded up to a power of two, without a host sync."""
+    bins = torch.where(inside, levels, upload(torch.tensor(256.0), levels.device)).long().flatten(1)
+    distinct = levels.new_zeros(len(levels), 257).scatter_(1, bins, 1.0)[:, :256].sum(1)
+    powers = upload((1 << torch.arange(9)).to(torch.float32), levels.device)
     return powers[torch.bucketize(distinct, powers)]
 
 

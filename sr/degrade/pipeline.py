@@ -8,11 +8,13 @@ from torch import Tensor
 
 from sr.core.errors import UserError
 from sr.data.batch import Batch
+from sr.degrade import canvas
 from sr.degrade.draws import Draw, draws
 from sr.degrade.one_of import OneOf
 from sr.degrade.resize import Downscale, Resize
 from sr.degrade.sharpen import Sharpen
 from sr.degrade.stage import Stage
+from sr.nets.device import multiplications
 
 STAGES_STREAM, CROP_STREAM = 11, 12  # separate, so that changing the stages does not move the crops
 
@@ -47,8 +49,8 @@ class Degradation:
         """`gt` itself, or sharpened where a stage asks for it."""
         if self._target is None:
             return gt
-        with torch.autocast(gt.device.type, enabled=False):
-            return torch.stack(self._target.sharpen(list(gt)))
+        with torch.autocast(gt.device.type, enabled=False), multiplications(gt.device, tf32=False):
+            return canvas.pad_and_stack(self._target.sharpen(canvas.unstack(gt)))
 
     @torch.no_grad()
     def pairs(self, gt: Tensor, positions: Sequence[int], *, bits: int = 8) -> tuple[Tensor, Tensor]:
@@ -65,12 +67,17 @@ class Degradation:
         if not self.stages:
             raise UserError("the data has no lq images and `degrade` is empty; add stages, at least {type: downscale}")
         height, width = (side // self.scale for side in gt.shape[-2:])
-        gts = list(gt[..., : height * self.scale, : width * self.scale])
+        gt = gt[..., : height * self.scale, : width * self.scale]
+        if canvas.is_accelerator(gt.device) and len(gt) > canvas.BATCH_SIZE:
+            starts = range(0, len(gt), canvas.BATCH_SIZE)
+            parts = [slice(start, start + canvas.BATCH_SIZE) for start in starts]
+            made = [self.pairs(gt[part], positions[part], bits=bits) for part in parts]
+            return torch.cat([lq for lq, _ in made]), torch.cat([full for _, full in made])
         key = partial(draws, self.seed, positions=positions, lq_size=(height, width), device=gt.device)
-        with torch.autocast(gt.device.type, enabled=False):
+        with torch.autocast(gt.device.type, enabled=False), multiplications(gt.device, tf32=False):
+            gts = canvas.unstack(gt)
             lqs = self._degrade(gts, key(STAGES_STREAM))
-            pairs = [self._crop(*sample) for sample in zip(gts, lqs, key(CROP_STREAM), strict=True)]
-            gt, lq = (torch.stack(images) for images in zip(*pairs, strict=True))
+            gt, lq = self._cropped(gts, lqs, key(CROP_STREAM))
             white = 2 ** (self.lq_bits or bits) - 1
             return (lq * white).round_().clamp_(0, white).div_(white), gt
 
@@ -79,13 +86,14 @@ class Degradation:
             images = stage(images, draws)
         return images
 
-    def _crop(self, gt: Tensor, lq: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def _cropped(self, gts: list[Tensor], lqs: list[Tensor], draws: list[Draw]) -> tuple[Tensor, Tensor]:
+        """Return the same random crop of each pair, stacked."""
         if self.gt_size is None:
-            return gt, lq
-        scale, side = self.scale, self.gt_size // self.scale
-        top, left = (int(draw.rng.integers(length - side + 1)) for length in draw.lq_size)
-        gt = gt[:, top * scale : (top + side) * scale, left * scale : (left + side) * scale]
-        return gt, lq[:, top : top + side, left : left + side]
+            return canvas.pad_and_stack(gts), canvas.pad_and_stack(lqs)
+        side = self.gt_size // self.scale
+        corners = [[int(draw.rng.integers(length - side + 1)) for length in draw.lq_size] for draw in draws]
+        larger = [[top * self.scale, left * self.scale] for top, left in corners]
+        return canvas.crop(gts, larger, self.gt_size), canvas.crop(lqs, corners, side)
 
 
 def _needs_host(stages: Sequence[Stage]) -> bool:

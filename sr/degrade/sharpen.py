@@ -5,8 +5,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sr.degrade import canvas
 from sr.degrade.bands import Band, band, separable
+from sr.degrade.canvas import each, is_accelerator
 from sr.degrade.draws import Draw
 from sr.degrade.filters import filter2d
 from sr.degrade.stage import NotNegative, RandomStage
@@ -34,21 +34,28 @@ class Sharpen(RandomStage):
 
     def sharpen(self, images: list[Tensor]) -> list[Tensor]:
         """Sharpen images [3, h, w] in 0..1."""
-        return canvas.by_size(self._sharpened, images)
+        detail = each(torch.sub, images, _blurred(images))
+        return each(self._sharpened, images, detail, _blurred(each(self._mask, detail)))
 
-    def _sharpened(self, images: Tensor) -> Tensor:
-        detail = images - _blurred(images)
-        mask = _blurred((detail.abs() > self.threshold / 255).to(images.dtype))
-        sharp = detail.mul_(self.weight).add_(images).clamp_(0, 1)
-        return torch.lerp(images, sharp, mask)
+    def _mask(self, detail: Tensor) -> Tensor:
+        return torch.gt(detail.abs(), self.threshold / 255, out=torch.empty_like(detail))
+
+    def _sharpened(self, images: Tensor, detail: Tensor, mask: Tensor) -> Tensor:
+        return torch.lerp(images, detail.mul_(self.weight).add_(images).clamp_(0, 1), mask)
 
 
-def _blurred(images: Tensor) -> Tensor:
-    """Blur [n, c, h, w] with the Gaussian and reflected borders."""
-    height, width = images.shape[-2:]
-    if not canvas.is_accelerator(images.device) and min(height, width) > TAPS // 2:
-        return separable(images, _gaussian(height), _gaussian(width))
-    return torch.stack(filter2d(list(images), _kernel(images.device).expand(len(images), -1, -1)))
+def _blurred(images: list[Tensor]) -> list[Tensor]:
+    """Blur images [c, h, w] with the Gaussian and reflected borders."""
+    if is_accelerator(images[0].device):
+        return filter2d(images, _kernel())
+    return [_blurred_alone(image) for image in images]
+
+
+def _blurred_alone(image: Tensor) -> Tensor:
+    height, width = image.shape[-2:]
+    if min(height, width) > TAPS // 2:
+        return separable(image[None], _gaussian(height), _gaussian(width))[0]
+    return filter2d([image], _kernel())[0]
 
 
 @lru_cache(maxsize=16)
@@ -64,6 +71,6 @@ def _line() -> Tensor:
     return line / line.sum()
 
 
-@lru_cache(maxsize=8)
-def _kernel(device: torch.device) -> Tensor:
-    return torch.outer(_line(), _line()).to(device, torch.float32)
+@lru_cache(maxsize=1)
+def _kernel() -> Tensor:
+    return torch.outer(_line(), _line()).float()[None]

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from sr.config.ranges import around_one, ascending
+from sr.degrade import canvas
 from sr.degrade.draws import Draw
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -40,9 +41,9 @@ class RandomStage(ABC):
 
     def __call__(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:
         rows = [row for row, draw in enumerate(draws) if draw.chance(self.prob)]
-        changed = self.apply([images[row] for row in rows], [draws[row] for row in rows]) if rows else []
-        new = dict(zip(rows, changed, strict=True))
-        return [new.get(row, image) for row, image in enumerate(images)]
+        if not rows:
+            return images
+        return canvas.replaced(images, rows, self.apply(canvas.subset(images, rows), [draws[row] for row in rows]))
 
     @abstractmethod
     def apply(self, images: list[Tensor], draws: list[Draw]) -> list[Tensor]:

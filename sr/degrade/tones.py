@@ -128,7 +128,7 @@ class Halo(RandomStage):
             bells.append(BellKernel(side, sigma, sigma))
             kind = draw.pick(list(self.sides), list(self.sides.values()))
             factors.append([0.0 if kind == "dark" else amount, 0.0 if kind == "light" else amount])
-        smooth = filter2d(images, kernels.synthesize(bells, side, images[0].device).float())
+        smooth = filter2d(images, kernels.synthesize(bells, side).float())
         return each(_sharpened, images, smooth, torch.tensor(factors))
 
 

@@ -45,6 +45,13 @@ def _along(x: Tensor, axis: int, n_out: int, scale: float, antialias: bool) -> T
 
 
 @lru_cache(maxsize=64)
+def matrix(n_in: int, n_out: int) -> Tensor:
+    """The weights of `resize` along one axis with antialiasing, float64 [n_out, n_in] on the host."""
+    indices, weights = _taps(n_in, n_out, n_out / n_in, True, torch.device("cpu"), torch.float64)
+    return weights.new_zeros(n_out, n_in).scatter_add_(1, indices.T, weights.T)
+
+
+@lru_cache(maxsize=64)
 def _taps(
     n_in: int, n_out: int, scale: float, antialias: bool, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:

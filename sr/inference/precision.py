@@ -1,8 +1,7 @@
 """Run a generator in the fastest precision that keeps its output close to float32."""
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from sr.core.errors import first_line
 from sr.nets import edsr, rcan, srresnet
-from sr.nets.device import fast_half_types, place
+from sr.nets.device import fast_half_types, multiplications, place
 from sr.nets.rrdbnet import ResidualDenseBlock
 
 Precision = Literal["auto", "fp32", "tf32", "mixed", "bf16", "fp16"]
@@ -105,30 +104,9 @@ class _DenseBlock(nn.Module):
 
 
 def _called(net: nn.Module, x: Tensor, *, tf32: bool, last: bool) -> Tensor:
-    with _multiplications(x.device, tf32=tf32):
+    with multiplications(x.device, tf32=tf32):
         made: Tensor = net(x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format))
     return made.float()
-
-
-@contextlib.contextmanager
-def _multiplications(device: torch.device, *, tf32: bool) -> Iterator[None]:
-    if device.type != "cuda":
-        yield
-        return
-    conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    value: str | bool = tf32
-    if hasattr(conv, "conv"):  # torch 2.9; reading `allow_tf32` raises once these were set
-        switches, name, value = (conv.conv, matmul), "fp32_precision", "tf32" if tf32 else "ieee"
-    else:
-        switches, name = (conv, matmul), "allow_tf32"
-    before = [getattr(switch, name) for switch in switches]
-    for switch in switches:
-        setattr(switch, name, value)
-    try:
-        yield
-    finally:
-        for switch, was in zip(switches, before, strict=True):
-            setattr(switch, name, was)
 
 
 # ---- choose a precision ----------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Prepare networks for a device: layout, convolutions, half precision."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -29,3 +31,25 @@ def fast_half_types(device: torch.device) -> list[torch.dtype]:
     if device.type == "cpu":
         return [torch.bfloat16] if cpu.bfloat16_is_faster() else []
     return {"xpu": [torch.float16, torch.bfloat16], "mps": [torch.float16]}.get(device.type, [])
+
+
+@contextmanager
+def multiplications(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in convolutions and products of float32 matrices on a CUDA device."""
+    if device.type != "cuda":
+        yield
+        return
+    conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    value: str | bool = tf32
+    if hasattr(conv, "conv"):  # torch 2.9; reading `allow_tf32` raises once these were set
+        switches, name, value = (conv.conv, matmul), "fp32_precision", "tf32" if tf32 else "ieee"
+    else:
+        switches, name = (conv, matmul), "allow_tf32"
+    before = [getattr(switch, name) for switch in switches]
+    for switch in switches:
+        setattr(switch, name, value)
+    try:
+        yield
+    finally:
+        for switch, was in zip(switches, before, strict=True):
+            setattr(switch, name, was)

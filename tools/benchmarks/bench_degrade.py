@@ -150,7 +150,7 @@ def _kernels(args: argparse.Namespace) -> list[Arm]:
             positions = range(args.kernels * (number := next(numbers)), args.kernels * (number + 1))
             drawn = draws(0, 0, positions, lq_size=(100, 100), device=args.device)
             for stage in stages:
-                synthesize([stage.shape(draw) for draw in drawn], 21, args.device).float()
+                synthesize([stage.shape(draw) for draw in drawn], 21).float()
 
     items = batches * args.kernels
     return [
