@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 VERBS = {"conversions": "Conversions", "reports": "Reports", "videos": "Videos", "upscaled_tars": "UpscaledTars"}
-KINDS = "options", "images", "tars", "indexes", "checkpoints", *VERBS
+REMOTE = {"remote_indexes": "RemoteIndexes", "named_models": "NamedModels"}
+KINDS = "options", "images", "tars", "indexes", "checkpoints", *REMOTE, *VERBS
 MEMORY = 12 << 30  # bytes of address space for a case, so that a decompression bomb fails
 MOST = 20  # number of violations that are printed
 START = 180  # seconds to import torch and write the valid files on a busy machine
@@ -37,6 +38,10 @@ def kind(name: str, folder: Path) -> Any:
         from fuzz_checkpoints import Checkpoints
 
         return Checkpoints(folder)
+    if name in REMOTE:
+        import fuzz_remote
+
+        return getattr(fuzz_remote, REMOTE[name])(folder)
     if name in VERBS:
         import fuzz_verbs
 

@@ -235,7 +235,7 @@ class Indexes:
         return messages or ACCEPTED
 
 
-def read_all(path: Path, named: str) -> tuple[ShardSource, str, int]:
+def read_all(path: Path | str, named: str) -> tuple[ShardSource, str, int]:
     """Return (source, messages about unreadable samples and truncated tars, samples that were read or reported)."""
     refused, seen = io.StringIO(), 0
     with contextlib.redirect_stderr(refused):

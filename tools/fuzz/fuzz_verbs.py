@@ -10,6 +10,9 @@ import numpy as np
 import yaml
 from fuzz_inputs import ACCEPTED, Images, Tars, demand, photo, run
 
+KERNELS = {"kernel_list": ["iso", "aniso"], "kernel_prob": [0.5, 0.5], "sinc_prob": 0.1, "blur_sigma": [0.2, 3]}
+KERNELS |= {"blur_kernel_size": 21, "betag_range": [0.5, 4], "betap_range": [1, 2]}
+CROP = KERNELS | {f"{key}2": value for key, value in KERNELS.items()} | {"final_sinc_prob": 0.8, "gt_size": 64}
 BASICSR: dict[str, Any] = {
     "name": "x",
     "model_type": "RealESRGANModel",
@@ -17,14 +20,23 @@ BASICSR: dict[str, Any] = {
     "num_gpu": 1,
     "manual_seed": 0,
     "gt_size": 64,
-    "blur_kernel_size": 21,
-    "kernel_list": ["iso", "aniso"],
-    "kernel_prob": [0.5, 0.5],
     "resize_prob": [0.2, 0.7, 0.1],
     "resize_range": [0.15, 1.5],
+    "gaussian_noise_prob": 0.5,
+    "noise_range": [1, 30],
+    "poisson_scale_range": [0.05, 3],
+    "gray_noise_prob": 0.4,
     "jpeg_range": [30, 95],
+    "second_blur_prob": 0.8,
+    "resize_prob2": [0.3, 0.4, 0.3],
+    "resize_range2": [0.3, 1.2],
+    "gaussian_noise_prob2": 0.5,
+    "noise_range2": [1, 25],
+    "poisson_scale_range2": [0.05, 2.5],
+    "gray_noise_prob2": 0.4,
+    "jpeg_range2": [30, 95],
     "datasets": {
-        "train": {"name": "a", "type": "RealESRGANDataset", "dataroot_gt": "hr", "batch_size_per_gpu": 2},
+        "train": {"name": "a", "type": "RealESRGANDataset", "dataroot_gt": "hr", "batch_size_per_gpu": 2, **CROP},
         "val": {"name": "b", "type": "PairedImageDataset", "dataroot_gt": "hr", "dataroot_lq": "lr"},
     },
     "network_g": {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "num_grow_ch": 4},
@@ -50,6 +62,9 @@ class Conversions:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "given.yml"
+        self.file.write_text(yaml.safe_dump(BASICSR))
+        code, output = run("convert", self.file)
+        demand(code in (0, 1), f"the valid file is refused: {output}")
 
     def __call__(self, rng: random.Random) -> str:
         if rng.random() < 0.3:
