@@ -14,9 +14,11 @@ from sr.losses.colour import Colour
 from sr.losses.edges import Edge, Gradient
 from sr.losses.frequency import FFT, FocalFrequency
 from sr.losses.ldl import LDL
+from sr.losses.oklab import Oklab
 from sr.losses.pixel import L1, L2, Charbonnier, Huber
 from sr.losses.structure import MSSSIM, SSIM
 from sr.losses.variation import TV
+from sr.losses.wavelet import Wavelet
 from sr.train.builder import Builder, load
 
 LOSSES = {
@@ -33,9 +35,11 @@ LOSSES = {
     "gradient": Gradient(),
     "edge": Edge(),
     "colour": Colour(),
+    "oklab": Oklab(),
+    "wavelet": Wavelet(),
     "ldl": LDL(),
 }
-OTHERWHERE = {"vgg19", "perceptual", "style", "lpips", "dists", "distill"}  # tested in files of their own
+OTHERWHERE = {"vgg19", "perceptual", "style", "lpips", "dists", "distill", "contextual", "fdl"}  # have their own files
 
 
 def test_no_loss_is_forgotten() -> None:

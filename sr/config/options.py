@@ -379,7 +379,7 @@ def _players(options: Options) -> Contradictions:
 
 
 RGB_STAGES = "jpeg", "libjpeg", "webp", "video", "palette", "chroma", "screentone"
-RGB_TERMS = "perceptual", "vgg19", "style", "lpips", "dists"
+RGB_TERMS = "perceptual", "vgg19", "style", "lpips", "dists", "contextual", "fdl", "oklab"
 
 
 def _translation(options: Options) -> Contradictions:

@@ -16,16 +16,19 @@ from sr.losses.adversarial.softplus import Softplus
 from sr.losses.adversarial.vanilla import Vanilla
 from sr.losses.adversarial.wgan import WGAN, WGANGP
 from sr.losses.colour import Colour
+from sr.losses.contextual import FDL, Contextual
 from sr.losses.distill import Distill
 from sr.losses.dists import DISTS
 from sr.losses.edges import Edge, Gradient
 from sr.losses.frequency import FFT, FocalFrequency
 from sr.losses.ldl import LDL
 from sr.losses.lpips import LPIPS
+from sr.losses.oklab import Oklab
 from sr.losses.perceptual import VGG19, Perceptual, Style
 from sr.losses.pixel import L1, L2, Charbonnier, Huber
 from sr.losses.structure import MSSSIM, SSIM
 from sr.losses.variation import TV
+from sr.losses.wavelet import Wavelet
 
 RECONSTRUCTION: dict[str, type] = {
     "l1": L1,
@@ -40,12 +43,16 @@ RECONSTRUCTION: dict[str, type] = {
     "gradient": Gradient,
     "edge": Edge,
     "colour": Colour,
+    "oklab": Oklab,
+    "wavelet": Wavelet,
     "ldl": LDL,
     "perceptual": Perceptual,
     "vgg19": VGG19,
     "style": Style,
     "lpips": LPIPS,
     "dists": DISTS,
+    "contextual": Contextual,
+    "fdl": FDL,
     "distill": Distill,
 }
 ADVERSARIAL: dict[str, type] = {

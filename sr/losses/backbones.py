@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -16,7 +16,6 @@ from sr.core.errors import UserError, first_line, nearest
 from sr.nets.io.state_dicts import State, load_weights
 
 Layers = Annotated[dict[str, float], Field(min_length=1)]
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
@@ -44,10 +43,11 @@ class Backbone(nn.Module):
 def open_backbone(
     name: str, layers: Mapping[str, float] | None = None, *, weights: str = "pretrained", checkpointing: bool = False
 ) -> Backbone:
-    """Load a row of BACKBONES, or `timm/NAME` for any timm model with feature extraction.
+    """Load a row of BACKBONES, `torchvision/NAME`, or `timm/NAME` for any timm model with feature extraction.
 
     layers: names and weights; None for the backbone's default. weights: `pretrained` (or its source, `torchvision` or
-    `timm`), a file with that state dict, or `random` (seeded, with a warning).
+    `timm`), a name of torchvision's weights such as `IMAGENET1K_V2`, a file with that state dict, or `random` (seeded,
+    with a warning).
     checkpointing: recompute the features in the backward pass instead of storing those between layers.
     Raises UserError for unknown layers and for weights that cannot be loaded.
     """
@@ -61,24 +61,27 @@ def open_backbone(
         weights = "pretrained"
     if of_timm:
         return _open_timm(name.removeprefix("timm/"), layers, weights, checkpointing)
-    known = BACKBONES[name]
     with torch.device("meta"):  # allocates no memory for the classifiers, which are not used
+        known = BACKBONES.get(name) or _torchvision(name.removeprefix("torchvision/"))
         net = known.build()
+    if weights in type(known.published).__members__:
+        known, weights = replace(known, published=type(known.published)[weights]), "pretrained"
     names = known.names(net)
-    layers = _in_order(name, layers or known.layers, list(names))
+    layers = _in_order(name, layers or known.layers or _last_of_each_size(net, names), list(names))
     segments = _segments(names, set(layers))
-    state = _weights(name, weights, _part(net.state_dict(), segments))
+    state = _weights(name, known.published, weights, _part(net.state_dict(), segments))
     net.load_state_dict(state, strict=False, assign=True)
     parts = [nn.Sequential(*(net.get_submodule(path) for path in segment)) for segment in segments]
     for part in parts:
         part[0].apply(_spare_input)
-    return Backbone(_Chain(parts, checkpointing), layers, *IMAGENET)
+    expected = known.published.transforms()
+    return Backbone(_Chain(parts, checkpointing), layers, expected.mean, expected.std)
 
 
 def _spare_input(module: nn.Module) -> None:
-    """Keep the ReLU after a layer that is used from overwriting it. All others work in place, which is faster."""
-    if isinstance(module, nn.ReLU | nn.ReLU6):
-        module.inplace = False
+    """Keep the activation after a layer that is used from overwriting it. All others work in place: faster."""
+    if hasattr(module, "inplace"):
+        module.inplace = False  # type: ignore[assignment]
 
 
 class _Chain(nn.Module):
@@ -131,12 +134,15 @@ def _numbered_names(net: nn.Module) -> Names:
 
 @dataclass(frozen=True)
 class Known:
-    """A torchvision network, the names of its layers, and the layers that a loss uses by default."""
+    """A torchvision network, the names of its layers, and the layers that a loss uses by default.
+
+    layers: None for the last layer of each resolution.
+    """
 
     build: Callable[[], nn.Module]
     published: models.WeightsEnum
     names: Callable[[nn.Module], Names]
-    layers: Mapping[str, float]
+    layers: Mapping[str, float] | None
 
 
 def _even(*names: str) -> dict[str, float]:
@@ -164,7 +170,40 @@ BACKBONES: dict[str, Known] = {
         models.squeezenet1_1, models.SqueezeNet1_1_Weights.IMAGENET1K_V1, _numbered_names, _SQUEEZENET
     ),
 }
-BackboneName = Annotated[str, Field(pattern=rf"^({'|'.join(BACKBONES)}|timm/.+)$")]
+IN_SEQUENCE = (
+    "alexnet",
+    "convnext",
+    "densenet",
+    "efficientnet",
+    "mobilenet",
+    "resne",
+    "squeezenet",
+    "vgg",
+    "wide_resnet",
+)
+BackboneName = Annotated[str, Field(pattern=rf"^({'|'.join(BACKBONES)}|torchvision/.+|timm/.+)$")]
+
+
+def _torchvision(name: str) -> Known:
+    """A classification network of torchvision whose layers run one after the other."""
+    usable = [each for each in models.list_models(models) if each.startswith(IN_SEQUENCE)]
+    if name not in usable:
+        raise UserError(
+            f"torchvision/{name} is not one of {', '.join(usable)}.{nearest(name, usable)} Or choose timm/NAME"
+        )
+    names = _resnet_names if "resne" in name else _numbered_names
+    return Known(lambda: models.get_model(name), models.get_model_weights(name).DEFAULT, names, None)
+
+
+@torch.no_grad()
+def _last_of_each_size(net: nn.Module, names: Names) -> dict[str, float]:
+    """The last layer of each resolution below that of the input, with weight 1. net: on the meta device."""
+    x, last = torch.empty(1, 3, 256, 256, device="meta"), {}
+    for name, paths in names.items():
+        for path in paths:
+            x = net.get_submodule(path)(x)
+        last[x.shape[-1]] = name
+    return _even(*(name for side, name in last.items() if side < 256))
 
 
 def _in_order(backbone: str, layers: Mapping[str, float], names: list[str]) -> dict[str, float]:
@@ -192,12 +231,11 @@ def _part(state: Mapping[str, Tensor], segments: list[list[str]]) -> State:
     return {key: value for key, value in state.items() if key.startswith(paths)}
 
 
-def _weights(name: str, source: str, wanted: State) -> State:
+def _weights(name: str, published: models.WeightsEnum, source: str, wanted: State) -> State:
     """A value for each of the `wanted` parameters and buffers, in float32."""
     if source == "random":
         return _random(wanted)
-    published = BACKBONES[name].published
-    found = _download(name) if source == "pretrained" else load_weights(source)[0]
+    found = _download(name, published) if source == "pretrained" else load_weights(source)[0]
     # older files lack these counters, which eval mode does not use
     found = {key: torch.zeros(()) for key in wanted if key.endswith("num_batches_tracked")} | found
     state = {key: found[key].float() for key in wanted if key in found}
@@ -220,8 +258,7 @@ def _random(wanted: Mapping[str, Tensor]) -> State:
     return state
 
 
-def _download(name: str) -> State:
-    published = BACKBONES[name].published
+def _download(name: str, published: models.WeightsEnum) -> State:
     try:
         return dict(published.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu"))
     except (OSError, RuntimeError) as error:

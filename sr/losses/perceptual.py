@@ -18,10 +18,13 @@ DISTANCES: dict[Distance, type[nn.Module]] = {"l1": L1, "l2": L2, "charbonnier":
 class Perceptual(nn.Module):
     """sum over layers of weight * (distance of features + style_weight * distance of their Gram matrices).
 
-    backbone: a row of `sr.losses.backbones`, or `timm/NAME`. layers: their names and weights; by default, for vgg16
-    and vgg19 the last convolution of each block (`conv1_2` is before the ReLU, as in ESRGAN; `relu1_2` is after it),
-    for timm the last four layers of its `feature_info`, each with weight 1.
-    weights: `pretrained` (downloaded once, from torchvision or timm), a file with that state dict, or `random` (to
+    backbone: a row of `sr.losses.backbones`; `torchvision/NAME` for its networks of the kinds AlexNet, ConvNeXt,
+    DenseNet, EfficientNet, MobileNet, ResNet, SqueezeNet and VGG; or `timm/NAME`. layers: their names and
+    weights; by default, for vgg16 and vgg19 the last convolution of each block (`conv1_2` is before the ReLU, as in
+    ESRGAN; `relu1_2` is after it), for torchvision the last layer of each resolution, and for timm the last four layers
+    of its `feature_info`, each with weight 1.
+    weights: `pretrained` (downloaded once, from torchvision or timm), a name of torchvision's weights for this network
+    (`IMAGENET1K_V2`, `IMAGENET1K_FEATURES`), whose normalization is used, a file with that state dict, or `random` (to
     test everything else; the loss is then meaningless).
     checkpointing: store only the outputs of the named layers for the backward pass, for one more forward pass.
     cache: MiB of device memory for features of repeated targets, see `FeatureCache`; 0 disables it.

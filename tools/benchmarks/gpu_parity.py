@@ -81,7 +81,7 @@ def losses(device: torch.device) -> Iterator[tuple[str, float, float]]:
         except Exception as failure:  # an optional package, or its files, are missing
             print(f"{name} is left out: {failure}")
             continue
-        side = 176 if name == "ms_ssim" else 64  # it halves the images four times
+        side = 176 if name in ("ms_ssim", "fdl") else 64  # they halve the images four times
         images = [each[..., :side, :side] for each in (output, wanted)]
         made = [
             _loss(copy.deepcopy(loss), *images, *where) for where in ((CPU, torch.float64), (device, torch.float32))
