@@ -42,7 +42,7 @@ def test_every_option_has_a_rule(rule: str, key: str) -> None:
 def test_changes_are_found_at_any_depth() -> None:
     old = {"a": {"b": [1, {"c": 2}]}, "gone": {"x": 1}, "empty": {}, "same": [1, 2]}
     new = {"a": {"b": [1, {"c": 3}, 4]}, "empty": {"y": 0}, "same": [1, 2], "new": None}
-    found = {change.key: (change.old, change.new) for change in changes(old, new)}
+    found = {change.key: (change.old, change.new) for change in changes(old, new, new)}
     assert found == {
         "a.b.1.c": (2, 3),
         "a.b.2": (NOT_SET, 4),
@@ -51,6 +51,11 @@ def test_changes_are_found_at_any_depth() -> None:
         "empty.y": (NOT_SET, 0),
         "new": (NOT_SET, None),
     }
+
+
+def test_the_default_of_an_option_that_the_checkpoint_does_not_know_is_no_change() -> None:
+    old, new = {"a": 1}, {"a": 1, "given": 2, "part": {"newer": [], "b": 0}}
+    assert [change.key for change in changes(old, new, {"a": 1, "given": 2})] == ["given"]
 
 
 def test_the_table_has_aligned_columns() -> None:

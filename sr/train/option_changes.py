@@ -50,10 +50,14 @@ class Change(NamedTuple):
         return "refused" if any(fnmatchcase(self.key, pattern) for pattern in REFUSED) else "consent"
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """The options that differ, in the order of the new file. Both have their defaults filled in."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    keys = dict.fromkeys([*after, *before])
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], written: Mapping[str, Any]) -> list[Change]:
+    """The options that differ, in the order of the new file. `old` and `new` have their defaults filled in.
+
+    written: `new` without the defaults. What is neither in `old` nor written is the default of an option that is newer
+    than the checkpoint, and no change.
+    """
+    before, after, given = dict(_flat(old)), dict(_flat(new)), dict(_flat(written))
+    keys = [key for key in dict.fromkeys([*after, *before]) if key in before or key in given]
     rows = (Change(key, before.get(key, NOT_SET), after.get(key, NOT_SET)) for key in keys)
     return [row for row in rows if row.old != row.new]
 

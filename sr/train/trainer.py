@@ -335,7 +335,8 @@ class Trainer:
         Returns the players whose optimizer has another type, so that the saved state cannot be used.
         """
         old = found.state.get("options")
-        changes = option_changes.changes(old if isinstance(old, dict) else {}, self.resolved)
+        written = self.options.model_dump(mode="json", exclude_unset=True)
+        changes = option_changes.changes(old if isinstance(old, dict) else {}, self.resolved, written)
         step = found.state.get("step", 0)
         if changes and comm.is_main():
             tqdm.write(option_changes.table(changes, step=step))
