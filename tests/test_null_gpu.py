@@ -134,8 +134,9 @@ def _photos(folder: Path, side: int = 480, count: int = 4) -> Path:
     return folder
 
 
-def test_upscaling_blends_on_the_device_and_copies_once(tmp_path: Path) -> None:
-    program = """
+@pytest.mark.parametrize("on_device", [True, False])
+def test_upscaling_copies_8_bits_once_through_pinned_memory(on_device: bool) -> None:
+    program = f"""
 import torch
 from sr.inference.predictor import Predictor
 from sr.nets.io.load import Model
@@ -143,19 +144,37 @@ from sr.nets.rrdbnet import RRDBNet
 from tests import null_gpu
 from tests.null_gpu.__main__ import ignore_values
 ignore_values()
-run = Predictor(Model(RRDBNet(scale=4, num_block=1).eval(), 4, 1, "any"), device="cuda", tile=128, overlap=16)
+run = Predictor(Model(RRDBNet(scale=4, num_block=1).eval(), 4, 1, "any"), device="cuda", tile=160, overlap=16)
+run._blends_on_device = {on_device}
 image = torch.rand(3, 512, 512)
-run([image])
+run.start([image], quantize=True)()
 null_gpu.reset()
-run([image])
+finish = run.start([image], quantize=True)
+print(null_gpu.counts().get("SYNC", 0))
+finish()
 counts = null_gpu.counts()
-print(counts.get("memcpy DtoH PAGEABLE bytes", 0), counts["memcpy DtoH pinned bytes"])
+print(sum(count for name, count in counts.items() if name.endswith("PAGEABLE")), counts["memcpy DtoH pinned bytes"])
 """
     done = run("-c", program)
     assert done.returncode == 0, done.stderr[-2000:]
-    pageable, pinned = map(int, done.stdout.split())
-    assert pageable < 100  # flags and the seam
-    assert 0 <= pinned - 3 * 2048 * 2048 * 4 < 100
+    syncs, pageable, pinned = map(int, done.stdout.split())
+    assert pageable == 0
+    if on_device:  # the host is free while the GPU computes
+        assert syncs == 0
+        assert 0 <= pinned - 3 * 2048 * 2048 < 100
+    else:
+        assert syncs > 0
+
+
+def test_a_1080p_image_is_started_without_waiting_on_8_gib(tmp_path: Path) -> None:
+    file = tmp_path / "launches.json"
+    done = run("tools/benchmarks/launches.py", "--upscale", 1080, 1920, "--json", file, gib=8)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(file.read_text())["upscaling"]
+    assert found["phases"]["step"]["launches"] <= 1767
+    assert found["phases"]["step"]["pageable"] == 0
+    assert found["phases"]["network and tiles"]["syncs"] == 0
+    assert found["peak_gib"] < 2.5
 
 
 def test_validation_measures_on_the_device(tmp_path: Path) -> None:

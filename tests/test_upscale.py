@@ -190,6 +190,18 @@ def image(height: int = 12, width: int = 14, **kind) -> ImageData:
     return ImageData(rgb=torch.rand(3, height, width, generator=torch.Generator().manual_seed(1)), **kind)
 
 
+@pytest.mark.parametrize("kind", [{}, {"gray": True}, {"bits": 16}, {"alpha": torch.full((1, 12, 14), 0.3)}])
+@pytest.mark.parametrize("outscale", [None, 3])
+def test_quantized_outputs_are_written_as_the_others(tmp_path, kind, outscale):
+    upscaler = Upscaler(Model(Nearest(), 2, 1, "nearest"), outscale=outscale)
+    given = image(**kind)
+    (quantized,) = upscaler.start([given], quantize=True)()
+    write_image(tmp_path / "quantized.png", quantized)
+    write_image(tmp_path / "plain.png", upscaler([given])[0])
+    assert (tmp_path / "quantized.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+    assert (quantized.rgb.dtype == torch.uint8) == (not kind and outscale is None)
+
+
 @pytest.mark.parametrize(
     ("outscale", "size"), [(None, (24, 28)), (2, (24, 28)), (1.5, (18, 21)), (0.3, (4, 4)), (3, (36, 42))]
 )

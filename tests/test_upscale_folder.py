@@ -7,6 +7,7 @@ import os
 import signal
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,38 +229,42 @@ def test_the_largest_come_first_and_each_result_is_its_own(tmp_path, run, monkey
             assert np.unique(made[..., 0]).tolist() == [10 * n]
 
 
-def test_small_images_go_together_and_fail_alone(tmp_path, run, monkeypatch):
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_small_images_go_together_and_fail_alone(tmp_path, run, ahead):
     for n in range(12):
         draw(tmp_path / "in" / f"{n:02}.png", n)
     groups = []
 
-    def many(images: Any, on_tiles: Any) -> list[ImageData]:
+    def begin(images: Any, on_tiles: Any) -> Callable[[], list[ImageData]]:
+        time.sleep(0 if groups else 0.2)  # the readers get ahead
         groups.append(len(images))
-        return [one(image) for image in images]
+        return lambda: [one(image) for image in images]
 
     def one(image: ImageData, on_tiles: Any = None) -> ImageData:
         if image.rgb[0, 0, 0].mul(255).round() == 3:
             raise ValueError("three")
         return twice(image)
 
-    ready = threading.Event()
-    slow = Pausing(ready, one)
-    report = run(work=slow, many=many)
+    report = run(work=one, begin=begin, ahead=ahead)
+    assert max(groups) > 1
     assert [path.name for path, _ in report.failed] == ["03.png"]
     assert len(report.written) == 11
     assert [read_rgb(path)[0, 0, 0] for path in report.written] == [n for n in range(12) if n != 3]
 
 
-class Pausing:
-    """Work whose first call gives the readers time to get ahead."""
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_results_are_collected_after_the_next_images_have_begun(tmp_path, run, ahead):
+    for n in range(3):
+        draw(tmp_path / "in" / f"{n}.png", n, (1000, 600))  # more than half of BATCH_PIXELS
+    events: list[str] = []
 
-    def __init__(self, event: threading.Event, work: Callable[..., ImageData]) -> None:
-        self.event, self.work = event, work
+    def begin(images: Any, on_tiles: Any) -> Callable[[], list[ImageData]]:
+        events.append("begin")
+        return lambda: (events.append("finish"), list(map(twice, images)))[1]
 
-    def __call__(self, image: ImageData, on_tiles: Any) -> ImageData:
-        self.event.wait(0.2)
-        self.event.set()
-        return self.work(image)
+    assert len(run(work=lambda image, on_tiles: image, begin=begin, ahead=ahead).written) == 3
+    overlapped = ["begin", "begin", "finish", "begin", "finish", "finish"]
+    assert events == (overlapped if ahead else ["begin", "finish"] * 3)
 
 
 def test_a_full_disk_ends_the_run(tmp_path, run, monkeypatch):

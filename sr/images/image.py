@@ -34,7 +34,8 @@ class ImageData:
     """An image with the metadata of its file.
 
     Attributes:
-        rgb: float32 [3, h, w] in 0..1. A gray image has three equal channels.
+        rgb: float32 [3, h, w] in 0..1. A gray image has three equal channels. An image of 8 bits without alpha that is
+            ready to be written may hold uint8 in 0..255.
         alpha: float32 [1, h, w] in 0..1, or None.
         gray: whether the file is gray.
         bits: bits per channel in the file.

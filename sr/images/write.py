@@ -92,6 +92,8 @@ def _profile(path: str | Path, image: ImageData, format: str) -> bytes | None:
 
 def quantized(image: ImageData, *, deep: bool, clear: bool) -> np.ndarray:
     """Quantize to uint8 or uint16 [h, w, 1 to 4], in bands of rows to limit the memory footprint."""
+    if image.rgb.dtype == torch.uint8:
+        return image.rgb[: 1 if image.gray else 3].permute(1, 2, 0).contiguous().numpy()
     height, width = image.rgb.shape[-2:]
     count = (1 if image.gray else 3) + (clear and image.alpha is not None)
     pixels = np.empty((height, width, count), np.uint16 if deep else np.uint8)

@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-USED_GPU, USED_CPU = 0.7, 0.5  # share of free memory for activations; libraries, fragments and images need the rest
+USED_GPU, USED_CPU = 0.6, 0.5  # share of free memory for activations; libraries, fragments and images need the rest
 MOST_CPU = 16 * 2**30  # bytes
 LIVE = 2  # activations that are in memory at once, as a multiple of the largest layer's input and output
 SIDE = 768  # input pixels, of the image whose activations are counted

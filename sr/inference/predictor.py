@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from sr.core.errors import UserError
 from sr.inference.memory import free_bytes
-from sr.inference.precision import Choice, Precision, choose, out_of_memory
+from sr.inference.precision import Choice, Precision, Way, choose, out_of_memory
 from sr.inference.receptive_field import probes
 from sr.inference.tile_policy import SEAM, TilePolicy
-from sr.inference.tiling import TILE, check_overlap, tiled_together
+from sr.inference.tiling import check_overlap, tiled_together
+from sr.inference.transfer import HostCopy, to_device
 from sr.nets.io.load import Model
 
+TOGETHER = 2_000_000  # input pixels of a batch of tiles on a GPU at most
 LOOK = 128  # input pixels: side of the part of the first image that is used to choose a precision
 
 OnTiles = Callable[[int, int], None]
@@ -59,27 +61,49 @@ class Predictor:
         self.tta = tta
         self._say = say
         self.policy = TilePolicy(model, device=self.device, tile=tile, overlap=overlap, say=say)
-        self._together = 0 if self.device.type == "cpu" else 4 * TILE**2  # a CPU is no faster with batches
+        self._together: int | None = None
         self._choice: Choice | None = None
         self._blends_on_device = self.device.type == "cuda"
         model.net.to(self.device)
 
-    @torch.no_grad()
     def __call__(self, images: Sequence[Tensor], on_tiles: OnTiles | None = None) -> list[Tensor]:
         """Run the model on images on the host: [c, h, w] in 0..1 -> float32 [C, h*scale, w*scale], clipped to 0..1.
 
         Raises UserError if the output is not finite, torch.OutOfMemoryError if the smallest tile does not fit.
         """
+        return self.start(images, on_tiles)()
+
+    @torch.no_grad()
+    def start(
+        self, images: Sequence[Tensor], on_tiles: OnTiles | None = None, *, quantize: bool = False
+    ) -> Callable[[], list[Tensor]]:
+        """Start `__call__`. The function that is returned waits for the results; a GPU computes them meanwhile.
+
+        quantize: return uint8 in 0..255 with channels last in memory, a quarter of what is copied and kept.
+        """
         way = self._chosen(images[0]).way
-        made = self._fitted(way.run, images, on_tiles)
-        if way.name != "fp32" and not finite(made):
-            self._say(f"{way.name} overflowed; using fp32 from now on")
-            self._choice = choose(self.model.net, "fp32", device=self.device, looks=[])
-            self.policy.element = self._choice.way.element
-            made = self._fitted(self._choice.way.run, images, on_tiles)
-        if not finite(made):
+        begun = self._fitted(way.run, images, on_tiles, quantize)
+        return lambda: self._finished(way, begun, images, on_tiles, quantize)
+
+    @torch.no_grad()
+    def _finished(
+        self, way: Way, made: "list[_Result]", images: Sequence[Tensor], on_tiles: OnTiles | None, quantize: bool
+    ) -> list[Tensor]:
+        """Wait for `made`; compute again what was not finite, was cut too small, or was begun in another precision."""
+        assert self._choice is not None
+        if way is self._choice.way:
+            self._widened(way, made, images, on_tiles, quantize)
+            if way.name != "fp32" and not all(each.is_finite() for each in made):
+                self._say(f"{way.name} overflowed; using fp32 from now on")
+                self._choice = choose(self.model.net, "fp32", device=self.device, looks=[])
+                self.policy.element = self._choice.way.element
+        if way is not self._choice.way:
+            way = self._choice.way
+            made = self._fitted(way.run, images, on_tiles, quantize)
+            self._widened(way, made, images, on_tiles, quantize)
+        if not all(each.is_finite() for each in made):
             raise UserError(f"{self.model.name} returned values that are not finite; use another model")
-        return [_to_host(each[0].clamp_(0, 1)) for each in made]
+        return [each.pixels.wait().permute(2, 0, 1) if quantize else each.pixels.wait() for each in made]
 
     @property
     def used(self) -> str:
@@ -110,23 +134,23 @@ class Predictor:
 
     # ---- tiles ----
 
-    def _fitted(self, run: Run, images: Sequence[Tensor], on_tiles: OnTiles | None) -> list[Tensor]:
-        """All images, in tiles that fit the memory and overlap enough."""
+    def _fitted(self, run: Run, images: Sequence[Tensor], on_tiles: OnTiles | None, quantize: bool) -> "list[_Result]":
+        """Start all images, in tiles that fit the memory."""
         net = _guarded(_ensemble(run) if self.tta else run, self.device)
-        made: list[Tensor] = [torch.empty(0)] * len(images)
-        left = list(range(len(images)))
-        while left:
-            place = self._blend_device([images[n] for n in left])
+        while True:
+            place = self._blend_device(images)
             try:
+                tiles = [self.policy.tiles(*image.shape[-2:]) for image in images]
                 outputs, seams = tiled_together(
                     net,
-                    [images[n][None].to(place) for n in left],
+                    [to_device(image[None], place) for image in images],
                     scale=self.model.scale,
-                    tiles=[self.policy.tiles(*images[n].shape[-2:]) for n in left],
+                    tiles=tiles,
                     multiple=self.model.multiple,
-                    together=self._together,
+                    together=self._tiles_together,
                     on_tiles=on_tiles,
                 )
+                return [_result(output[0], seam, quantize) for output, seam in zip(outputs, seams, strict=True)]
             except (_TooLarge, torch.OutOfMemoryError) as error:
                 if place.type == "cuda":
                     self._blends_on_device = False
@@ -137,12 +161,26 @@ class Predictor:
                 error.__traceback__ = None  # its frames hold tensors
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-                continue
-            for n, output in zip(left, outputs, strict=True):
-                made[n] = output
-            widened = self.policy.widen(max(seams), self._rounding)
-            left = [n for n, seam in zip(left, seams, strict=True) if seam > self._rounding] if widened else []
-        return made
+
+    def _widened(
+        self, way: Way, made: "list[_Result]", images: Sequence[Tensor], on_tiles: OnTiles | None, quantize: bool
+    ) -> None:
+        """Replace results whose tiles differ by those of a larger overlap, as far as the policy allows."""
+        left = list(range(len(images)))
+        while left:
+            seams = {n: made[n].seam() for n in left}
+            widened = self.policy.widen(max(seams.values()), self._rounding)
+            left = [n for n, seam in seams.items() if seam > self._rounding] if widened else []
+            again = self._fitted(way.run, [images[n] for n in left], on_tiles, quantize) if left else []
+            for n, result in zip(left, again, strict=True):
+                made[n] = result
+
+    @property
+    def _tiles_together(self) -> int:
+        """Input pixels of tiles that share a batch."""
+        if self._together is None:  # a CPU is no faster with batches
+            self._together = 0 if self.device.type == "cpu" else min(self.policy.limit, TOGETHER)
+        return self._together
 
     def _blend_device(self, images: Sequence[Tensor]) -> torch.device:
         """Where tiles are blended: on the device, where the outputs take at most a quarter of its free memory."""
@@ -167,17 +205,32 @@ class Predictor:
             self._say(f"not enough memory for a tile of {size}; using tiles of half as many pixels")
 
 
-def finite(images: Sequence[Tensor]) -> bool:
-    """Whether all values are finite."""
-    return all(bool(torch.isfinite(each).all()) for each in images)
+class _Result(NamedTuple):
+    """An output on its way to the host. seen: [seam, least value, largest value] before clipping."""
+
+    pixels: HostCopy
+    seen: HostCopy
+
+    def seam(self) -> float:
+        return self.seen.wait()[0].item()
+
+    def is_finite(self) -> bool:
+        return finite(self.seen.wait()[1:])
 
 
-def _to_host(image: Tensor) -> Tensor:
-    """Copy from the device into pinned memory, several times faster than into pageable memory."""
-    if image.device.type == "cpu":
-        return image
-    made = torch.empty(image.shape, pin_memory=image.device.type == "cuda")
-    return made.copy_(image)
+def finite(extremes: Tensor) -> bool:
+    """Whether the least and the largest value are finite: then all are."""
+    return bool(torch.isfinite(extremes).all())
+
+
+def _result(output: Tensor, seam: Tensor, quantize: bool) -> _Result:
+    """Clip [C, h, w], and copy it to the host; quantize: as uint8 [h, w, C]. Waits for nothing."""
+    seen = torch.stack([seam, *output.aminmax()])
+    output = output.clamp_(0, 1)
+    if quantize:
+        levels = output.mul_(255).round_().permute(1, 2, 0)
+        output = torch.empty(levels.shape, dtype=torch.uint8, device=levels.device).copy_(levels)
+    return _Result(HostCopy(output), HostCopy(seen))
 
 
 class _TooLarge(Exception):
@@ -193,7 +246,7 @@ def _guarded(run: Run, device: torch.device) -> Run:
 
     def guarded(tiles: Tensor) -> Tensor:
         try:
-            return run(tiles.to(device))
+            return run(to_device(tiles, device))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

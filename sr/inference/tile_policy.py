@@ -64,7 +64,7 @@ class TilePolicy:
         return max(min(tile, math.isqrt(self._exceeded)) // multiple * multiple, multiple)
 
     def _chosen(self, height: int, width: int) -> Tiles:
-        limit = self._exceeded or self._limit
+        limit = self._exceeded or self.limit
         if height * width <= limit:
             return WHOLE
         if self._exceeded is None:
@@ -74,7 +74,8 @@ class TilePolicy:
         return choose_tiles(height, width, overlap=self.overlap, multiple=self.model.multiple, limit=limit)
 
     @cached_property
-    def _limit(self) -> int:
+    def limit(self) -> int:
+        """Input pixels for which the memory sufficed at first."""
         return pixels_that_fit(self.model.net, self.model.channels, self.device, element=self.element)
 
     def shrink(self, height: int, width: int) -> bool:

@@ -1,7 +1,7 @@
 """Run a network over large images in overlapping tiles, so that the device holds only one batch of tiles."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, islice, pairwise, product
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr.core.errors import UserError
+from sr.inference.transfer import HostCopy, to_device
 
 TILE, OVERLAP = 256, 32  # input pixels: defaults where the receptive field is not measured
 FADE = 16  # input pixels: the longest cross-fade between neighbouring tiles
@@ -122,11 +123,12 @@ def tiled_together(
     together: int = 0,
     device: torch.device | str | None = None,
     on_tiles: Callable[[int, int], None] | None = None,
-) -> tuple[list[Tensor], list[float]]:
+) -> tuple[list[Tensor], list[Tensor]]:
     """`tiled` for several images at once, each with its own tiles. Tiles of equal size share a batch.
 
     Returns the images, and for each the largest difference of two tiles where they are cross-faded, with outputs
-    clipped to 0..1 (0.0 without tiles): a lower bound on what tiles changed.
+    clipped to 0..1 (0.0 without tiles): a lower bound on what tiles changed. The host waits for the device only where
+    `net` returns results on another device than the images'; then the next batch is computed meanwhile.
     """
     sizes = [lq.shape[-2:] for lq in lqs]
     padded = [_padded(lq, multiple) for lq in lqs]
@@ -139,20 +141,48 @@ def tiled_together(
     outputs: dict[int, Tensor] = {}
     seams: list[Tensor] = [torch.zeros((), device=lq.device) for lq in lqs]
     done = 0
+    for chosen, results in _ahead(_results(net, padded, places, together, device)):
+        for at, result in zip(chosen, results.wait() if isinstance(results, HostCopy) else results, strict=True):
+            height, width = (side * scale for side in padded[at.image].shape[-2:])
+            if result.shape[-2:] == (height, width):
+                outputs[at.image] = result[None]
+                continue
+            if at.image not in outputs:
+                outputs[at.image] = result.new_zeros(1, result.shape[0], height, width)
+            seams[at.image] = torch.maximum(seams[at.image], _add(outputs[at.image][0], at, result))
+        done += len(chosen)
+        if on_tiles is not None:
+            on_tiles(done, len(places))
+    return [outputs[n][..., : height * scale, : width * scale] for n, (height, width) in enumerate(sizes)], seams
+
+
+_Batch = tuple[list["_Place"], Tensor | HostCopy]
+
+
+def _results(
+    net: Callable[[Tensor], Tensor],
+    padded: Sequence[Tensor],
+    places: Sequence["_Place"],
+    together: int,
+    device: torch.device | str | None,
+) -> Iterator[_Batch]:
+    """Yield batches of tiles of one size with their outputs, float32, on the images' device or on the way there."""
     for (rows, columns), alike in groupby(places, key=lambda place: place.shape):
         while chosen := list(islice(alike, max(together // (rows * columns), 1))):
             batch = torch.cat([padded[at.image][..., at.row.inputs, at.column.inputs] for at in chosen])
-            results = net(batch.to(device or batch.device)).to(batch.device, torch.float32)
-            for at, result in zip(chosen, results, strict=True):
-                if at.image not in outputs:
-                    height, width = (side * scale for side in padded[at.image].shape[-2:])
-                    outputs[at.image] = result.new_zeros(1, result.shape[0], height, width)
-                seams[at.image] = torch.maximum(seams[at.image], _add(outputs[at.image][0], at, result))
-            done += len(chosen)
-            if on_tiles is not None:
-                on_tiles(done, len(places))
-    made = [outputs[n][..., : height * scale, : width * scale] for n, (height, width) in enumerate(sizes)]
-    return made, [seam.item() for seam in seams]
+            made = net(batch.to(device or batch.device)).float()
+            yield chosen, made if made.device == batch.device else HostCopy(made)
+
+
+def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
+    """Yield the same; a batch on its way to the host is yielded when the next one has been started."""
+    waiting: list[_Batch] = []
+    for batch in batches:
+        waiting.append(batch)
+        while len(waiting) > isinstance(batch[1], HostCopy):
+            yield waiting.pop(0)
+        del batch  # the caller frees its results before the next ones are computed
+    yield from waiting
 
 
 class _Span(NamedTuple):
@@ -242,7 +272,8 @@ def _axis(
         outputs = slice(start * scale, (start + length) * scale)
         earlier = 1 - rise[outputs]
         weight, shared = (rise - fall)[outputs], int((earlier > 0).sum())
-        spans.append(_Span(inputs, outputs, weight.to(device), earlier.to(device), shared))
+        weights = (to_device(values, torch.device(device)) for values in (weight, earlier))
+        spans.append(_Span(inputs, outputs, *weights, shared))
     return spans
 
 

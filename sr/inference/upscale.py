@@ -1,7 +1,7 @@
 """Upscale images, files and folder trees with a trained generator."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -145,10 +145,28 @@ class Upscaler:
 
     def __call__(self, images: Sequence[ImageData], on_tiles: OnTiles | None = None) -> list[ImageData]:
         """Upscale several images together, so that tiles of equal size share batches."""
+        return self.start(images, on_tiles)()
+
+    def start(
+        self, images: Sequence[ImageData], on_tiles: OnTiles | None = None, *, quantize: bool = False
+    ) -> Callable[[], list[ImageData]]:
+        """Start `__call__`; the function that is returned waits for a GPU. quantize: to uint8 where nothing is lost."""
         planes = [self._planes(image) for image in images]
-        made = iter(self._run([plane for each in planes for plane in each], on_tiles))
-        parted = [[next(made) for _ in each] for each in planes]
-        return [self._joined(image, each) for image, each in zip(images, parted, strict=True)]
+        quantize = quantize and all(map(self._ends_at_8_bits, images))
+        finish = self._run.start([plane for each in planes for plane in each], on_tiles, quantize=quantize)
+
+        def finished() -> list[ImageData]:
+            made = iter(finish())
+            parted = [[next(made) for _ in each] for each in planes]
+            return [self._joined(image, each) for image, each in zip(images, parted, strict=True)]
+
+        return finished
+
+    def _ends_at_8_bits(self, image: ImageData) -> bool:
+        """Whether nothing is computed with the output of the network before it is written with 8 bits."""
+        mixed = image.gray and self.model.channels > 1
+        resized = self.outscale != self.model.scale
+        return self._colours_alone and image.bits == 8 and image.alpha is None and not mixed and not resized
 
     @property
     def way(self) -> str:
@@ -180,7 +198,7 @@ class Upscaler:
         if alpha is not None:
             upscaled = made.pop().mean(0, keepdim=True) if self.alpha == "net" else alpha
             alpha = keep_extremes(_resized(upscaled, height, width), alpha)
-        rgb = _resized(torch.cat(made), height, width)
+        rgb = _resized(made[0] if len(made) == 1 else torch.cat(made), height, width)
         return dataclasses.replace(image, rgb=rgb.expand(3, -1, -1), alpha=alpha)
 
 
@@ -233,5 +251,10 @@ def upscale(
         return upscaler([image], on_tiles)[0]
 
     files |= {"bands": model.channels}
-    report = convert(inputs, output, work, title=model.name, many=upscaler, settings=settings, **files)
+
+    def begin(images: Sequence[ImageData], on_tiles: OnTiles) -> Callable[[], Sequence[ImageData]]:
+        return upscaler.start(images, on_tiles, quantize=True)
+
+    ahead = int(torch.device(device).type == "cuda")
+    report = convert(inputs, output, work, title=model.name, begin=begin, ahead=ahead, settings=settings, **files)
     return dataclasses.replace(report, way=upscaler.way)

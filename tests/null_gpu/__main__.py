@@ -27,7 +27,7 @@ def ignore_values() -> None:
     torch.nn.Parameter.__repr__ = torch.Tensor.__repr__  # DeepSpeed prints some
     precision._deviation = none
     Meter._collect = finite  # type: ignore[method-assign]
-    predictor.finite = lambda images: images[0].isfinite().all().item() is not None
+    predictor.finite = lambda extremes: True
 
 
 if __name__ == "__main__":

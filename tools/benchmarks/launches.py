@@ -144,7 +144,8 @@ def upscaling(height: int, width: int) -> dict[str, Any]:
             phases.rows.clear()
             torch.cuda.reset_peak_memory_stats()
             null_gpu.reset()
-        [made] = phases.wrap("network and tiles", upscaler)([image])
+        finish = phases.wrap("network and tiles", upscaler.start)([image], quantize=True)
+        [made] = phases.wrap("wait and copy", finish)()
         phases.wrap("8-bit pixels", quantized)(made, deep=False, clear=True)
     print(upscaler.way)
     return {"phases": phases.report(2), "peak_gib": torch.cuda.max_memory_allocated() / 2**30}

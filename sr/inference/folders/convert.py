@@ -19,7 +19,7 @@ from sr.core.progress import progress
 from sr.distributed.rng import fork_rng
 from sr.images import ImageData
 from sr.inference.folders.manifest import FOLDER, Manifest, Setting, digest, sweep
-from sr.inference.folders.pipeline import BATCH_PIXELS, Outcome, Pipeline, Reading
+from sr.inference.folders.pipeline import BATCH_PIXELS, Finish, Outcome, Pipeline, Reading
 from sr.inference.folders.plan import ConversionJob, ConversionPlan, plan
 from sr.inference.folders.work_queue import WorkQueue
 from sr.inference.predictor import OnTiles
@@ -31,7 +31,7 @@ __all__ = ["BATCH_PIXELS", "ConversionReport", "OnTiles", "convert", "fingerprin
 POLL_SECONDS = 0.5  # between two updates of the progress bar
 
 Work = Callable[[ImageData, OnTiles], ImageData]
-WorkOnMany = Callable[[Sequence[ImageData], OnTiles], Sequence[ImageData]]
+Begin = Callable[[Sequence[ImageData], OnTiles], Finish]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def convert(
     work: Work,
     *,
     title: str,
-    many: WorkOnMany | None = None,
+    begin: Begin | None = None,
+    ahead: int = 0,
     settings: Mapping[str, Setting] | None = None,
     format: str | None = None,
     suffix: str = "",
@@ -79,7 +80,9 @@ def convert(
             folder records as made of the same content by the same `settings` are kept.
         work: called with a function for its progress, (done, all). Random draws in it depend on the stem of the file
             alone.
-        many: the same for several small images at once, without random draws.
+        begin: starts the same for one or several small images, without random draws; returns a function that waits for
+            the results.
+        ahead: how many calls of `begin` may wait for their results while the next one starts.
         settings: everything that changes pixels, except what is an argument here. None: nothing is recorded.
         format: png, jpg, webp or tif; None keeps the format of each image where it can be written, else png.
         suffix: appended to every stem.
@@ -112,7 +115,7 @@ def convert(
             _prepare(jobs, manifest, folder, video)
         queue.begin(jobs)
         with _sigterm_interrupts(), _progress(queue, title, total=len(found.jobs)) as show:
-            converter = _Converter(work, many, video, digests["video"], how.strict, show)
+            converter = _Converter(work, begin, ahead, video, digests["video"], how.strict, show)
             parts = list(queue.gather(Pipeline(queue, manifest, how, converter).run()))
         if queue.is_main and not shared:  # another launch may append to the files
             manifest.fold()
@@ -167,7 +170,8 @@ class _Converter:
     """Implements `pipeline.Converter` and shows the progress inside an image."""
 
     work: Work
-    many: WorkOnMany | None
+    begin: Begin | None
+    ahead: int
     video_settings: VideoSettings
     key: str
     strict: bool
@@ -175,15 +179,16 @@ class _Converter:
 
     @property
     def takes_several(self) -> bool:
-        return self.many is not None
+        return self.begin is not None
 
     def one(self, job: ConversionJob, image: ImageData) -> ImageData:
         with fork_rng(job.stem):
             return self.work(image, lambda done, tiles: self.show(f"{job.label.name} {done}/{tiles}"))
 
-    def several(self, jobs: Sequence[ConversionJob], images: Sequence[ImageData]) -> Sequence[ImageData]:
-        assert self.many is not None
-        return self.many(images, lambda done, tiles: self.show(f"{jobs[0].label.name} ... {done}/{tiles}"))
+    def several(self, jobs: Sequence[ConversionJob], images: Sequence[ImageData]) -> Finish:
+        assert self.begin is not None
+        name = jobs[0].label.name + (" ..." if len(jobs) > 1 else "")
+        return self.begin(images, lambda done, tiles: self.show(f"{name} {done}/{tiles}"))
 
     def video(self, job: ConversionJob) -> tuple[int, str, str]:
         def frame(image: ImageData) -> ImageData:

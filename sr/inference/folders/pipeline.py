@@ -7,7 +7,7 @@ because every job that follows would fail as well.
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,8 @@ READERS, WRITERS = 2, 16  # threads per process; a GPU upscales images faster th
 READ_PIXELS, WRITE_PIXELS = 32_000_000, 64_000_000  # decoded images that wait, 12 bytes per pixel
 BATCH_PIXELS = 1_000_000  # of small images that are converted in one call
 READ_SECONDS = 2.0  # how long an interrupted run waits for a read, which may never return
+
+Finish = Callable[[], Sequence[ImageData]]
 
 
 @dataclass
@@ -65,16 +67,20 @@ class Reading(NamedTuple):
 class Converter(Protocol):
     """What is done with jobs, in the caller's thread.
 
-    several: may be called where `takes_several`. video: writes the output; returns its size in bytes, the SHA-256 of
+    several: starts one or several, may be called where `takes_several`. ahead: of how many calls the results may be
+    collected after the next call. video: writes the output; returns its size in bytes, the SHA-256 of
     the source, and what of the source is damaged ("" for nothing).
     """
+
+    @property
+    def ahead(self) -> int: ...
 
     @property
     def takes_several(self) -> bool: ...
 
     def one(self, job: ConversionJob, image: ImageData) -> ImageData: ...
 
-    def several(self, jobs: Sequence[ConversionJob], images: Sequence[ImageData]) -> Sequence[ImageData]: ...
+    def several(self, jobs: Sequence[ConversionJob], images: Sequence[ImageData]) -> Finish: ...
 
     def video(self, job: ConversionJob) -> tuple[int, str, str]: ...
 
@@ -103,6 +109,7 @@ class Pipeline:
         self._readers, self._writers = DaemonPool(READERS, "read"), DaemonPool(WRITERS, "write")
         self._ahead: deque[tuple[ConversionJob, Future[_Loaded]]] = deque()
         self._behind: deque[tuple[_Loaded, Future[None]]] = deque()
+        self._begun: deque[tuple[list[_Loaded], Finish]] = deque()
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -116,6 +123,7 @@ class Pipeline:
             while self._fill():
                 self._one_or_more()
                 self._settle(wait=False)
+            self._finish(ahead=0)
             self._settle(wait=True)
         finally:
             self._to_read.close()
@@ -221,16 +229,38 @@ class Pipeline:
         else:
             self._succeed(self.outcome.written, loaded.job, damage)
 
-    def _convert(self, group: Sequence[_Loaded]) -> None:
-        if len(group) > 1:
+    def _convert(self, group: list[_Loaded]) -> None:
+        if not self._converter.takes_several:
+            self._one_by_one(group)
+            return
+        images = [one.image for one in group if one.image]
+        try:
+            self._begun.append((group, self._converter.several([one.job for one in group], images)))
+        except Exception as error:
+            self._retry(group, error)
+        self._finish(ahead=self._converter.ahead)
+
+    def _finish(self, *, ahead: int) -> None:
+        """Collect results, except those of the last `ahead` calls."""
+        while len(self._begun) > ahead:
+            group, finish = self._begun.popleft()
             try:
-                made = self._converter.several([one.job for one in group], [one.image for one in group if one.image])
-            except Exception:  # one by one, each of them shows its own error
-                logging.getLogger(__name__).debug("%s and others", group[0].job.label, exc_info=True)
+                made = finish()
+            except Exception as error:
+                self._retry(group, error)
             else:
                 for one, image in zip(group, made, strict=True):
                     self._pass_on(one, image)
-                return
+
+    def _retry(self, group: list[_Loaded], error: Exception) -> None:
+        """Convert the images of a group one by one: each shows its own error."""
+        logging.getLogger(__name__).debug("%s and others", group[0].job.label, exc_info=error)
+        if len(group) > 1:
+            self._one_by_one(group)
+        else:
+            self._fail(group[0].job, error)
+
+    def _one_by_one(self, group: list[_Loaded]) -> None:
         for one in group:
             assert one.image is not None
             try:
