@@ -272,8 +272,8 @@ def _axis(
         outputs = slice(start * scale, (start + length) * scale)
         earlier = 1 - rise[outputs]
         weight, shared = (rise - fall)[outputs], int((earlier > 0).sum())
-        weights = (to_device(values, torch.device(device)) for values in (weight, earlier))
-        spans.append(_Span(inputs, outputs, *weights, shared))
+        weight, earlier = (to_device(values, torch.device(device)) for values in (weight, earlier))
+        spans.append(_Span(inputs, outputs, weight, earlier, shared))
     return spans
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from torch import Tensor
+
 from sr.evaluate.metrics.chroma import chroma
 from sr.evaluate.metrics.l1 import l1
 from sr.evaluate.metrics.niqe import niqe
@@ -15,12 +17,17 @@ from sr.evaluate.metrics.ssim import ssim
 
 
 class Metric(NamedTuple):
-    """measure: nan for an image that is too small. perfect: its value for equal images (niqe, which has no target:
-    of natural ones), so also which way is better. missing: why it cannot be measured here, or None."""
+    """compute: the value as a tensor on the images' device; nan for an image that is too small. perfect: its value for
+    equal images (niqe, which has no target: of natural ones), so also which way is better. missing: why it cannot be
+    measured here, or None."""
 
-    measure: Callable[..., float]
+    compute: Callable[..., Tensor]
     perfect: float
     missing: Callable[[], str | None] = lambda: None
+
+    def measure(self, output: Tensor, target: Tensor, *, border: int) -> float:
+        """Return the value for images [c, h, w] in 0..1."""
+        return float(self.compute(output, target, border=border))
 
 
 METRICS: dict[str, Metric] = {

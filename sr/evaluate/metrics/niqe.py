@@ -16,27 +16,34 @@ BLOCK = 96  # pixels a side, the authors'
 _GRID = torch.arange(0.2, 10.0005, 0.001, dtype=torch.float64)  # shapes to choose from, as the authors'
 
 
-def niqe(output: Tensor, target: Tensor, *, border: int) -> float:
+def niqe(output: Tensor, target: Tensor, *, border: int) -> Tensor:
     """Lower is more natural; below 4 is a good photograph, over 8 a bad one. `target` has no part in it.
 
     output: [3, h, w] in 0..1. border: pixels left out on every side. The luma, rounded, in blocks of 96 pixels at full
     and half size; rows and columns that fill no block are left out. nan where there are fewer than two blocks that are
     not flat, of which no covariance is known.
     """
-    mean, covariance = _pristine()
-    luma = counted(output, border=border, y=True)[0].round().float().cpu()
+    mean, covariance = (each.to(output.device) for each in _pristine())
+    luma = counted(output, border=border, y=True)[0].round().float()
     rows, columns = (side // BLOCK for side in luma.shape)
     if rows * columns < 2:
-        return math.nan
+        return torch.tensor(math.nan)
     luma = luma[: rows * BLOCK, : columns * BLOCK]
     half = bicubic.resize(luma.double() / 255, scale=0.5).float() * 255
     features = torch.cat([_features(_normalized(luma), BLOCK), _features(_normalized(half), BLOCK // 2)], 1)
-    whole = features[~features.isnan().any(1)]
-    if len(whole) < 2:
-        return math.nan
     away = mean - features.nanmean(0)
-    inverse = torch.linalg.pinv((covariance + whole.T.cov()) / 2, hermitian=True)
-    return (away @ inverse @ away).clamp(min=0).sqrt().item()
+    found, whole = _covariance(features)
+    inverse = torch.linalg.pinv((covariance + found) / 2, hermitian=True)
+    return torch.where(whole < 2, math.nan, (away @ inverse @ away).clamp(min=0).sqrt())
+
+
+def _covariance(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The covariance of the rows [n, 36] without nan, and their number. Waits for no device."""
+    whole = ~features.isnan().any(1, keepdim=True)
+    count = whole.sum()
+    centered = features - features.where(whole, 0).sum(0) / count.clamp(min=1)
+    centered = centered.where(whole, 0)
+    return centered.T @ centered / (count - 1).clamp(min=1), count
 
 
 @functools.cache
@@ -53,7 +60,7 @@ def _normalized(image: Tensor) -> Tensor:
     not that with a rounding error above or below, which would count as structure.
     """
     taps = torch.exp(-((torch.arange(7, dtype=torch.float64) - 3) ** 2) / (2 * (7 / 6) ** 2))
-    window = torch.outer(taps, taps) / taps.sum() ** 2
+    window = (torch.outer(taps, taps) / taps.sum() ** 2).to(image.device)
 
     def blurred(x: Tensor) -> Tensor:
         padded = F.pad(x[None, None].double(), (3, 3, 3, 3), mode="replicate")
@@ -87,7 +94,7 @@ def _fit(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     skew = left / right
     ratio = values.abs().mean(1).square() / values.square().mean(1)
     ratio = ratio * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
-    shape = _GRID[_nearest(_ratios(), ratio)]
+    shape = _GRID.to(ratio.device)[_nearest(_ratios().to(ratio.device), ratio)]
     scale = ((torch.lgamma(1 / shape) - torch.lgamma(3 / shape)) / 2).exp()
     return shape, left * scale, right * scale
 

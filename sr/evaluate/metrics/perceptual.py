@@ -14,7 +14,7 @@ from sr.evaluate.metrics.protocol import counted_rgb
 SMALLEST = 31  # pixels: of less AlexNet's convolutions and poolings leave nothing
 
 
-def lpips(output: Tensor, target: Tensor, *, border: int) -> float:
+def lpips(output: Tensor, target: Tensor, *, border: int) -> Tensor:
     """0 for equal images; output, target: [3, h, w] in 0..1. border: pixels left out on every side.
 
     With AlexNet, the authors' choice for a metric. nan for images of less than 31 pixels a side.
@@ -22,7 +22,7 @@ def lpips(output: Tensor, target: Tensor, *, border: int) -> float:
     return _distance("lpips", output, target, border=border, smallest=SMALLEST)
 
 
-def dists(output: Tensor, target: Tensor, *, border: int) -> float:
+def dists(output: Tensor, target: Tensor, *, border: int) -> Tensor:
     """0 for equal images, of which the same texture in other places is near; else as `lpips`.
 
     Of the image at its own size: the authors' example shrinks larger ones to 256 pixels first.
@@ -50,13 +50,13 @@ _NEEDS = {
 }
 
 
-def _distance(metric: str, output: Tensor, target: Tensor, *, border: int, smallest: int) -> float:
+def _distance(metric: str, output: Tensor, target: Tensor, *, border: int, smallest: int) -> Tensor:
     images = [counted_rgb(x, border=border)[None].float() for x in (output, target)]
     if min(images[0].shape[-2:]) < smallest:
-        return math.nan
+        return torch.tensor(math.nan)
     with torch.no_grad():
         value: Tensor = _net(metric, str(output.device))(*images)
-    return value.item()
+    return value
 
 
 @functools.cache

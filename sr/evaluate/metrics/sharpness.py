@@ -6,13 +6,13 @@ from torch import Tensor
 from sr.evaluate.metrics.protocol import counted
 
 
-def sharpness(output: Tensor, target: Tensor, *, border: int) -> float:
+def sharpness(output: Tensor, target: Tensor, *, border: int) -> Tensor:
     """`detail` of the output over that of the target: below 1 is blurred, above 1 oversharp or noisy.
 
     output, target: [c, h, w] in 0..1, at least 3 + 2 * border pixels a side. border: pixels left out on every side.
     """
     made, wanted = (detail(counted(x, border=border, y=False)[None] / 255) for x in (output, target))
-    return (made / wanted.clamp(min=1e-8)).item()
+    return made / wanted.clamp(min=1e-8)
 
 
 def detail(images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from sr.images.ssim import ssim_maps
 
 
 @torch.no_grad()
-def ssim(output: Tensor, target: Tensor, *, border: int, y: bool = True) -> float:
+def ssim(output: Tensor, target: Tensor, *, border: int, y: bool = True) -> Tensor:
     """Return the mean of the SSIM map, 1 for equal images, over the windows that lie within the image.
 
     No downsampling, as in the authors' first MATLAB code.
@@ -19,4 +19,4 @@ def ssim(output: Tensor, target: Tensor, *, border: int, y: bool = True) -> floa
         y: measure luma, as super-resolution papers do; otherwise the mean over the channels.
     """
     luminance, structure = ssim_maps(*(counted(x, border=border, y=y) for x in (output, target)), peak=255)
-    return (luminance * structure).mean().item()
+    return (luminance * structure).mean()

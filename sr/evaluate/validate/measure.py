@@ -223,9 +223,11 @@ def _scored(
 
     def scores(image: Tensor) -> Scores:
         fitting = [metric for metric in metrics if wanted.shape[0] == RGB or metric not in RGB_METRICS]
-        values = {metric: METRICS[metric].measure(image, wanted, border=border) for metric in fitting}
-        finite = bool(image.isfinite().all())  # a broken output keeps its nan, so that the mean shows it
-        return {metric: value for metric, value in values.items() if not (finite and math.isnan(value))}
+        found = [METRICS[metric].compute(image, wanted, border=border) for metric in fitting]
+        together = torch.stack([value.to(image.device, torch.float64) for value in [*found, image.isfinite().all()]])
+        *values, finite = together.tolist()  # one copy; a broken output keeps its nan, so that the mean shows it
+        kept = zip(fitting, values, strict=True)
+        return {metric: value for metric, value in kept if not (finite and math.isnan(value))}
 
     row = Row(name, item.name, scores(made), scores(given) if inputs and given.shape == wanted.shape else {})
     return _Measured(row, cells(given, made, wanted) if draw else None, wanted.shape[0])
