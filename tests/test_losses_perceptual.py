@@ -13,7 +13,7 @@ from torchvision import models
 from torchvision.models.vgg import cfgs, make_layers
 
 from sr.core.errors import UserError
-from sr.losses.backbones import BACKBONES, open_backbone
+from sr.losses.backbones import BACKBONES, keep_in_half, open_backbone
 from sr.losses.feature_cache import FeatureCache
 from sr.losses.perceptual import VGG19, Perceptual, Style, gram
 from sr.nets.io.basicsr import basicsr
@@ -260,3 +260,19 @@ def test_cache_is_bounded_and_drops_the_least_recently_used():
         assert torch.equal(feature, torch.full((3, 256, 256), value))
     assert asked == [1.0, 2.0, 3.0, 2.0]
     assert cache(torch.arange(5.0).view(5, 1, 1, 1).repeat(1, 3, 1, 1))["a"].shape == (5, 3, 256, 256)
+
+
+def test_weights_in_half_precision_change_nothing_under_autocast() -> None:
+    loss = Perceptual(backbone="vgg16", layers={"conv2_2": 1.0}, weights="random")
+    output, target = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    values = []
+    for _ in range(2):
+        x = output.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(x, target)
+        value.backward()
+        values.append((value.detach(), x.grad))
+        keep_in_half(loss, torch.bfloat16)
+    assert {parameter.dtype for parameter in loss.parameters()} == {torch.bfloat16}
+    assert torch.equal(values[0][0], values[1][0])
+    assert torch.equal(values[0][1], values[1][1])

@@ -161,6 +161,20 @@ def test_the_block_of_a_gpu_equals_autograd(monkeypatch: pytest.MonkeyPatch, rec
     torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
 
 
+def test_recomputing_is_chosen_by_the_free_memory() -> None:
+    """The bytes are those of what the block saves; RRDBNet 64/23 needs 3 GiB of them for a batch of 12."""
+    net, saved = rrdbnet.ResidualDenseBlock(8, 4).double(), []
+    x = torch.randn(2, 8, 6, 7, dtype=torch.float64).requires_grad_()
+    for recompute in (True, False):
+        made = dense_block.block(x, [*net.children()], recompute=recompute)  # type: ignore[arg-type]
+        saved.append(sum(tensor.nbytes for tensor in made.grad_fn.saved_tensors))  # type: ignore[union-attr]
+    assert rrdbnet.saved_by_recomputing(net, 2 * 6 * 7, 8) == saved[1] - saved[0]
+    needed = rrdbnet.saved_by_recomputing(RRDBNet(scale=4), 12 * 64 * 64, 2)
+    assert needed == 69 * 448 * 12 * 64 * 64 * 2
+    assert [rrdbnet.is_short(needed, gib * 2**30) for gib in (8, 11, 12, 24)] == [True, True, False, False]
+    assert rrdbnet.saved_by_recomputing(torch.nn.Conv2d(3, 3, 3), 100, 2) == 0
+
+
 def test_the_block_of_a_gpu_casts_weights_and_gradients() -> None:
     torch.manual_seed(0)
     net, x = rrdbnet.ResidualDenseBlock(8, 4), torch.randn(1, 8, 5, 5).bfloat16().requires_grad_()

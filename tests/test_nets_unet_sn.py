@@ -83,3 +83,15 @@ def test_autocast_does_not_reach_the_power_iteration():
 def test_runs_in_bf16_weights():
     conv = SpectralConv2d(4, 6, 3).bfloat16()
     assert conv(torch.rand(1, 4, 8, 8).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_gradient_of_the_norm_is_that_of_autograd(training):
+    conv = SpectralConv2d(4, 6, 3).double().train(training)
+    x = torch.rand(2, 4, 7, 8, dtype=torch.float64)
+    (conv(x).square()).sum().backward()
+    u, v = conv.weight_u, conv.weight_v
+    weight = conv.weight_orig.detach().clone().requires_grad_()
+    sigma = torch.dot(u.float(), torch.mv(weight.float().flatten(1), v.float()))
+    torch.nn.functional.conv2d(x, (weight.float() / sigma).double()).square().sum().backward()
+    torch.testing.assert_close(conv.weight_orig.grad, weight.grad, rtol=1e-3, atol=1e-3)

@@ -40,6 +40,17 @@ class Backbone(nn.Module):
         return dict(zip(self.layers, features, strict=True))
 
 
+def keep_in_half(loss: nn.Module, dtype: torch.dtype) -> None:
+    """Store the weights of the backbones' convolutions and linear layers in `dtype`, that of the autocast around them.
+
+    Autocast rounds frozen weights to the same values, but at every call.
+    """
+    backbones = [module for module in loss.modules() if isinstance(module, Backbone)]
+    for module in (inner for backbone in backbones for inner in backbone.network.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(dtype)
+
+
 def open_backbone(
     name: str, layers: Mapping[str, float] | None = None, *, weights: str = "pretrained", checkpointing: bool = False
 ) -> Backbone:

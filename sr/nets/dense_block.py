@@ -54,25 +54,27 @@ class _Block(torch.autograd.Function):
         weights, inputs = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
         features = inputs[-1]
         passed, *found = _gradients(gradient * SHARE, features, weights[-1])
+        owns: list[Tensor] = []
         for number in reversed(range(4)):
             weight = weights[number]
             below = weight.shape[1]
             own = slice(below, below + len(weight))
             of_own = torch.ops.aten.leaky_relu_backward(passed[:, own], features[:, own], SLOPE, True)
             source = inputs[number] if inputs[1:] else features[:, :below].clone()
-            more, *parts = _gradients(of_own, source, weight)
+            more, of_weight, _ = _gradients(of_own, source, weight, bias=False)
             passed[:, :below].add_(more)
-            found = [*parts, *found]
-        return passed[:, : gradient.shape[1]] + gradient, None, *_cast(found, ctx.dtype)
+            found, owns = [of_weight, *found], [of_own, *owns]
+        biases = torch.cat(owns, 1).sum((0, 2, 3), dtype=ctx.dtype).split([len(weight) for weight in weights[:4]])
+        *wide, last = _cast(found, ctx.dtype)
+        passed = passed[:, : gradient.shape[1]] + gradient
+        return passed, None, *(part for pair in zip(wide, biases, strict=False) for part in pair), wide[-1], last
 
 
-def _gradients(gradient: Tensor, source: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the input, the weight and the bias of a convolution."""
+def _gradients(gradient: Tensor, source: Tensor, weight: Tensor, *, bias: bool = True) -> tuple[Any, ...]:
+    """Return the gradients of the input, the weight and, if wanted, the bias of a convolution."""
     one, zero = [1, 1], [0, 0]
-    settings = one, one, one, False, zero, 1, [True, True, True]
-    made: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        gradient, source, weight, [len(weight)], *settings
-    )
+    settings = one, one, one, False, zero, 1, [True, True, bias]
+    made: tuple[Any, ...] = torch.ops.aten.convolution_backward(gradient, source, weight, [len(weight)], *settings)
     return made
 
 

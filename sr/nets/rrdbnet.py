@@ -50,6 +50,18 @@ class ResidualDenseBlock(nn.Module):
         return torch.add(x, conv_on(self.conv5, _joined, *features), alpha=dense.SHARE)
 
 
+def saved_by_recomputing(net: nn.Module, pixels: int, element: int) -> int:
+    """Bytes that `recompute` saves in all blocks of `net`, for a batch of `pixels` and values of `element` bytes."""
+    blocks = [module for module in net.modules() if isinstance(module, ResidualDenseBlock)]
+    inner = [conv for block in blocks for conv in (block.conv1, block.conv2, block.conv3, block.conv4)]
+    return sum(conv.in_channels for conv in inner) * pixels * element
+
+
+def is_short(needed: int, free: int) -> bool:
+    """Whether `recompute` is on for `train.recompute: auto`: a step takes 2.6 times these bytes in RRDBNet 64/23."""
+    return 4 * needed > free
+
+
 class RRDB(nn.Module):
     """Residual in residual dense block."""
 

@@ -1,10 +1,12 @@
 """Spectral normalization (Miyato et al. 2018) that is exact under autocast and DDP."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class SpectralConv2d(nn.Module):
@@ -47,19 +49,37 @@ class SpectralConv2d(nn.Module):
         weight = self.weight_orig.float()
         # Columns are in channels_last order, for which this is a view, in every memory format. Another order rounds
         # sums differently, so backends with different memory formats would drift apart.
-        matrix = weight.permute(0, 2, 3, 1).flatten(1)
-        v = self.weight_v.view(weight.shape[1:]).permute(1, 2, 0)
-        if self.training:
-            self._iterate(matrix.detach(), v)
-        # Copy: a second forward, or DDP's broadcast, may overwrite the buffers before the backward of this graph.
-        u, v = self.weight_u.float().clone(), v.float().clone().flatten()
-        sigma = torch.dot(u, torch.mv(matrix, v))
-        return (weight / sigma).to(self.weight_orig.dtype)
+        matrix = weight.detach().permute(0, 2, 3, 1).flatten(1)
+        stored = self.weight_v.view(weight.shape[1:]).permute(1, 2, 0)
+        with torch.no_grad():
+            u, v = self.weight_u.float(), stored.float().flatten()
+            if self.training:
+                v = F.normalize(torch.mv(matrix.t(), u), dim=0, eps=1e-12)
+            product = torch.mv(matrix, v)
+            if self.training:
+                u = F.normalize(product, dim=0, eps=1e-12)
+                stored.copy_(v.view(stored.shape))
+                self.weight_u.copy_(u)
+        # A second forward, or DDP's broadcast, may overwrite the buffers before the backward of this graph.
+        made: Tensor = _Divided.apply(weight, product, *((u, v) if self.training else (u.clone(), v.clone())))
+        return made.to(self.weight_orig.dtype)
 
-    @torch.no_grad()
-    def _iterate(self, matrix: Tensor, stored: Tensor) -> None:
-        """stored: the memory of v, a view of the columns' shape."""
-        v = F.normalize(torch.mv(matrix.t(), self.weight_u.float()), dim=0, eps=1e-12)
-        u = F.normalize(torch.mv(matrix, v), dim=0, eps=1e-12)
-        stored.copy_(v.view(stored.shape))
-        self.weight_u.copy_(u)
+
+class _Divided(torch.autograd.Function):
+    """weight / (u^T W v), where `product` is W v, with half as many kernels as autograd needs."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, product: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        sigma = torch.dot(u, product)
+        made = weight / sigma
+        ctx.save_for_backward(made, sigma, u, v)
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        made, sigma, u, v = ctx.saved_tensors
+        along = (gradient * made).sum()
+        columns = gradient.permute(0, 2, 3, 1)
+        passed = torch.addr(columns.flatten(1), u * along, v, alpha=-1).div_(sigma)
+        return passed.view(columns.shape).permute(0, 3, 1, 2), None, None, None

@@ -37,18 +37,21 @@ from sr.distributed import comm
 from sr.distributed.backends import Launch, accelerator, read_launch
 from sr.distributed.watchdog import FIRST_STEP_FACTOR
 from sr.losses import ADVERSARIAL, GAN_TERMS, LOGITS_ALONE, RECONSTRUCTION
+from sr.losses.backbones import keep_in_half
+from sr.losses.perceptual import Perceptual
 from sr.losses.weight_schedules import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS, spandrel_archs
 from sr.nets.checkpointed import checkpoint_blocks
 from sr.nets.compiled import compile_net
 from sr.nets.device import place
+from sr.nets.rrdbnet import ResidualDenseBlock, is_short, saved_by_recomputing
 from sr.tasks import TASKS
 from sr.tasks.task import GANLoss, ReconstructionLosses, Weight
 from sr.train import optimizers
 from sr.train.build_nets import Nets
 from sr.train.build_validation import Validator
 from sr.train.ema import EMA
-from sr.train.model_optimizer import ModelOptimizer, choose_precision
+from sr.train.model_optimizer import PRECISIONS, ModelOptimizer, choose_precision
 from sr.train.optimizers import OPTIMIZERS
 from sr.train.schedules import SCHEDULES, Schedule, Warmup
 from sr.train.trackers import TRACKERS, Sink
@@ -118,13 +121,18 @@ class Builder:
         groups = {key: part[key] for key in ("no_decay", "lr_scale") if key in part}
         return optimizers.build(partial(self._make, part, "optimizers"), net, name=player, **groups)
 
-    def reconstruction(self, device: torch.device, average: EMA | None = None) -> ReconstructionLosses:
+    def reconstruction(
+        self, device: torch.device, average: EMA | None = None, precision: str = "fp32"
+    ) -> ReconstructionLosses:
         last = self.options.train.channels_last
         terms = {
             name: (self.weight(part), place(self._make(part, "losses"), device, channels_last=last))
             for name, part in self.options.losses.reconstruction.items()
             if part.get("weight") != 0  # such a term would load its network for nothing
         }
+        for _, loss in terms.values():
+            if isinstance(loss, Perceptual) and precision != "fp32" and device.type != "cpu":
+                keep_in_half(loss, PRECISIONS[precision])
         return ReconstructionLosses(terms, average)
 
     def gan_loss(self) -> GANLoss | None:
@@ -144,6 +152,23 @@ class Builder:
         if not checkpoint_blocks(net):
             kind = self.options.generator["type"]
             raise UserError(f"train.checkpoint_activations finds no repeated blocks in {kind}; remove it")
+
+    def _recompute(self, player: str, net: nn.Module, device: torch.device, precision: str) -> None:
+        """Let dense blocks recompute their inputs as `train.recompute` sets. Collective."""
+        data, train = self.options.data, self.options.train
+        images = data.batch_size // (comm.world() * train.accumulate)
+        pixels = images * (data.gt_size // self.options.scale // getattr(net, "multiple", 1)) ** 2
+        needed = saved_by_recomputing(net, pixels, PRECISIONS[precision].itemsize)
+        if player != "generator" or device.type != "cuda" or not needed:
+            return
+        free = min(comm.gather(torch.cuda.mem_get_info(device)[0]))
+        on = is_short(needed, free) if train.recompute == "auto" else bool(train.recompute)
+        for block in net.modules():
+            if isinstance(block, ResidualDenseBlock):
+                block.recompute = on
+        if comm.is_main():
+            given = f"{needed / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free"
+            tqdm.write(f"train.recompute: {'on, saves' if on else 'off, the inputs of dense blocks take'} {given}")
 
     def _compile(self, player: str, net: nn.Module, launch: Launch) -> None:
         """Compile as `train.compile` sets; a discriminator only if the GAN loss uses nothing but its logits."""
@@ -239,6 +264,7 @@ class Builder:
             net = comm.agree(partial(self._net, name)).to(device)
             self.nets.check_shapes(name, net)
             self._checkpoint(name, net, launch)
+            self._recompute(name, net, device, precision)
             self._compile(name, place(net, device, channels_last=train.channels_last), launch)
             players[name] = ModelOptimizer(
                 name=name,
@@ -254,7 +280,7 @@ class Builder:
             )
         ema = EMA(players["generator"].backend, decay=train.ema_decay, warm_up="generator" not in options.init)
         with comm.first_on_each_node():  # a perceptual loss may download its weights
-            parts: dict[str, Any] = {"reconstruction": self.reconstruction(device, ema)}
+            parts: dict[str, Any] = {"reconstruction": self.reconstruction(device, ema, precision)}
         parts["reconstruction"].watch(players["generator"].raw)
         gan, degradation = self.gan_loss(), self.degradation(options.data.gt_size)
         if gan is not None:

@@ -21,6 +21,7 @@ ALLOWED = (
     "train.accumulate",
     "train.channels_last",
     "train.checkpoint_activations",
+    "train.recompute",
     "train.compile",
     "train.timeout",
     "train.check_ranks_every",
