@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 from sr.data.codecs import decode, encode
+from sr.data.colorize import Colorize
 from sr.data.crops import Crops
 from sr.data.folder import FolderSource
 from sr.data.make_shards import make_shards
+from sr.data.paired import SideBySide
 from sr.data.shards import ShardSource
 from sr.data.source import resized
 from sr.degrade import Degradation
@@ -147,3 +149,12 @@ def test_channels_and_sizes_of_16_bits_follow_8_bits() -> None:
         assert np.abs(difference).max() < 0.51
         assert with_channels(deep, channels).dtype == np.uint16
     assert np.abs(resized(deep, 12) / 257 - resized(plain, 12)).max() < 1.01
+
+
+def test_pairs_in_one_file_keep_16_bits_and_derived_pairs_have_8(tmp_path: Path) -> None:
+    write(tmp_path / "deep" / "a.png", BASE + 5)
+    whole = SideBySide(path=str(tmp_path / "deep")).read(0, 0)
+    assert whole.lq is not None
+    assert np.array_equal(np.concatenate([whole.lq, whole.gt], 1), BASE + 5)
+    made = Colorize(of=lambda channels: FolderSource(gt=str(tmp_path / "deep"), channels=channels)).read(0, 0)
+    assert made.gt.dtype == np.uint8

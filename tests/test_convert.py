@@ -331,6 +331,9 @@ network_g: {type: span_s, norm: false}
 network_d: {type: dunet}
 path: {pretrain_network_g: span.pth, strict_load_g: false}
 train:
+  use_moa: true
+  moa_augs: [none, mixup, cutmix, resizemix, cutblur]
+  moa_probs: [0.4, 0.1, 0.1, 0.1, 0.3]
   ema_decay: 0.999
   ema_power: 0.75
   grad_clip: true
@@ -368,6 +371,8 @@ def test_trainner_redux(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert options["degrade"][0]["modes"] == ["bilinear", "bicubic"]
     assert options["degrade"][2]["prob"] == 0.5
     assert [stage["type"] for stage in options["degrade"][-1]["choices"][0]] == ["downscale", "jpeg"]
+    kinds = {"mixup": 0.1, "cutmix": 0.1, "resizemix": 0.1, "cutblur": 0.3}
+    assert options["augment"] == [{"type": kind, "prob": prob} for kind, prob in kinds.items()]
     data = options["data"]
     assert data["source"]["gt"] == ["a/hr", "b/hr"]
     assert (data["gt_size"], data["batch_size"]) == (256, 32)  # 8 a GPU, 2 GPUs, 2 accumulated
@@ -479,8 +484,10 @@ def test_neosr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert options["losses"] == {
         "mssim": {"type": "ms_ssim"},
         "ldl": {"type": "ldl"},
+        "fdl": {"type": "fdl"},
         "gan": {"type": "vanilla", "weight": 0.3},
     }
+    assert options["augment"] == [{"type": "mixup", "prob": 0.5}]
     assert options["optimizer"]["generator"] == {"type": "adamw", "lr": 8e-4, "betas": [0.9, 0.999]}
     assert (options["data"]["gt_size"], options["data"]["batch_size"]) == (256, 8)
     assert options["data"]["source"]["gt"] == "C:\\datasets\\gt\\"

@@ -96,6 +96,16 @@ def test_no_recipe_waits_for_the_device(tmp_path: Path, name: str, precision: st
     assert found["phases"]["step"]["syncs"] == found["phases"]["step"]["pageable"] == 0
 
 
+def test_no_stage_and_no_loss_waits_for_the_device(tmp_path: Path) -> None:
+    kinds = "chroma", "screentone, prob: 1", "halo, prob: 1", "dither, prob: 1", "downscale, mode: lanczos"
+    stages = ["{type: resize, modes: [lanczos, nearest]}", *(f"{{type: {kind}}}" for kind in kinds)]
+    shallow = "{weights: random, layers: {conv1_2: 1}}"
+    sets = [*SMALL, "data.gt_size=64", f"degrade=[{', '.join(stages)}]", "losses.oklab={}", "losses.wavelet={}"]
+    sets += [f"losses.{name}={shallow}" for name in ("contextual", "fdl")]
+    found = launches(tmp_path, "options/realesrnet_x4.yml", "--batch", 2, "--steps", 2, sets=sets)
+    assert found["phases"]["step"]["syncs"] == found["phases"]["step"]["pageable"] == 0
+
+
 def test_a_step_that_logs_waits_once(tmp_path: Path) -> None:
     found = launches(tmp_path, "options/realesrgan_x4.yml", "--batch", 2, sets=[*SMALL, "log.every=1"])
     assert found["phases"]["step"]["syncs"] == 0

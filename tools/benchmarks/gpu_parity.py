@@ -150,5 +150,6 @@ def stages(device: torch.device, images: list[Tensor]) -> Iterator[tuple[str, fl
 def _degraded(kind: Callable[..., Any], images: list[Tensor]) -> list[Tensor]:
     height, width = images[0].shape[-2:]
     keyed = draws(0, 1, range(len(images)), lq_size=(height // 4, width // 4), device=images[0].device)
-    made: list[Tensor] = kind()([image.clone() for image in images], keyed)
+    fixed = {"patterns": {"bayer": 1.0}} if kind is STAGES["dither"] else {}  # devices have different generators
+    made: list[Tensor] = kind(**fixed)([image.clone() for image in images], keyed)
     return made

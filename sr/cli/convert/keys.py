@@ -32,6 +32,8 @@ TYPES = {
         "ssimloss": "ssim",
         "ldlloss": "ldl",
         "distsloss": "dists",
+        "contextualloss": "contextual",
+        "fdlloss": "fdl",
         "ffloss": "focal_frequency",
         "fftloss": "fft",
         "weightedtvloss": "tv",
@@ -61,7 +63,7 @@ U_NETS = ("dunet", "metagan", "metagan2", "metagan3", "ea2fpn")
 
 _ALWAYS = "needs no key here"
 _DEGRADE = "degradations have no such stage"
-_MIXED = "augmentations that mix images are not here"
+_MIXED = "`augment` mixes images"
 REASONS = {
     "queue_size": "every sample is degraded independently, so no pool of pairs is needed",
     "dataset_enlarge_ratio": "samples come without end, so no epoch needs to be made longer",
@@ -107,7 +109,6 @@ REASONS = {
     "clip_size": "samples are single images",
     "augmentation": _MIXED,
     "aug_prob": _MIXED,
-    "use_moa": _MIXED,
     "moa_augs": _MIXED,
     "moa_probs": _MIXED,
     "moa_debug": _MIXED,

@@ -19,6 +19,10 @@ TASKS = {
     "RealESRGANModel": "sr_gan",
 }
 NEOSR_MODELS = ("image", "otf", "default")
+_RENAMED = {  # keys of losses
+    "fdlloss": {"patch_size": "patch", "num_proj": "projections", "phase_weight": "phase"},
+    "contextualloss": {"layer_weights": "layers", "band_width": "bandwidth"},
+}
 SCALES = ("scale", "upscale", "up_scale", "upscaling_factor", "upscale_factor", "upsampling")
 
 
@@ -41,6 +45,7 @@ def convert(given: Given, gpus: int | None = None) -> dict[str, Any]:
         "init": initial(given),
         "losses": losses(given, kind),
         "degrade": degradation(given, kind),
+        "augment": augment(given),
         "data": data(given, gpus, name, scale),
         "optimizer": {
             player: part(given, f"train.optim_{player[0]}", "optimizers", silent={"betas": [0.9, 0.999]})
@@ -146,9 +151,12 @@ def term(given: Given, path: str, renamed: dict[str, str]) -> dict[str, Any] | N
     if path.endswith(("ldl_opt", "artifacts_opt")) and plain(kind) in ("l1loss", "ldlloss"):
         given.take(f"{path}.type")
         return fitted(given, path, "losses", {"type": "ldl"}, renamed, {"reduction": "mean", "criterion": "l1"})
+    renamed = renamed | _RENAMED.get(plain(kind), {})
     found = part(given, path, "losses", renamed=renamed, reduction="mean")
     if found is None:
         given.drop(path, f"of {kind}, which is not here")
+    elif found["type"] == "fdl":
+        given.expect(f"{path}.model", "vgg", "`backbone` names the network; vgg19 is taken")
     elif found["type"] == "ms_ssim":
         given.remarks[f"{path}.type"] = f"{kind} compares in Y'IQ, ms_ssim in RGB"
     return found
@@ -175,6 +183,27 @@ def perceptual(given: Given, path: str) -> dict[str, Any] | None:
     if not weight:
         return slim({"type": "style"} | found, "losses")
     return slim({"type": "perceptual"} | found | {"style_weight": style / weight}, "losses")
+
+
+def augment(given: Given) -> list[dict[str, Any]] | None:
+    """Return the mixing augmentations of traiNNer-redux (`moa_augs`) or neosr (`augmentation`)."""
+    names, shares = ("train.moa_augs", "train.moa_probs")
+    if not given.take("train.use_moa"):
+        names, shares = ("datasets.train.augmentation", "datasets.train.aug_prob")
+    kinds, probs = given.peek(names), given.peek(shares)
+    if not isinstance(kinds, list):
+        return None
+    probs = probs if isinstance(probs, list) else [1.0] * len(kinds)
+    rows = [
+        (kind, prob) for kind, prob in zip(kinds, probs, strict=False) if isinstance(prob, int | float) and prob > 0
+    ]
+    total = sum(prob for _, prob in rows)
+    known = TABLES["augment"].rows
+    found = [{"type": kind, "prob": round(prob / total, 4)} for kind, prob in rows if str(kind) in known]
+    given.take(names), given.take(shares)
+    if found:
+        given.remarks[names] = "there one of them is drawn for each batch, here each sample draws every one"
+    return found or None
 
 
 # ---- degradation -----------------------------------------------------------------------------------------------------
