@@ -79,6 +79,35 @@ def test_the_memory_of_realesrgan_at_batch_48(tmp_path: Path) -> None:
     assert launches(tmp_path, "options/realesrgan_x4.yml", "--batch", 48, "--steps", 1, sets=sets)["peak_gib"] < 18.8
 
 
+def test_a_step_is_replayed_as_two_graphs(tmp_path: Path) -> None:
+    """Recording makes no call that a stream in capture forbids, and a replayed step launches no other kernels."""
+    program = """
+import sys
+from sr.train.builder import Builder, load
+from tests import null_gpu
+from tests.null_gpu.__main__ import ignore_values
+ignore_values()
+engine = Builder(load("options/realesrgan_x4.yml", sys.argv[1:])).trainer()
+batches = engine.batches(0)
+raws = [next(batches) for _ in range(6)]
+pairs = [engine.prepare(raw) for raw in raws]
+engine.prepare = lambda raw: pairs[raws.index(raw)]
+for number in range(6):
+    null_gpu.reset()
+    engine.train_step(iter(raws[number : number + 1]))
+counts = null_gpu.counts()
+print(len(engine.graphs.recorded), engine.graphs.off or "on", counts["LAUNCH"], counts.get("SYNC", 0))
+"""
+    sets = ["train.cuda_graph=true", "data.workers=0", "validation.sets={}", "losses.perceptual.weights=random"]
+    sets += ["data.batch_size=2", "data.gt_size=64", f"out={tmp_path}"]
+    sets += [f"data.source={{type: folder, gt: {_photos(tmp_path / 'images')}}}"]
+    done = run("-c", program, *sets)
+    assert done.returncode == 0, done.stderr[-2000:]
+    recorded, state, kernels, syncs = done.stdout.split()[-4:]
+    assert (recorded, state, syncs) == ("2", "on", "0")
+    assert int(kernels) < 30
+
+
 @pytest.mark.parametrize("name", ["realesrnet_x4", "esrgan_x4", "rrdb_psnr_x4", "pix2pix_small", "cyclegan"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_no_recipe_waits_for_the_device(tmp_path: Path, name: str, precision: str) -> None:

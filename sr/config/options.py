@@ -111,6 +111,12 @@ class Train(Section):
         description="Fuse operations by torch.compile. Needs a C++ compiler (on a GPU: Triton), and a minute or two "
         "before the first step. The discriminator is compiled only if the GAN loss has no `regularizers`.",
     )
+    cuda_graph: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Record the forward and backward pass of a step as CUDA graphs and replay them: a few launches "
+        "instead of thousands. auto: on one GPU in bf16 or fp32, without `accumulate`, where memory suffices, and if "
+        "the first replay has the gradients of a step without graphs. Steps that log run without.",
+    )
     checkpoint_activations: bool = Field(
         default=False,
         description="Recompute the activations of the generator's repeated blocks in the backward pass instead of "

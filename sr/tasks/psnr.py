@@ -16,6 +16,9 @@ class PSNR(Task):
     def __init__(self, *, generator: nn.Module, reconstruction: ReconstructionLosses) -> None:
         self.generator, self.reconstruction = generator, reconstruction
 
+    def constants(self, step: int) -> tuple[float, ...] | None:
+        return self.reconstruction.constants(step)
+
     def report(self) -> dict[str, float]:
         return self.reconstruction.report()
 

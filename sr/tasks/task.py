@@ -46,6 +46,11 @@ class Task:
     def step(self, batch: Batch, step: int) -> Iterator[Phase]:
         raise NotImplementedError
 
+    def constants(self, step: int) -> tuple[float, ...] | None:
+        """Return all numbers that are not tensors in the operations of this step, so that it may be replayed while they
+        stay the same; None where more than these changes, such as the choice of images from a pool."""
+        return None
+
     def report(self) -> dict[str, float]:
         """Return the log entries of the losses, on the host."""
         return {}
@@ -75,6 +80,10 @@ class AdversarialTask(Task):
         self.generator, self.discriminator = generator, discriminator
         self.reconstruction, self.gan, self.conditional = reconstruction, gan, conditional
 
+    def constants(self, step: int) -> tuple[float, ...] | None:
+        found = self.reconstruction.constants(step)
+        return None if found is None else (*found, *self.gan.constants(step))
+
     def report(self) -> dict[str, float]:
         return self.reconstruction.report()
 
@@ -97,6 +106,13 @@ class ReconstructionLosses:
                 value = compare(output, batch=batch, average=self.average) if compare else loss(output, batch.target)
                 losses[name] = weight(step) * value
         return losses
+
+    def constants(self, step: int) -> tuple[float, ...] | None:
+        """See `Task.constants`. Terms with `compare` or a cache look at more than output and target."""
+        for _, loss in self.terms.values():
+            if hasattr(loss, "compare") or getattr(loss, "cache", None):
+                return None
+        return tuple(weight(step) for weight, _ in self.terms.values())
 
     def watch(self, generator: nn.Module) -> None:
         """Let the terms that listen to the generator's inside (distillation) check that they can, and begin."""
@@ -202,6 +218,11 @@ class GANLoss:
         for weight, extra in self._due(step):
             terms = joined(terms, scaled(extra.discriminator(critic, real=real, fake=fake), weight))
         return terms
+
+    def constants(self, step: int) -> tuple[float, ...]:
+        """See `Task.constants`."""
+        due = {id(extra): weight for weight, extra in self._due(step)}
+        return (self.weight(step), *(due.get(id(extra), 0.0) for _, extra in self.regularizers))
 
     @property
     def boundary(self) -> float | None:

@@ -80,8 +80,10 @@ class ModelOptimizer:
     def update(self, loss: Tensor, *, step: int, last: bool, measure: bool = False) -> Tensor | None:
         """Run backward; at the end of the window also clip and step. Returns the gradient norm where it is measured."""
         self.backend.backward(self.scaler.scale(loss), last=last)
-        if not last:
-            return None
+        return self.finish(step=step, measure=measure) if last else None
+
+    def finish(self, *, step: int, measure: bool = False) -> Tensor | None:
+        """Clip and step with the gradients of the whole window. Returns the gradient norm where it is measured."""
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = self.schedule(base, step)
         return self.backend.step(self.scaler, limit=self.clip_norm, measure=measure)

@@ -21,6 +21,7 @@ ALLOWED = (
     "train.accumulate",
     "train.channels_last",
     "train.checkpoint_activations",
+    "train.cuda_graph",
     "train.recompute",
     "train.compile",
     "train.timeout",

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from copy import copy
+from functools import partial
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
@@ -34,6 +35,7 @@ from sr.train.build_validation import Validator
 from sr.train.dry_run import dry_run
 from sr.train.ema import EMA
 from sr.train.model_optimizer import PRECISIONS, ModelOptimizer
+from sr.train.step_graph import CudaGraph, StepGraph
 from sr.train.tracker import Meter, Tracker
 from sr.train.trackers import Run, Sink
 
@@ -84,6 +86,7 @@ class Trainer:
         self.used: list[tuple[int, list[int]]] = []
         self.best: dict[str, Any] = {}
         self.device = next(iter(players.values())).accelerator.device
+        self.graphs = self._make_graphs()
         self.waited = 0.0  # seconds since the last log that this rank waited for data
         self.meter, self.diagnosis = Meter(), diagnostics.Diagnosis()
         self.loss_names: dict[str, None] = {}
@@ -185,6 +188,14 @@ class Trainer:
         self.consumed += self.options.data.batch_size
 
     def _phases(self, batch: Batch, last: bool) -> None:
+        measure = last and (self.step + 1) % self.options.log.every == 0
+        recorded = self.graphs.step(batch, self.step) if self.graphs and not measure else None
+        for each in recorded or ():
+            if each.losses:
+                norm = self.players[each.player].finish(step=self.step)
+                self._note(each.player[0], each.losses, each.report, norm)
+        if recorded is not None:
+            return
         phases = self.task.step(batch, self.step)
         while True:
             with self._autocast():
@@ -195,7 +206,6 @@ class Trainer:
                 continue
             player, tag = self.players[phase.player], phase.player[0]
             report = dict(phase.report)
-            measure = last and (self.step + 1) % self.options.log.every == 0
             rest = None
             if measure:
                 measured, rest = diagnostics.shares(phase)
@@ -206,11 +216,41 @@ class Trainer:
             if rest is not None and self.precision != "fp16":  # fp16 needs `total`, whose range the scaler checks
                 total = rest
             norm = player.update(total / self.options.train.accumulate, step=self.step, last=last, measure=measure)
-            report |= {} if norm is None else {"grad_norm": norm}
-            self.loss_names |= {f"{tag}/{name}": None for name in phase.losses}
-            for values, checked in ((phase.losses, True), (report, False)):
-                tagged = {f"{tag}/{name}": value for name, value in values.items()}
-                self.meter.add(tagged, step=self.step + 1, checked=checked)
+            self._note(tag, phase.losses, report, norm)
+
+    def _note(self, tag: str, losses: Mapping[str, Tensor], report: Mapping[str, Tensor], norm: Tensor | None) -> None:
+        """Add the values of a phase to the meter."""
+        report = dict(report) if norm is None else {**report, "grad_norm": norm}
+        self.loss_names |= {f"{tag}/{name}": None for name in losses}
+        for values, checked in ((losses, True), (report, False)):
+            tagged = {f"{tag}/{name}": value for name, value in values.items()}
+            self.meter.add(tagged, step=self.step + 1, checked=checked)
+
+    def _make_graphs(self) -> StepGraph | None:
+        """Return what `train.cuda_graph` asks for; auto: graphs where they are supported."""
+        asked = self.options.train.cuda_graph
+        ways = {player.backend.way for player in self.players.values()}
+        fixed = self.task.constants(0) is not None and self.options.train.accumulate == 1
+        supported = self.device.type == "cuda" and ways == {"one process"} and self.precision != "fp16" and fixed
+        if asked is True and not supported:
+            raise UserError(
+                "train.cuda_graph: true needs one process with a CUDA GPU, precision bf16 or fp32, accumulate 1, and a "
+                "task without an image pool, feature cache or distillation; set it to auto"
+            )
+        if asked is False or not supported:
+            return None
+
+        def has_room() -> bool:  # steps that log run without graphs and need memory too
+            return asked is True or 2.2 * torch.cuda.max_memory_allocated() < torch.cuda.mem_get_info()[1]
+
+        return StepGraph(
+            self.task,
+            self.players,
+            autocast=self._autocast,
+            reseed=lambda step: reseed(self.options.seed, step, 0),
+            make=partial(CudaGraph, torch.cuda.graph_pool_handle()),
+            has_room=has_room,
+        )
 
     def _autocast(self) -> torch.autocast:
         dtype = PRECISIONS[self.precision]
