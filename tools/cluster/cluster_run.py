@@ -106,6 +106,7 @@ class Run:
         env |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "eth0"}
         if (clock := self.clock(node)).exists():
             env |= {"CLOCK_FILE": str(clock), "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent / 'clock'}"}
+        env |= {"CLUSTER_NODE": str(node), "NO_PROXY": "*"}  # for options with a folder of each host, and for servers
         log, self.launches[node] = self.log(node, self.launches[node]), self.launches[node] + 1
         self.launchers[node] = self.cluster.start(node, self.command(node), env=env, log=log)
 
