@@ -1,0 +1,20 @@
+"""The table of decoding rates."""
+
+import sys
+
+import bench_decode
+import pytest
+
+
+@pytest.mark.tools
+def test_every_format_is_decoded_and_cores_follow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(bench_decode, "SIZES", {"small": (300, 320)})
+    monkeypatch.setattr(sys, "argv", ["bench_decode.py", "--gpu", "100", "--rounds", "1", "--sizes", "small"])
+    bench_decode.main()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["png", "webp", "npy", "JPEG 4:2:0", "JPEG 4:4:4", "avif"]
+    for row in rows:
+        assert float(row[4].split(" to ")[0]) == pytest.approx(100 / float(row[3]), abs=0.06)
+    assert float(rows[2][3]) > 3 * float(rows[0][3]), "npy is not decoded"
