@@ -2,8 +2,8 @@
 
 The work of a worker for one sample: decode the image from memory, cut a crop, copy it into the batch. Images are tiled
 from photographs of scikit-image. With --turbojpeg, JPEG is also decoded for the crop only: libjpeg-turbo copies the
-blocks of the crop into a small JPEG (PyTurboJPEG's `crop`), which is decoded. Formats take turns in one process, and CPU
-time is measured, so that other load matters little.
+blocks of the crop into a small JPEG (PyTurboJPEG's `crop`), which is decoded. Formats take turns in one process, and
+CPU time is measured, so that other load matters little.
 """
 
 import argparse
