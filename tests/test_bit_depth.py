@@ -24,6 +24,7 @@ from sr.degrade.on_device import OnDeviceBatch
 from sr.degrade.resize import Downscale
 from sr.images import eight_bits, read_pixels, with_channels
 from sr.train.builder import Builder, load
+from sr.train.summary import degrade_folder
 
 SIDE = 40
 BASE = np.random.default_rng(0).integers(0, 65000, (SIDE, SIDE, 3)).astype(np.uint16) // 257 * 257
@@ -75,6 +76,14 @@ def test_lq_bits_rounds_the_input_alone(recipe: Callable[..., Path], tmp_path: P
         levels = batch.lq * 255
         torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
         assert ((batch.gt * 65535).round() % 257 == 77).all()
+
+
+def test_sr_degrade_writes_the_depth_that_training_sees(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    write(tmp_path / "deep" / "one.png", BASE + 77)
+    for bits, dtype in ((None, np.uint16), (8, np.uint8)):
+        options = load(recipe(degrade=[{"type": "downscale"}], **({"data__lq_bits": bits} if bits else {}), **PSNR))
+        [made] = degrade_folder(options, str(tmp_path / "deep"), tmp_path / f"seen_{bits}")
+        assert read_pixels(made, channels=3, deep=True).dtype == dtype
 
 
 def test_a_sample_of_8_bits_is_the_same_among_deep_ones() -> None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -70,5 +70,6 @@ def degrade_folder(options: Options, inputs: str, output: Path, *, plugins: bool
         gt = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / (2**bits - 1)
         lq = degradation.pairs(gt, [position], bits=bits)[0][0]
         written.append(output / f"{position:06d}_{path.stem}_lq{'.tif' if len(lq) > 4 else '.png'}")
-        write_image(written[-1], with_planes(ImageData(lq[:3]), lq))
+        depth: Literal[8, 16] = 16 if (degradation.lq_bits or bits) == 16 else 8
+        write_image(written[-1], with_planes(ImageData(lq[:3], bits=depth), lq))
     return written
