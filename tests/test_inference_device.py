@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sr.core.errors import UserError
-from sr.distributed.backends import launch_config
+from sr.distributed.gpus import check_gpus
 from sr.inference.device import pick_device
 
 
@@ -14,7 +14,7 @@ from sr.inference.device import pick_device
     ("there", "rank", "picked"),
     [
         ({"cuda", "xpu", "mps"}, None, "cuda"),
-        ({"cuda"}, "5", "cuda:1"),
+        ({"cuda"}, "1", "cuda:1"),
         ({"xpu"}, None, "xpu"),
         ({"mps"}, "0", "mps"),
         (set(), None, "cpu"),
@@ -45,10 +45,19 @@ def test_processes_and_gpus(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     if processes == 4:
         with pytest.raises(UserError, match=r"4 processes share 2 GPU\(s\) of this machine; set --num_processes 2"):
-            launch_config._check_gpus()
+            check_gpus("upscale ...")
         return
-    launch_config._check_gpus()
-    assert ("1 of 2 GPUs is used" in capsys.readouterr().err) == (processes == 1)
+    check_gpus("upscale ...")
+    said = capsys.readouterr().err
+    assert ("1 of 2 GPUs is used" in said) == (processes == 1)
+    assert ("--num_processes 2 -m sr upscale ..." in said) == (processes == 1)
+
+
+def test_a_process_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="process 2 of this machine has no GPU, it has 2; set --num_processes 2"):
+        pick_device()

@@ -141,6 +141,7 @@ def add_device(parser: argparse.ArgumentParser, *, tile: int | None = None) -> N
 def conversion(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_conversion` and `add_device` as those of `upscale` and `translate`."""
     from sr.core.allocator import keep_memory
+    from sr.distributed.gpus import check_gpus
     from sr.inference.device import pick_device
     from sr.inference.video import VideoSettings
 
@@ -152,6 +153,8 @@ def conversion(args: argparse.Namespace) -> dict[str, Any]:
     device = pick_device(args.device)
     if device.type == "cpu":
         keep_memory()
+    elif args.device is None:
+        check_gpus(f"{args.verb} ...")
     if not args.input + args.more:
         raise UserError("nothing to convert; give images, videos or folders, such as photos/")
     inputs, as_folder = [Path(given) for given in args.input + args.more], args.output.endswith(("/", os.sep))

@@ -10,7 +10,7 @@ from sr.core.errors import UserError
 def pick_device(name: str | None = None) -> torch.device:
     """The device called `name`, or the best one here: CUDA (one per process of a launch), XPU, MPS, CPU.
 
-    Raises UserError for a device that does not exist.
+    Raises UserError for a device that does not exist, and for more processes than GPUs.
     """
     if name is None:
         return _best()
@@ -24,8 +24,10 @@ def pick_device(name: str | None = None) -> torch.device:
 
 def _best() -> torch.device:
     if torch.cuda.is_available():
-        rank = os.environ.get("LOCAL_RANK")
-        return torch.device("cuda") if rank is None else torch.device("cuda", int(rank) % torch.cuda.device_count())
+        rank, gpus = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+        if rank is not None and int(rank) >= gpus:
+            raise UserError(f"process {rank} of this machine has no GPU, it has {gpus}; set --num_processes {gpus}")
+        return torch.device("cuda") if rank is None else torch.device("cuda", int(rank))
     for kind in ("xpu", "mps"):
         module = getattr(torch, kind, None)
         if module is not None and module.is_available():

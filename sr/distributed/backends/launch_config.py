@@ -7,7 +7,6 @@ gradients without an option in the options file. The environment of `accelerate 
 """
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from sr.core.allocator import keep_memory
 from sr.core.errors import UserError
 from sr.distributed import comm
+from sr.distributed.gpus import check_gpus
 
 PLUGINS = "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"
 NAMES = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
@@ -124,7 +124,8 @@ def accelerator(launch: Launch, *, timeout: timedelta | None = None) -> Accelera
             "accelerate launch --cpu ignores --num_processes and starts one process; on CPU start them with "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
         )
-    _check_gpus()
+    if not _on(os.environ, "ACCELERATE_USE_CPU"):
+        check_gpus("train FILE")
     handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]
     handlers += [InitProcessGroupKwargs(timeout=timeout)] if timeout else []
     with _hidden(PLUGINS):
@@ -148,21 +149,6 @@ def accelerator(launch: Launch, *, timeout: timedelta | None = None) -> Accelera
     if made.device.type == "cpu":
         keep_memory()
     return made
-
-
-def _check_gpus() -> None:
-    """Raise UserError for more processes than GPUs on this machine; name the launch line where GPUs would be idle."""
-    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if _on(os.environ, "ACCELERATE_USE_CPU") or not gpus:
-        return
-    if processes > gpus:
-        raise UserError(f"{processes} processes share {gpus} GPU(s) of this machine; set --num_processes {gpus}")
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 < gpus:
-        print(
-            f"sr: 1 of {gpus} GPUs is used; to use all, start "
-            f"accelerate launch --multi_gpu --num_processes {gpus} -m sr train FILE",
-            file=sys.stderr,
-        )
 
 
 @contextmanager
