@@ -190,3 +190,21 @@ def test_processes_that_index_a_folder_at_once_lose_no_entry(tmp_path):
         process.join()
     assert sorted(index.read_folder_index(tmp_path)) == [f"{number}.tar" for number in range(8)]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_alpha_that_training_drops_is_reported_at_the_start(tmp_path):
+    from PIL import Image
+
+    from sr.data.folder import FolderSource
+    from sr.data.summary import summary
+
+    Image.new("RGBA", (8, 8)).save(tmp_path / "b.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "c.jpg")
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG")
+    told = summary(FolderSource(gt=str(tmp_path)))
+    assert told.startswith("4 samples; 1 of 4 gt images that were checked have an alpha channel")
+    assert str(tmp_path / "b.png") in told
+    assert "alpha" not in summary(FolderSource(gt=str(tmp_path), channels=(4, 4))), "a network of 4 channels keeps it"
+    pair = FolderSource(gt=str(tmp_path), lq=str(tmp_path), channels=(3, 4))
+    assert "1 of 4 lq images" in summary(pair)

@@ -36,7 +36,7 @@ class Source(Protocol):
     Any class with these three members is a source: `{type: mylab.data.MySource, ...}`. Optional members:
     `expect(shards)` is called with the shards of the next samples, in order, each time they change, to prefetch them.
     `window`: number of shards that are read from at a time (16). `skipped`: an `sr.images.listing.Skipped`, printed at
-    the start.
+    the start. `notes()`: sentences that are printed there.
     """
 
     @property

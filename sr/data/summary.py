@@ -17,13 +17,14 @@ def summary(source: Sources) -> str:
 
 
 def _side(parts: Sequence[Source]) -> str:
-    skipped = Skipped()
+    skipped, notes = Skipped(), list[str]()
     for part in parts:
         while isinstance(part, Derived):
             part = part.of
         skipped.update(getattr(part, "skipped", Skipped()))
+        notes += part.notes() if hasattr(part, "notes") else []
     counts = [part.counts for part in parts]
     samples = sum(part.total if isinstance(part, Counts) else sum(part) for part in counts)
     shards, missing = sum(map(len, counts)), sum(part.missing for part in counts if isinstance(part, Counts))
     later = f" in {shards - missing} of {shards} shards; the others are counted when they are read" if missing else ""
-    return "; ".join(filter(None, (f"{samples} samples{later}", str(skipped))))
+    return "; ".join(filter(None, (f"{samples} samples{later}", str(skipped), *notes)))

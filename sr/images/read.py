@@ -183,6 +183,15 @@ def size_of(source: Source, *, name: str | None = None) -> tuple[int, int]:
         raise _unreadable(source, name, error) from None
 
 
+def has_alpha(path: Path) -> bool:
+    """Whether the header of a file states transparency; False for files that Pillow cannot open."""
+    try:
+        with _open(path) as image:
+            return image.has_transparency_data
+    except Exception:  # reported where it is read
+        return False
+
+
 # ---- decoding --------------------------------------------------------------------------------------------------------
 
 
