@@ -6,7 +6,6 @@ import pytest
 
 from sr.core.errors import UserError
 from sr.distributed.rng import reseed
-from sr.train import step_graph
 from sr.train.step_graph import StepGraph
 from sr.train.trainer import Trainer
 from tests.helpers.training import Recipe, assert_same, engine, state
@@ -50,10 +49,7 @@ def graphed(run: Trainer, make: Any = None) -> StepGraph:
 
 
 @pytest.mark.parametrize("task", ["sr_gan", "psnr"])
-def test_replayed_steps_are_those_without_graphs(
-    recipe: Recipe, task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(step_graph, "WARM_UP", 1)
+def test_replayed_steps_are_those_without_graphs(recipe: Recipe, task: str) -> None:
     psnr = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}
     parts = psnr if task == "psnr" else {}
     plain, run = (engine(recipe(name=name, **parts), *SMALL) for name in ("plain", "graphs"))
@@ -67,7 +63,6 @@ def test_replayed_steps_are_those_without_graphs(
 
 
 def test_a_changed_weight_is_recorded_again(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_graph, "WARM_UP", 1)
     weight = "{type: ramp, to: 0.5, start: 4}"
     sets = (*SMALL, "train.total_steps=8", f"losses.gan.weight={weight}")
     plain, run = (engine(recipe(name=name), *sets) for name in ("plain", "graphs"))
@@ -86,9 +81,7 @@ def test_a_changed_weight_is_recorded_again(recipe: Recipe, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("fault", ["raises", "differs"])
-def test_a_graph_that_does_not_work_is_not_used(
-    recipe: Recipe, fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_graph_that_does_not_work_is_not_used(recipe: Recipe, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     class Broken(Rerun):
         def record(self, work: Any) -> Any:
             if fault == "raises":
@@ -100,7 +93,6 @@ def test_a_graph_that_does_not_work_is_not_used(
             for gradient in self.gradients.values():
                 gradient.mul_(1.1)
 
-    monkeypatch.setattr(step_graph, "WARM_UP", 1)
     plain, run = (engine(recipe(name=name), *SMALL) for name in ("plain", "graphs"))
     plain.run()
     graphs = graphed(run, lambda: Broken(run))

@@ -18,7 +18,7 @@ from sr.data.batch import Batch
 from sr.tasks import Phase, Task
 from sr.train.model_optimizer import ModelOptimizer
 
-WARM_UP = 3  # equal steps before recording: cuDNN has chosen its algorithms then
+WARM_UP = 1  # steps equal to the one before it, until recording: cuDNN has chosen its algorithms then
 TOLERANCE = 0.02  # of the norm of the gradients; bf16 and atomic additions differ by less
 
 
