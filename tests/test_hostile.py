@@ -172,7 +172,7 @@ def bomb(format: str) -> bytes:
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "QOI"])
 def test_a_decompression_bomb_is_refused_by_its_header(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
-    for way in (read_rgb, read_image):
+    for way in (read_rgb, read_image, size_of):
         with pytest.raises(ImageError, match=r"60000x60000 pixels are more than the \d+ allowed"):
             way(bomb(format), name="bomb")
 

@@ -66,7 +66,7 @@ def tiff_size(source: Any) -> tuple[int, int]:
     with tifffile.TiffFile(source) as file:
         page = _pages(file)[0]
         size = page.imagelength, page.imagewidth
-        check_size(*size, max_pixels=sys.maxsize)
+        check_size(*size[::-1])
         return size[::-1] if _orientation(page) >= 5 else size
 
 

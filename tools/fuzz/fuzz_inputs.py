@@ -120,7 +120,10 @@ class Images:
         outcome = self._read(file)
         report = make_shards(given, shards, size=32, step=32, progress=False)
         left_out = {Path(path).name for path, _ in report.skipped}
-        cut = {ShardSource(path=str(shards)).name(0, n).split(": ")[1][7:] for n in range(report.samples)}
+        source = ShardSource(path=str(shards))
+        places = [(shard, n) for shard, count in enumerate(source.counts) for n in range(count)]
+        demand(len(places) == report.samples, f"{report.samples} samples reported, {len(places)} in the shards")
+        cut = {source.name(*place).split(": ")[1][7:] for place in places}
         demand(len(left_out) + len({key.rpartition("_s")[0] for key in cut}) == 2, f"an image was lost: {cut}")
         code, output = run("upscale", given, "-o", made, "-m", "bicubic", "--scale", 2)
         images = sorted(path for path in made.rglob("*") if path.is_file() and path.suffix in (".png", file.suffix))
