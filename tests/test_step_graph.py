@@ -48,7 +48,7 @@ def graphed(run: Trainer, make: Any = None) -> StepGraph:
     return run.graphs
 
 
-@pytest.mark.parametrize("task", ["sr_gan", "psnr"])
+@pytest.mark.parametrize("task", [pytest.param("sr_gan", marks=pytest.mark.slow), "psnr"])
 def test_replayed_steps_are_those_without_graphs(recipe: Recipe, task: str) -> None:
     psnr = {"task": "psnr", "discriminator": None, "losses__gan": None, "optimizer__discriminator": None}
     parts = psnr if task == "psnr" else {}
@@ -62,6 +62,7 @@ def test_replayed_steps_are_those_without_graphs(recipe: Recipe, task: str) -> N
     assert_same(state(plain), state(run))
 
 
+@pytest.mark.slow
 def test_a_changed_weight_is_recorded_again(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = "{type: ramp, to: 0.5, start: 4}"
     sets = (*SMALL, "train.total_steps=8", f"losses.gan.weight={weight}")
@@ -80,7 +81,7 @@ def test_a_changed_weight_is_recorded_again(recipe: Recipe, monkeypatch: pytest.
     assert_same(state(plain), state(run))
 
 
-@pytest.mark.parametrize("fault", ["raises", "differs"])
+@pytest.mark.parametrize("fault", ["raises", pytest.param("differs", marks=pytest.mark.slow)])
 def test_a_graph_that_does_not_work_is_not_used(recipe: Recipe, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     class Broken(Rerun):
         def record(self, work: Any) -> Any:
