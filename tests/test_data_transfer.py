@@ -158,7 +158,7 @@ def test_failing_pipes_are_reported_without_their_arguments(tmp_path, monkeypatc
         with pytest.raises(UserError, match=cause) as told:
             list(ShardSource(path=f"pipe:{command}", cache=str(tmp_path / "cache")).counts)
         assert "secret" not in str(told.value)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60  # as long as one sleep
     flaky = f"[ -e {tmp_path}/once ] && cat {server.folder}/t-0.tar || (touch {tmp_path}/once; exit 3)"
     assert shown(ShardSource(path=f"pipe:{flaky}", cache=str(tmp_path / "cache"))) == [0, 1]
 

@@ -73,7 +73,7 @@ def test_a_metric_that_fails_ends_the_run_before_training(validated: Recipe, mon
         def missing(self) -> None:
             return None
 
-        def measure(self, *_: object, **__: object) -> float:
+        def compute(self, *_: object, **__: object) -> float:
             raise ZeroDivisionError("broken metric")
 
     monkeypatch.setitem(measure.METRICS, "psnr_y", Broken())

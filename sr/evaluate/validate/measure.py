@@ -224,7 +224,12 @@ def _scored(
     def scores(image: Tensor) -> Scores:
         fitting = [metric for metric in metrics if wanted.shape[0] == RGB or metric not in RGB_METRICS]
         found = [METRICS[metric].compute(image, wanted, border=border) for metric in fitting]
-        together = torch.stack([value.to(image.device, torch.float64) for value in [*found, image.isfinite().all()]])
+        together = torch.stack(
+            [
+                torch.as_tensor(value, device=image.device, dtype=torch.float64)
+                for value in [*found, image.isfinite().all()]
+            ]
+        )
         *values, finite = together.tolist()  # one copy; a broken output keeps its nan, so that the mean shows it
         kept = zip(fitting, values, strict=True)
         return {metric: value for metric, value in kept if not (finite and math.isnan(value))}
