@@ -210,7 +210,7 @@ def test_every_key_is_mapped_or_named(tmp_path: Path, capsys: pytest.CaptureFixt
     for section in ("optim_g", "scheduler", "pixel_opt", "perceptual_opt", "gan_opt"):
         given["train"][section] = given["train"][section] | {"odd": 1}
     given["datasets"]["train"]["odd"] = given["val"]["metrics"]["psnr"]["odd"] = 1
-    given["val"]["metrics"]["niqe"] = {"type": "calculate_niqe"}
+    given["val"]["metrics"]["fid"] = {"type": "calculate_fid"}
     _, rest = run(given, tmp_path, capsys)
     named = {key for key, why in rest.items() if why == "unknown here"}
     assert named == {
@@ -219,7 +219,7 @@ def test_every_key_is_mapped_or_named(tmp_path: Path, capsys: pytest.CaptureFixt
         *(f"train.{section}.odd" for section in ("optim_g", "scheduler", "pixel_opt", "perceptual_opt", "gan_opt")),
         "val.metrics.psnr.odd",
     }
-    assert "val.metrics.niqe" in rest
+    assert "val.metrics.fid" in rest
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_trainner_redux(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     }
     kinds = [stage["type"] for stage in options["degrade"]]
     assert kinds == ["resize", "jpeg", "blur", "resize", "one_of"]
-    assert options["degrade"][0]["modes"] == ["bilinear", "bicubic"]
+    assert options["degrade"][0]["modes"] == ["bilinear", "bicubic", "lanczos"]
     assert options["degrade"][2]["prob"] == 0.5
     assert [stage["type"] for stage in options["degrade"][-1]["choices"][0]] == ["downscale", "jpeg"]
     kinds = {"mixup": 0.1, "cutmix": 0.1, "resizemix": 0.1, "cutblur": 0.3}
@@ -388,7 +388,7 @@ def test_trainner_redux(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert options["schedule"] == {"type": "cosine", "eta_min": 1e-6, "periods": [1000]}
     assert options["validation"]["sets"] == {"v": {"hr": "v/hr", "lr": "v/lr"}}
     assert {"network_d.type", "train.losses.hsluvloss.type", "train.losses.distsloss.type"} < set(rest)
-    assert {"compile_mode", "thicklines_prob", "resize_mode_list", "val.metrics.topiq"} < set(rest)
+    assert {"compile_mode", "thicklines_prob", "val.metrics.topiq"} < set(rest)
     assert "unknown here" not in rest.values()
 
 

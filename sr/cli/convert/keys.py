@@ -47,7 +47,19 @@ TYPES = {
         "wgan": "wgan",
         "wgan_softplus": "softplus",
     },
-    "optimizers": {"adam": "adam", "adamw": "adamw"},
+    "optimizers": {
+        "adam": "adam",
+        "adamw": "adamw",
+        "nadam": "torch.NAdam",
+        "sgd": "torch.SGD",
+        "adan": "timm.Adan",
+        "lion": "timm.Lion",
+        "adamp": "timm.AdamP",
+        "lamb": "timm.Lamb",
+        "muon": "timm.Muon",
+        "prodigy": "pytorch_optimizer.Prodigy",
+        "soap": "pytorch_optimizer.SOAP",
+    },
     "schedules": {
         "multisteplr": "multistep",
         "multisteprestartlr": "multistep",
@@ -63,7 +75,7 @@ U_NETS = ("dunet", "metagan", "metagan2", "metagan3", "ea2fpn")
 
 _ALWAYS = "needs no key here"
 _DEGRADE = "degradations have no such stage"
-_MIXED = "`augment` mixes images"
+_MIXED = "`augment` lists mixup, cutmix, resizemix and cutblur, each with a probability of its own; add those you want"
 REASONS = {
     "queue_size": "every sample is degraded independently, so no pool of pairs is needed",
     "dataset_enlarge_ratio": "samples come without end, so no epoch needs to be made longer",
@@ -80,8 +92,8 @@ REASONS = {
     "param_key_d": "of several state dicts in a file the averaged one is taken",
     "dist_params": "accelerate launch starts the processes",
     "find_unused_parameters": _ALWAYS,
-    "use_tb_logger": "TensorBoard is always written",
-    "wandb": "curves go to TensorBoard",
+    "use_tb_logger": "TensorBoard is written by default",
+    "wandb": "add wandb to log.trackers",
     "better": "known of each metric",
     "pbar": "progress is always shown",
     "suffix": "saved images are named after their set",
@@ -101,8 +113,8 @@ REASONS = {
     "thicklines_prob": _DEGRADE,
     "resize_mode_prob": "each of `modes` is equally likely",
     "resize_mode_prob2": "each of `modes` is equally likely",
-    "resize_mode_list3": "the last resize draws area, bilinear or bicubic",
-    "resize_mode_prob3": "the last resize draws area, bilinear or bicubic",
+    "resize_mode_list3": "set `mode` of downscale",
+    "resize_mode_prob3": "set `mode` of downscale",
     "kernel_range": "kernels are 7 to 21 wide",
     "kernel_range2": "kernels are 7 to 21 wide",
     "final_kernel_range": "kernels are 7 to 21 wide",
@@ -129,8 +141,8 @@ REASONS = {
     "tile_size": "validation runs on whole images",
     "tile_overlap": "validation runs on whole images",
     "save_checkpoint_format": "models are saved as .safetensors; `sr export` writes .pth",
-    "use_chk": "activations are not recomputed",
-    "use_checkpoint": "activations are not recomputed",
+    "use_chk": "set train.checkpoint_activations",
+    "use_checkpoint": "set train.checkpoint_activations",
 }
 
 

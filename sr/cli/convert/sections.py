@@ -28,13 +28,9 @@ SCALES = ("scale", "upscale", "up_scale", "upscaling_factor", "upscale_factor", 
 
 def convert(given: Given, gpus: int | None = None) -> dict[str, Any]:
     """Return the options of sr. Keys without counterpart stay in `given`."""
-    kind, scale = given.take("model_type"), given.need("scale")
-    known = NEOSR if kind in NEOSR_MODELS else NETWORKS
-    if kind is None or kind in NEOSR_MODELS:  # the losses show the task; LR inputs are never sharpened
-        kind = "SRGANModel" if "train.gan_opt" in given else "SRModel"
-    if kind not in TASKS:
-        raise UserError(f"model_type {kind} trains in a way that is not here; known: {', '.join(TASKS)}")
-    name, adversarial = str(given.take("name", "imported")), TASKS[kind] != "psnr"
+    known = NEOSR if given.peek("model_type") in NEOSR_MODELS else NETWORKS
+    kind, scale, name = model_type(given), given.need("scale"), str(given.take("name", "imported"))
+    adversarial = TASKS[kind] != "psnr"
     options: dict[str, Any] = {
         "name": re.sub(r"^\W", "_", re.sub(r"[^\w.-]", "_", name)),
         "task": TASKS[kind],
@@ -57,16 +53,21 @@ def convert(given: Given, gpus: int | None = None) -> dict[str, Any]:
         "save": {"every": int(given.take("logger.save_checkpoint_freq", 5000))},
         "log": {"every": int(given.take("logger.print_freq", 100))},
     }
-    if not adversarial:
-        for section in ("network_d", "train.optim_d"):
-            given.drop(section, "there is no adversarial loss, so no discriminator is trained")
+    for section in () if adversarial else ("network_d", "train.optim_d"):
+        given.drop(section, "there is no adversarial loss, so no discriminator is trained")
     given.expect("train.net_d_iters", 1, "both players update at every step")
-    given.expect(
-        "train.net_d_init_iters",
-        0,
-        "both players start at step 1; gan.weight may ramp up",
-    )
+    given.expect("train.net_d_init_iters", 0, "both players start at step 1; gan.weight may ramp up")
     return without_nothing(options)
+
+
+def model_type(given: Given) -> str:
+    """Return the kind of training, in the names of BasicSR."""
+    kind = given.take("model_type")
+    if kind is None or kind in NEOSR_MODELS:  # the losses show the task; LR inputs are never sharpened
+        kind = "SRGANModel" if "train.gan_opt" in given else "SRModel"
+    if kind not in TASKS:
+        raise UserError(f"model_type {kind} trains in a way that is not here; known: {', '.join(TASKS)}")
+    return str(kind)
 
 
 def network(given: Given, scale: int, known: dict[str, Network]) -> dict[str, Any] | None:
@@ -282,9 +283,10 @@ def resize_modes(given: Given, path: str) -> list[str] | None:
     named = given.take(path)
     if named is None:
         return None
-    kept = [mode for mode in named if mode in ("area", "bilinear", "bicubic")]
-    if kept != named:
-        left_out = ", ".join(str(mode) for mode in named if mode not in kept)
+    ours = [str(mode).replace("nearest-exact", "nearest") for mode in named]
+    kept = [mode for mode in ours if mode in ("area", "bilinear", "bicubic", "nearest", "lanczos")]
+    if kept != ours:
+        left_out = ", ".join(mode for mode in ours if mode not in kept)
         given.remarks[path] = f"{left_out} are not here"
     return kept or None
 
@@ -364,25 +366,33 @@ def validation(given: Given, scale: int) -> dict[str, Any] | None:
     if not sets:
         given.expect("val", None, "there is no validation set with ground truth")
         return None
-    best = metrics(given, scale)
+    measured = metrics(given, scale)
+    best = measured[0] if measured else None
     every, images = given.take("val.val_freq"), given.take("val.save_img", True)
-    return {"sets": sets, "every": every and int(every), "best": best, "pictures": None if images else 0}
+    return {
+        "sets": sets,
+        "every": every and int(every),
+        "best": best,
+        "metrics": measured if measured[1:] else None,
+        "pictures": None if images else 0,
+    }
 
 
-def metrics(given: Given, scale: int) -> str | None:
-    """Return the metric that selects the best model: the first metric of the file that sr measures."""
-    best = None
+def metrics(given: Given, scale: int) -> list[str]:
+    """Return the metrics that sr measures too; the first selects the best model."""
+    found: list[str] = []
     for key in given.keys("val.metrics"):
         path = f"val.metrics.{key}"
         given.expect(f"{path}.crop_border", scale, f"the border is the scale, {scale}")
         if given.peek(f"{path}.type") in ("calculate_psnr", "calculate_ssim"):
             metric = given.take(f"{path}.type").removeprefix("calculate_")
-            best = best or f"{metric}_{'y' if given.take(f'{path}.test_y_channel') else 'rgb'}"
-            given.take(f"{path}.test_y_channel")
+            found.append(f"{metric}_{'y' if given.take(f'{path}.test_y_channel') else 'rgb'}")
+        elif given.peek(f"{path}.type") in ("calculate_lpips", "calculate_dists", "calculate_niqe"):
+            found.append(given.take(f"{path}.type").removeprefix("calculate_"))
         else:
-            given.remarks[path] = "psnr and ssim, in RGB and of the luma, are measured"
+            given.remarks[path] = "psnr, ssim, lpips, dists and niqe are measured"
             given.take(path)
-    return best
+    return list(dict.fromkeys(found))
 
 
 # ---- the result ------------------------------------------------------------------------------------------------------
