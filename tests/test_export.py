@@ -18,7 +18,8 @@ from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors
 from tests.helpers.models import SMALL, save, saved
 
 needs_onnx = pytest.mark.skipif(
-    find_spec("onnx") is None or find_spec("onnxruntime") is None, reason="ONNX is the extra sr-train[export]"
+    any(find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxslim")),
+    reason="ONNX is the extra sr-train[export]",
 )
 
 
@@ -64,6 +65,18 @@ def test_onnx_of_every_generator_at_sizes_it_was_not_traced_at(tmp_path, capsys,
         made = run(file, image)
         assert made.std() > 1e-3
         torch.testing.assert_close(made, expected(net, image), atol=1e-4, rtol=0)
+
+
+@needs_onnx
+def test_onnx_in_half_precision(tmp_path, capsys):
+    net = saved(tmp_path / "m.safetensors", "compact", scale=4)
+    whole, half = exported(tmp_path, "net.onnx"), tmp_path / "half.onnx"
+    assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(half), "--half"]) == 0
+    assert "opset 17, float16, sides of any length" in capsys.readouterr().out
+    assert half.stat().st_size < 0.8 * whole.stat().st_size
+    image = torch.rand(1, 3, 21, 34)
+    assert 0 < (run(half, image) - expected(net, image)).abs().max() < 4 / 255
+    assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "m.pth"), "--half"]) == 2
 
 
 @needs_onnx
@@ -117,7 +130,7 @@ def test_onnx_without_its_packages(tmp_path, capsys, monkeypatch):
     saved(tmp_path / "m.safetensors")
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "net.onnx")]) == 2
-    assert "onnx and onnxruntime not installed here; run: pip install 'sr-train[export]'" in capsys.readouterr().err
+    assert "not installed here; run: pip install 'sr-train[export]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", ["published", "old-esrgan"])

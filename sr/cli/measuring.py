@@ -80,7 +80,7 @@ def report(args: argparse.Namespace) -> int:
 def export(args: argparse.Namespace) -> int:
     from sr.inference.export import export as run
 
-    names = ("scale", "direction", "layout", "opset")
+    names = ("scale", "direction", "layout", "opset", "half")
     print(run(args.model, Path(args.output), **{name: getattr(args, name) for name in names}))
     return 0
 
@@ -140,3 +140,4 @@ def _export(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=common.scale, metavar="N", help="required for published x3 models")
     add("--layout", choices=("published", "old-esrgan"), default="published", help="names of the weights (%(default)s)")
     add("--opset", type=common.whole(11), default=17, metavar="N", help="of ONNX (%(default)s)")
+    add("--half", action="store_true", help="ONNX in float16")

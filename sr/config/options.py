@@ -137,6 +137,11 @@ class Train(Section):
         lt=1,
         description="Decay of the moving average of the weights, which is validated and saved; 0: off.",
     )
+    switch_ema: NonNegativeInt = Field(
+        default=0,
+        description="Steps between two times when training continues from the moving average (Switch EMA, Li et al. "
+        "2024, arXiv:2402.09240); 0: never. Not with ZeRO.",
+    )
     timeout: float = Field(
         default=600,
         gt=0,

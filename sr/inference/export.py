@@ -19,6 +19,7 @@ from sr.nets.rrdbnet import RRDBNet
 from sr.nets.translation import Dropout, Translator
 
 TOLERANCE = 1e-4  # largest difference from PyTorch, of values in 0..1, with which an ONNX file is kept
+HALF_TOLERANCE = 4 / 255  # the same in half precision
 OPSET = 17  # of 2022: every runtime in use has it, and no network here needs a newer one
 Layout = Literal["published", "old-esrgan"]
 
@@ -28,6 +29,11 @@ class _Source(NamedTuple):
     model: Model
     layout: Layout
     opset: int
+    half: bool
+
+    @property
+    def tolerance(self) -> float:
+        return HALF_TOLERANCE if self.half else TOLERANCE
 
 
 def export(
@@ -38,18 +44,20 @@ def export(
     direction: Direction | None = None,
     layout: Layout = "published",
     opset: int = OPSET,
+    half: bool = False,
 ) -> str:
     """Write the generator in `path` in the format of the suffix of `target`. Returns a line that describes the file.
 
-    .onnx: float32 [batch, channels, height, width] with dynamic sizes; onnxruntime agrees with PyTorch within TOLERANCE
-    at two sizes. .pth: {"params_ema": weights}, and for translation the weights alone, as published. .safetensors:
-    weights and metadata. The write is atomic.
+    .onnx: float32 [batch, channels, height, width] with dynamic sizes, simplified by onnxslim; onnxruntime agrees with
+    PyTorch within TOLERANCE at two sizes. .pth: {"params_ema": weights}, and for translation the weights alone, as
+    published. .safetensors: weights and metadata. The write is atomic.
 
     Args:
         scale: of a published x3 model, whose file does not store it.
         direction: which of the two generators of a CycleGAN (a_to_b).
         layout: `old-esrgan` for the names of the first ESRGAN release.
         opset: of ONNX.
+        half: weights and computation of ONNX in float16, within HALF_TOLERANCE; input and output stay float32.
 
     Raises:
         UserError: the file cannot be opened, or the network cannot be written in this format.
@@ -63,7 +71,9 @@ def export(
     if target.exists() and Path(path).exists() and target.samefile(path):
         raise UserError(f"{target} is the model itself; give another name")
     file = str(locate(path))
-    source = _Source(file, open_model(file, expect_scale=scale, direction=direction), layout, opset)
+    source = _Source(file, open_model(file, expect_scale=scale, direction=direction), layout, opset, half)
+    if half and write is not _onnx:
+        raise UserError(f"{target}: half precision is for .onnx; leave --half out")
     if layout == "old-esrgan" and (write is _onnx or not isinstance(source.model.net, RRDBNet)):
         raise UserError(f"{target}: old-esrgan names the weights of an RRDBNet in .pth and .safetensors; leave it out")
     return f"{target}: {source.model.name}, {write(source, target)}"
@@ -120,25 +130,28 @@ def _safetensors(source: _Source, target: Path) -> str:
 
 
 def _onnx(source: _Source, target: Path) -> str:
-    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    missing = [name for name in ("onnx", "onnxruntime", "onnxslim") if find_spec(name) is None]
     if missing:
         raise UserError(f"{target}: {' and '.join(missing)} not installed here; run: pip install 'sr-train[export]'")
     model = source.model
     had_dropout = _without_dropout(model.net)
     with replacing(target, sync=True) as aside:
         _trace(model, aside, source.opset)
+        _simplify(aside, half=source.half)
         differences = [_difference(model, aside, size) for size in _sizes(model.multiple)]
         worst = max(differences)
-        if not worst <= TOLERANCE:
+        if not worst <= source.tolerance:
+            fix = "leave --half out" if source.half else "it has no ONNX form with open sizes, export .safetensors"
             raise UserError(
-                f"{target}: onnxruntime differs from PyTorch by {worst:.1e} ({TOLERANCE:.0e} is allowed), so nothing "
-                f"was written; {model.name} has no ONNX form with open sizes, export .safetensors"
+                f"{target}: onnxruntime differs from PyTorch by {worst:.1e} ({source.tolerance:.0e} is allowed), so "
+                f"nothing was written of {model.name}; {fix}"
             )
-        multiple = 1 if _takes_any_size(model, aside) else model.multiple
+        multiple = 1 if _takes_any_size(model, aside, source.tolerance) else model.multiple
         _describe(model, aside, multiple)
     sides = f"sides a multiple of {multiple}" if multiple > 1 else "sides of any length"
     noise = "; its dropout is removed" if had_dropout else ""
-    return f"opset {source.opset}, {sides}, at most {worst:.1e} from PyTorch in onnxruntime{noise}"
+    precision = "float16, " if source.half else ""
+    return f"opset {source.opset}, {precision}{sides}, at most {worst:.1e} from PyTorch in onnxruntime{noise}"
 
 
 def _without_dropout(net: nn.Module) -> bool:
@@ -164,6 +177,19 @@ def _trace(model: Model, path: Path, opset: int) -> None:
             raise UserError(
                 f"{model.name} has no ONNX form ({first_line(error)}); export .safetensors, or try --opset"
             ) from None
+
+
+def _simplify(path: Path, *, half: bool) -> None:
+    """Fold constants and remove what has no effect; half: convert to float16 between input and output."""
+    import onnx
+    import onnxslim
+
+    graph = onnxslim.slim(str(path))
+    if half:
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        graph = convert_float_to_float16(graph, keep_io_types=True)
+    onnx.save(graph, str(path))
 
 
 def _sizes(multiple: int) -> list[tuple[int, int]]:
@@ -192,11 +218,11 @@ def _difference(model: Model, path: Path, size: tuple[int, int]) -> float:
     return (made - expected).abs().max().item() if made.shape == expected.shape else float("inf")
 
 
-def _takes_any_size(model: Model, path: Path) -> bool:
+def _takes_any_size(model: Model, path: Path, tolerance: float) -> bool:
     """Return whether other sides work too: some networks pad by a traced amount, others branch on the size."""
     side = _sizes(model.multiple)[0][0]
     return model.multiple == 1 or all(
-        _difference(model, path, size) <= TOLERANCE
+        _difference(model, path, size) <= tolerance
         for size in ((side + 1, side + model.multiple - 1), (side, side + 1))
     )
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sr.config import registry
 from sr.config.base import read
-from sr.config.options import Cycle, Make, Options, Part, Player, resolve
+from sr.config.options import Cycle, Make, Options, Part, Player, Train, resolve
 from sr.config.recipes import locate
 from sr.config.registry import PartOf, Table
 from sr.core.atomic import replacing
@@ -278,6 +278,7 @@ class Builder:
                 accumulate=train.accumulate,
                 keep=name != "generator",
             )
+        check_switch(train, launch)
         ema = EMA(players["generator"].backend, decay=train.ema_decay, warm_up="generator" not in options.init)
         with comm.first_on_each_node():  # a perceptual loss may download its weights
             parts: dict[str, Any] = {"reconstruction": self.reconstruction(device, ema, precision)}
@@ -336,3 +337,10 @@ class Builder:
     def resolved(self) -> str:
         """`filled` as YAML that can be run again."""
         return yaml.safe_dump(self.filled(), sort_keys=False, allow_unicode=True)
+
+
+def check_switch(train: Train, launch: Launch) -> None:
+    """Raise UserError where `train.switch_ema` cannot work."""
+    if train.switch_ema and (not train.ema_decay or launch.backend.startswith("zero")):
+        other = f"with {launch}, which keeps a second copy of the weights" if train.ema_decay else "without an EMA"
+        raise UserError(f"train.switch_ema does not work {other}; remove it")

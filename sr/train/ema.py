@@ -33,6 +33,11 @@ class EMA:
         for average, value in zip(self._net.buffers(), self._backend.raw.buffers(), strict=True):
             average.copy_(value)
 
+    @torch.no_grad()
+    def switch(self) -> None:
+        """Set the weights to the average (Switch EMA, arXiv:2402.09240); optimizer state stays. No communication."""
+        torch._foreach_copy_(list(self._backend.owned().values()), list(self.parts.values()))
+
     @contextmanager
     def unsharded(self) -> Iterator[nn.Module]:
         """Provide the average as a network in eval mode inside the block. Collective."""

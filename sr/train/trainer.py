@@ -185,6 +185,8 @@ class Trainer:
                     self._phases(pair, last)
         self.ema.update(step=self.step)
         self.step += 1
+        if self.options.train.switch_ema and self.step % self.options.train.switch_ema == 0:
+            self.ema.switch()
         self.consumed += self.options.data.batch_size
 
     def _phases(self, batch: Batch, last: bool) -> None:
