@@ -2,7 +2,7 @@
 
 import sys
 
-import bench_decode
+import decode_speed
 import pytest
 
 
@@ -10,9 +10,9 @@ import pytest
 def test_every_format_is_decoded_and_cores_follow(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(bench_decode, "SIZES", {"small": (300, 320)})
-    monkeypatch.setattr(sys, "argv", ["bench_decode.py", "--gpu", "100", "--rounds", "1", "--sizes", "small"])
-    bench_decode.main()
+    monkeypatch.setattr(decode_speed, "SIZES", {"small": (300, 320)})
+    monkeypatch.setattr(sys, "argv", ["decode_speed.py", "--gpu", "100", "--rounds", "1", "--sizes", "small"])
+    decode_speed.main()
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[1] for row in rows] == ["png", "webp", "npy", "JPEG 4:2:0", "JPEG 4:4:4", "avif"]
     for row in rows:
