@@ -68,6 +68,11 @@ def _without_generator(function: Any) -> Any:
     return called
 
 
+def _is_own(path: Path) -> bool:
+    """Whether a file is the program's: below the checkout, which may hold a virtual environment too."""
+    return path.is_relative_to(ROOT) and "site-packages" not in path.parts
+
+
 class Syncs(TorchDispatchMode):
     """Collects the operations that would wait for the device, with the line of the program."""
 
@@ -79,7 +84,7 @@ class Syncs(TorchDispatchMode):
         name, how = func.__name__.partition(".")[0], kwargs or {}
         to_host = name == "_to_copy" and how.get("device") == torch.device("cpu") and args[0].device.type == "cuda"
         if name in WAITS or to_host:
-            own = [frame for frame in traceback.extract_stack()[:-1] if frame.filename.startswith(str(ROOT))]
+            own = [frame for frame in traceback.extract_stack()[:-1] if _is_own(Path(frame.filename))]
             self.found[f"{name} in {Path(own[-1].filename).relative_to(ROOT)}:{own[-1].lineno}"] += 1
         if name == "_local_scalar_dense":  # a fake tensor has no value
             return 1.0
