@@ -1,11 +1,13 @@
 """`base:` in an options file: inheritance from recipes and files, removal by null, places of errors, loops."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
 import pytest
 
+from sr.cli import main
 from sr.config.base import read
 from sr.config.json_schema import schema
 from sr.config.options import Options
@@ -52,6 +54,16 @@ def test_mappings_are_merged_and_the_rest_is_replaced(child: Callable[[str], Pat
     assert read(tmp_path / "grandchild.yml").files == tuple(
         str(tmp_path / name) for name in ("grandchild.yml", "child.yml", "base.yml")
     )
+
+
+def test_the_check_prints_where_each_value_was_written(
+    child: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = child("base: base.yml\ngenerator:\n  num_feat: 16\n")
+    assert main(["check", str(file), "--set", "losses.gan={type: hinge}"]) == 0
+    lines = {line.strip() for line in capsys.readouterr().out.splitlines()}
+    assert {f"num_feat: 16  # {file}:3", "type: hinge  # --set losses.gan", "switch_ema: 0"} <= lines
+    assert any(re.fullmatch(rf"num_block: 1  # {tmp_path}/base.yml:\d+", line) for line in lines)
 
 
 def test_errors_name_the_file_in_which_the_key_stands(child: Callable[[str], Path], tmp_path: Path) -> None:

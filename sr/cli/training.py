@@ -83,6 +83,9 @@ def _try(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     files = _check_early(args)
+    from sr.config.base import read
+    from sr.config.recipes import locate
+    from sr.config.yaml_source import with_origins
     from sr.train import builder, summary
 
     options = builder.load(args.options, args.set, plugins=args.plugins)
@@ -91,7 +94,8 @@ def check(args: argparse.Namespace) -> int:
         common.print_json({"files": files, "options": build.filled(), **about._asdict()})
     else:
         inherits = f"# {' inherits from '.join(files)}\n" if files[1:] else ""
-        print(f"{inherits}{build.resolved()}\n{about}")
+        values = with_origins(build.resolved(), read(locate(args.options), args.set))
+        print(f"{inherits}# values without a comment are defaults\n{values}\n{about}")
     return 0
 
 

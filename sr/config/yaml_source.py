@@ -198,7 +198,11 @@ def override(document: Document, assignment: str) -> Document:
     if value is None and path[-1] not in target and (hint := nearest(steps[-1], target, cutoff=0.8)):
         raise UserError(f"--set {assignment}: there is no '{steps[-1]}' to remove.{hint}")
     target[path[-1]] = value
-    return replace(document, overrides={**document.overrides, path: assignment})
+    places, overrides = (
+        {inner: note for inner, note in noted.items() if inner[: len(path)] != path}
+        for noted in (document.places, document.overrides)
+    )
+    return replace(document, places=places, overrides={**overrides, path: assignment})
 
 
 def _parsed(text: str, assignment: str) -> Any:
@@ -264,3 +268,28 @@ def _without_entry(noted: Mapping[Path, Any], entry: Path) -> dict[Path, Any]:
             path = (*path[:depth], step - (step > index), *path[depth + 1 :])
         kept[path] = note
     return kept
+
+
+# ---- origins ---------------------------------------------------------------------------------------------------------
+
+
+def with_origins(text: str, document: Document) -> str:
+    """Options as block YAML, with a comment where each value was written. What has no comment is a default."""
+    lines, reader = text.splitlines(), _Reader(lambda line: str(line))
+    root = yaml.compose(text, Loader=_Loader)
+    assert root is not None
+    reader.value(root, ())
+    for path, line in reader.places.items():
+        at = int(line) - 1
+        if not lines[at].endswith(":") and _is_written(document.values, path):
+            lines[at] = f"{lines[at]}  # {document.where(path).split('=')[0]}"
+    return "\n".join(lines)
+
+
+def _is_written(values: Any, path: Path) -> bool:
+    for step in path:
+        keys = values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()
+        if step not in keys:
+            return False
+        values = values[step]
+    return True
