@@ -108,6 +108,39 @@ print(len(engine.graphs.recorded), engine.graphs.off or "on", counts["LAUNCH"], 
     assert int(kernels) < 14
 
 
+def test_training_survives_a_recording_that_fails(tmp_path: Path) -> None:
+    """The call that stops it is named, and neither its stream nor its random generator stay in use."""
+    program = """
+import sys
+import torch
+from sr.train.builder import Builder, load
+from tests.null_gpu.__main__ import ignore_values
+ignore_values()
+engine = Builder(load("options/realesrgan_x4.yml", sys.argv[1:])).trainer()
+step = engine.task.step
+def waits(batch, number):
+    for phase in step(batch, number):
+        if torch.cuda.is_current_stream_capturing():
+            batch.lq.sum().item()
+        yield phase
+engine.task.step = waits
+batches = engine.batches(0)
+for _ in range(4):
+    engine.train_step(batches)
+torch.rand(1, device="cuda")
+print(engine.step, torch.cuda.current_stream() == torch.cuda.default_stream(), engine.graphs.off)
+"""
+    sets = ["data.workers=0", "validation.sets={}", "losses.perceptual.weights=random", f"out={tmp_path}", *SMALL]
+    sets += ["data.batch_size=2", "data.gt_size=64"]
+    sets += [f"data.source={{type: folder, gt: {_photos(tmp_path / 'images')}}}"]
+    done = run("-c", program, *sets)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = done.stdout.splitlines()[-1]
+    assert found.startswith("4 True recording failed (")
+    assert "operation not permitted when stream is capturing" in found
+    assert sum("train.cuda_graph" in line for line in (done.stdout + done.stderr).splitlines()) == 1
+
+
 def test_no_recipe_waits_for_the_device(tmp_path: Path) -> None:
     """Nor copies from pageable memory; reading the log waits once. HAT of spandrel makes its mask on the host."""
     done = run("-W", "ignore", "-m", "tests.null_gpu.recipes", tmp_path / "work")

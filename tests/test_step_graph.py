@@ -1,8 +1,10 @@
 """Recorded steps have the numbers of steps without graphs. On a CPU, a replay runs the recorded function again."""
 
+import random
 from typing import Any
 
 import pytest
+import torch
 
 from sr.core.errors import UserError
 from sr.distributed.rng import reseed
@@ -42,7 +44,7 @@ def graphed(run: Trainer, make: Any = None) -> StepGraph:
         run.players,
         autocast=run._autocast,
         reseed=lambda step: reseed(run.options.seed, step, 0),
-        make=make or (lambda: Rerun(run)),
+        make=lambda: make or (lambda: Rerun(run)),
         has_room=lambda: True,
     )
     return run.graphs
@@ -81,12 +83,21 @@ def test_a_changed_weight_is_recorded_again(recipe: Recipe, monkeypatch: pytest.
     assert_same(state(plain), state(run))
 
 
-@pytest.mark.parametrize("fault", ["raises", pytest.param("differs", marks=pytest.mark.slow)])
+FAULTS = {
+    "raises": RuntimeError("operation not permitted when stream is capturing"),
+    "no memory": torch.OutOfMemoryError("CUDA out of memory"),
+    "another error": TypeError("unexpected"),
+}
+
+
+@pytest.mark.parametrize(
+    "fault", ["raises", *(pytest.param(f, marks=pytest.mark.slow) for f in [*FAULTS, "differs"][1:])]
+)
 def test_a_graph_that_does_not_work_is_not_used(recipe: Recipe, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     class Broken(Rerun):
         def record(self, work: Any) -> Any:
-            if fault == "raises":
-                raise RuntimeError("operation not permitted when stream is capturing")
+            if fault in FAULTS:
+                raise FAULTS[fault]
             return super().record(work)
 
         def replay(self) -> None:
@@ -99,8 +110,30 @@ def test_a_graph_that_does_not_work_is_not_used(recipe: Recipe, fault: str, caps
     graphs = graphed(run, lambda: Broken(run))
     run.run()
     assert graphs.off
+    assert not graphs.recorded
     assert f"train.cuda_graph: off, {graphs.off}" in "".join(capsys.readouterr())
     assert_same(state(plain), state(run))
+
+
+def test_random_numbers_of_the_host_are_not_recorded(recipe: Recipe) -> None:
+    """A graph would repeat them. Losses of plugins may draw them; those of sr draw on the device."""
+
+    class Baked(Rerun):
+        def record(self, work: Any) -> Any:
+            self.drawn = random.getstate()
+            return super().record(work)
+
+        def replay(self) -> None:
+            now = random.getstate()
+            random.setstate(self.drawn)
+            super().replay()
+            random.setstate(now)
+
+    run = engine(recipe(task="psnr", discriminator=None, losses__gan=None, optimizer__discriminator=None), *SMALL)
+    graphs, (weight, loss) = graphed(run, lambda: Baked(run)), run.task.reconstruction.terms["pixel"]
+    run.task.reconstruction.terms["pixel"] = weight, lambda *images: random.random() * loss(*images)
+    run.run()
+    assert "other gradients" in graphs.off
 
 
 def test_graphs_that_are_asked_for_on_a_cpu_are_an_error(recipe: Recipe) -> None:

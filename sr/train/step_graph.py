@@ -3,9 +3,10 @@
 Everything else (degradation, optimizers, EMA, meter) runs between and after the graphs as in a step without them.
 """
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,11 +40,29 @@ class CudaGraph:
         self.graph, self.pool = torch.cuda.CUDAGraph(), pool
 
     def record(self, work: Callable[[], Phase | None]) -> Phase | None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*graph is empty")  # behind the last phase
-            # Threads of the loader and of the saver may call CUDA meanwhile.
-            with torch.cuda.graph(self.graph, pool=self.pool, capture_error_mode="thread_local"):
-                return work()
+        """Run `work` without executing its kernels. Raises what stopped it."""
+        before, cause = torch.cuda.current_stream(), []
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*graph is empty")  # behind the last phase
+                # Threads of the loader and of the saver may call CUDA meanwhile.
+                with torch.cuda.graph(self.graph, pool=self.pool, capture_error_mode="thread_local"):
+                    try:
+                        return work()
+                    except Exception as error:
+                        cause.append(error)
+                        raise
+        except Exception as error:
+            self._abandon(before)
+            raise (cause.pop() if cause else error) from None  # ending the capture raises too and names no reason
+
+    def _abandon(self, before: torch.cuda.Stream) -> None:
+        """Undo what torch.cuda.graph keeps where ending a capture fails: its stream, its pool, its random generator."""
+        torch.cuda.set_stream(before)
+        with suppress(RuntimeError):  # torch has done it already
+            torch._C._cuda_endAllocateToPool(before.device_index, self.pool)
+        fresh = torch.Generator(before.device).graphsafe_get_state()
+        torch.cuda.default_generators[before.device_index].graphsafe_set_state(fresh)
 
     def replay(self) -> None:
         self.graph.replay()
@@ -54,7 +73,8 @@ class StepGraph:
     after a scheduled weight changed. The first replay is compared with the same step without graphs.
 
     autocast: makes the context of the forward pass. reseed: called with the step before random numbers are drawn.
-    make: returns a graph. has_room: whether the memory suffices for a second set of activations.
+    make: called for each recording; returns what makes its graphs. has_room: whether the memory suffices for a second
+    set of activations.
     """
 
     def __init__(
@@ -64,7 +84,7 @@ class StepGraph:
         *,
         autocast: Callable[[], AbstractContextManager[Any]],
         reseed: Callable[[int], None],
-        make: Callable[[], Any],
+        make: Callable[[], Callable[[], Any]],
         has_room: Callable[[], bool],
     ) -> None:
         self.task, self.players, self.autocast, self.reseed = task, players, autocast, reseed
@@ -74,6 +94,7 @@ class StepGraph:
         self._key = self._last = None
         self._equal = 0
         self._batch: Batch | None = None
+        self._ahead: Iterator[Phase] = iter(())
 
     def step(self, batch: Batch, step: int) -> Iterator[Recorded] | None:
         """Return the phases, each with its gradients in place when yielded; None: run this step without graphs."""
@@ -104,31 +125,41 @@ class StepGraph:
         self.recorded, self._key, self._batch = [], None, None
         if not self.has_room():
             return self._give_up("the memory does not suffice for a second set of activations")
-        lq, gt = batch.lq.clone(), batch.gt.clone()
-        self._batch = Batch(lq=lq, gt=gt, target=gt if batch.target is batch.gt else batch.target.clone())
-        before = self._gradients(step)
         try:
-            self.recorded = list(self._phases(step))
-        except RuntimeError as error:
-            self._forget()
-            return self._give_up(f"recording failed ({first_line(error)})")
-        with self._unchanged_buffers():
-            self.reseed(step)
-            after = {(p.player, n): g.clone() for p in self._replayed(batch) for n, (_, g) in enumerate(p.gradients)}
-        self._forget()
+            works = self._recorded(batch, step)
+        except Exception as error:  # an error that is not due to recording occurs again in the step without graphs
+            why = f"recording failed ({first_line(error)})"
+        else:
+            why = "" if works else "a replayed step has other gradients than one without graphs"
+        for player in self.players.values():
+            player.optimizer.zero_grad(set_to_none=True)
         self.reseed(step)
-        if not _close(before, after):
-            self.recorded = []
-            return self._give_up("a replayed step has other gradients than one without graphs")
+        if why:
+            self.recorded, self._batch, self._ahead = [], None, iter(())
+            gc.collect()  # the error's frames hold the activations
+            return self._give_up(why)
         self._key = key
         tqdm.write(f"train.cuda_graph: {len(self.recorded)} graphs recorded at step {step + 1}")
         return True
 
+    def _recorded(self, batch: Batch, step: int) -> bool:
+        """Record all phases. Returns whether a replay has the gradients of this step without graphs."""
+        lq, gt = batch.lq.clone(), batch.gt.clone()
+        self._batch = Batch(lq=lq, gt=gt, target=gt if batch.target is batch.gt else batch.target.clone())
+        before = self._gradients(step)
+        self.reseed(step + 1)  # so that the gradients differ where random numbers of the host are part of the graph
+        self.recorded = list(self._phases(step))
+        with self._unchanged_buffers():
+            self.reseed(step)
+            after = {(p.player, n): g.clone() for p in self._replayed(batch) for n, (_, g) in enumerate(p.gradients)}
+        return _close(before, after)
+
     def _phases(self, step: int) -> Iterator[Recorded]:
+        make = self.make()
         with self._unchanged_buffers():
             first = True
             while True:
-                graph = self.make()
+                graph = make()
                 phase = graph.record(partial(self._run, step, first))
                 if phase is None:
                     return
@@ -165,10 +196,6 @@ class StepGraph:
                 first = False
                 found |= {(phase.player, n): gradient for n, (_, gradient) in enumerate(self._taken(phase))}
         return found
-
-    def _forget(self) -> None:
-        for player in self.players.values():
-            player.optimizer.zero_grad(set_to_none=True)
 
     def _unchanged_buffers(self) -> "_Buffers":
         return _Buffers([buffer for player in self.players.values() for buffer in player.raw.buffers()])

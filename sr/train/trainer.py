@@ -243,14 +243,15 @@ class Trainer:
             return None
 
         def has_room() -> bool:  # steps that log run without graphs and need memory too
-            return asked is True or 2.2 * torch.cuda.max_memory_allocated() < torch.cuda.mem_get_info()[1]
+            ours = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+            return asked is True or 2.2 * torch.cuda.max_memory_allocated() < ours
 
         return StepGraph(
             self.task,
             self.players,
             autocast=self._autocast,
             reseed=lambda step: reseed(self.options.seed, step, 0),
-            make=partial(CudaGraph, torch.cuda.graph_pool_handle()),
+            make=lambda: partial(CudaGraph, torch.cuda.graph_pool_handle()),  # the pool of deleted graphs is not usable
             has_room=has_room,
         )
 
