@@ -98,7 +98,13 @@ for number in range(6):
 counts = null_gpu.counts()
 print(len(engine.graphs.recorded), engine.graphs.off or "on", counts["LAUNCH"], counts.get("SYNC", 0))
 """
-    sets = ["train.cuda_graph=true", "data.workers=0", "validation.sets={}", "losses.perceptual.weights=random"]
+    sets = [
+        "train.cuda_graph=true",
+        "train.compile=false",
+        "data.workers=0",
+        "validation.sets={}",
+        "losses.perceptual.weights=random",
+    ]
     sets += ["data.batch_size=2", "data.gt_size=64", f"out={tmp_path}"]
     sets += [f"data.source={{type: folder, gt: {_photos(tmp_path / 'images')}}}"]
     done = run("-c", program, *sets)
@@ -180,6 +186,7 @@ def test_a_step_that_logs_waits_once(tmp_path: Path) -> None:
 
 def test_a_card_that_is_too_small_ends_training_with_one_sentence(tmp_path: Path) -> None:
     sets = ["data.workers=0", "validation.sets={}", "losses.perceptual.weights=random", f"out={tmp_path}"]
+    sets.append("train.compile=false")
     sets.append(f"data.source={{type: folder, gt: {_photos(tmp_path / 'images')}}}")
     words = [word for each in sets for word in ("--set", each)]
     done = run("-m", "tests.null_gpu", "train", "options/realesrgan_x4.yml", *words, gib=8)

@@ -1,6 +1,9 @@
 """What a training step costs beyond its arithmetic: no waiting for the device, and nets compiled on demand."""
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sr.core.errors import UserError
+from sr.core.signals import Stopped
 from sr.data.batch import RawBatch
 from sr.distributed.backends import Launch
 from sr.nets.compiled import compile_net
@@ -120,6 +124,50 @@ def test_compiled_training_equals_plain(recipe: Recipe, monkeypatch: pytest.Monk
         assert all(any(m._compiled_call_impl for m in n.modules()) == (compiled == "true") for n in nets.values())
         ends.append(torch.cat([value.flatten() for net in nets.values() for value in net.state_dict().values()]))
     assert torch.allclose(*ends, atol=1e-4)
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_failed_compilation_ends_no_run(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signalled: bool
+) -> None:
+    """Nor does a signal meanwhile, which ends compiler processes of the group: the run saves and ends with its code."""
+
+    def failing(graph: object, inputs: object) -> None:
+        if signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("ptxas was killed")
+
+    monkeypatch.setattr(builder, "compile_net", partial(compile_net, backend=failing))
+    run = Builder(load(recipe(), ["train.compile=true", "train.total_steps=4", "log.every=1"])).trainer()
+    with pytest.raises(Stopped) if signalled else nullcontext() as stopped:
+        run.run()
+    assert stopped is None or stopped.value.exit_code == 128 + signal.SIGTERM
+    assert run.step == (1 if signalled else 4)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "compilation failed" in line]
+    assert len(lines) == 2  # of generator and discriminator
+    assert all("ptxas was killed" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("sets", "compiled"),
+    [
+        ((), True),
+        (("train.total_steps=100",), False),
+        (("train.checkpoint_activations=true",), False),
+        (("train.compile=false",), False),
+    ],
+)
+def test_long_runs_on_a_gpu_compile_the_generator(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sets: tuple[str, ...], compiled: bool
+) -> None:
+    monkeypatch.setattr(builder, "can_compile", lambda device: True)
+    monkeypatch.setenv("SR_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is restored
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    run = Builder(load(recipe(), ["generator.num_block=4", "train.total_steps=10000", *sets])).trainer()
+    found = {name: any(m._compiled_call_impl for m in p.raw.modules()) for name, p in run.players.items()}
+    assert found == {"generator": compiled, "discriminator": False}
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == (str(tmp_path / "home" / "compiled") if compiled else None)
 
 
 @pytest.mark.parametrize(

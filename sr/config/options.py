@@ -106,10 +106,13 @@ class Train(Section):
     channels_last: bool = Field(
         default=True, description="Store images and weights with channels last, which is faster."
     )
-    compile: bool = Field(
-        default=False,
+    compile: Literal["auto"] | bool = Field(
+        default="auto",
         description="Fuse operations by torch.compile. Needs a C++ compiler (on a GPU: Triton), and a minute or two "
-        "before the first step. The discriminator is compiled only if the GAN loss has no `regularizers`.",
+        "before the first step; later starts read the result from `$SR_HOME/compiled` or `~/.cache/sr/compiled`. The "
+        "discriminator is compiled only if the GAN loss has no `regularizers`. auto: the generator of a run of at "
+        "least 10000 steps on CUDA, in one process or under DDP, if it is a network of sr with repeated blocks. If "
+        "compilation fails, training continues without.",
     )
     cuda_graph: Literal["auto"] | bool = Field(
         default="auto",

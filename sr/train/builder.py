@@ -42,7 +42,7 @@ from sr.losses.perceptual import Perceptual
 from sr.losses.weight_schedules import WEIGHTS, NonNegative
 from sr.nets import DISCRIMINATORS, GENERATORS, spandrel_archs
 from sr.nets.checkpointed import checkpoint_blocks
-from sr.nets.compiled import compile_net
+from sr.nets.compiled import can_compile, compile_net, repeated_blocks
 from sr.nets.device import place
 from sr.nets.rrdbnet import ResidualDenseBlock, is_short, saved_by_recomputing
 from sr.tasks import TASKS
@@ -57,6 +57,7 @@ from sr.train.schedules import SCHEDULES, Schedule, Warmup
 from sr.train.trackers import TRACKERS, Sink
 from sr.train.trainer import Trainer
 
+COMPILED_STEPS = 10_000  # of a run from which `train.compile: auto` pays
 WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
 REGULARIZERS: dict[str, tuple[Any, Any]] = {"regularizers": (list[Annotated[Any, PartOf("gan_terms")]], [])}
 TABLES: Mapping[str, Table] = {
@@ -146,7 +147,7 @@ class Builder:
         """Recompute the generator's activations as `train.checkpoint_activations` sets."""
         if not self.options.train.checkpoint_activations or player != "generator":
             return
-        if launch.backend != "ddp" or self.options.train.compile:
+        if launch.backend != "ddp" or self.options.train.compile is True:
             other = "train.compile" if launch.backend == "ddp" else str(launch)
             raise UserError(f"train.checkpoint_activations does not work with {other}; remove one of them")
         if not checkpoint_blocks(net):
@@ -170,15 +171,22 @@ class Builder:
             given = f"{needed / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free"
             tqdm.write(f"train.recompute: {'on, saves' if on else 'off, the inputs of dense blocks take'} {given}")
 
-    def _compile(self, player: str, net: nn.Module, launch: Launch) -> None:
+    def _compile(self, player: str, net: nn.Module, launch: Launch, device: torch.device) -> None:
         """Compile as `train.compile` sets; a discriminator only if the GAN loss uses nothing but its logits."""
-        gan = self.options.losses.gan or {}
-        if not self.options.train.compile:
+        train, gan = self.options.train, self.options.losses.gan or {}
+        if train.compile == "auto":
+            ours = type(net).__module__.startswith("sr.") and repeated_blocks(net)
+            fits = launch.backend == "ddp" and player == "generator" and not train.checkpoint_activations
+            if not (ours and fits and train.total_steps >= COMPILED_STEPS and can_compile(device)):
+                return
+        elif not train.compile:
             return
-        if launch.backend != "ddp":
+        elif launch.backend != "ddp":
             raise UserError(f"train.compile cannot look through {launch}; remove it, or launch with --multi_gpu")
         if player == "generator" or (gan["type"] in LOGITS_ALONE and not gan.get("regularizers")):
-            compile_net(net)
+            compile_net(net, failed=lambda why: tqdm.write(f"train.compile: {why}"))
+            if comm.is_main():
+                tqdm.write(f"train.compile: the {player} is compiled before the first step, which takes minutes once")
 
     def trackers(self) -> dict[str, Sink]:
         parts = [part for part in self.options.log.trackers if isinstance(part, dict)]
@@ -265,7 +273,7 @@ class Builder:
             self.nets.check_shapes(name, net)
             self._checkpoint(name, net, launch)
             self._recompute(name, net, device, precision)
-            self._compile(name, place(net, device, channels_last=train.channels_last), launch)
+            self._compile(name, place(net, device, channels_last=train.channels_last), launch, device)
             players[name] = ModelOptimizer(
                 name=name,
                 net=net,

@@ -28,7 +28,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "unet_256": {"num_feat": 16},
     "resnet_9blocks": {"num_feat": 16},
 }
-FIXED = ["data.workers=0", "data.batch_size=2", "data.make=null", "validation.sets={}", "log.every=1000000"]
+FIXED = [
+    "data.workers=0",
+    "data.batch_size=2",
+    "data.make=null",
+    "validation.sets={}",
+    "log.every=1000000",
+    "train.compile=false",
+]
 
 
 def images(folder: Path) -> None:

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> list[Row]:
         precisions = list(dict.fromkeys(choose_precision(asked, args.device) for asked in args.precision))
         ways = [(precision, False) for precision in precisions] + [(precisions[0], True)] * args.compile
         for number, (precision, compiled) in enumerate(ways):
-            more = {"compile": True} if compiled else {}
+            more = {"compile": compiled}
             engine = engine_of(args, Path(folder, str(number)), precision, more, start, batch)
             name = "ours, compiled" if compiled else "ours"
             if args.part == "gan":

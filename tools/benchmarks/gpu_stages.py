@@ -409,7 +409,7 @@ def memory(args: argparse.Namespace, record: Record) -> None:
 
 def run_words(args: argparse.Namespace, folder: Path, *more: str) -> list[str]:
     """Return the arguments of a short `sr train`."""
-    sets = [*SETS[:3], f"data.source={{type: folder, gt: {folder / 'photos'}}}", f"out={folder}", "name=run"]
+    sets = [*SETS[:4], f"data.source={{type: folder, gt: {folder / 'photos'}}}", f"out={folder}", "name=run"]
     sets += ["data.batch_size=2", "data.workers=0", *small(args), *more]
     return ["train", "options/realesrgan_x4.yml", *(word for each in sets for word in ("--set", each))]
 

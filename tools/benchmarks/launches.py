@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 SETS = [
     "train.cuda_graph=false",
+    "train.compile=false",
     "data.workers=0",
     "validation.sets={}",
     "losses.perceptual.weights=random",
