@@ -155,6 +155,7 @@ def test_real_esrgan_is_our_own_recipe(tmp_path: Path, capsys: pytest.CaptureFix
     assert "unknown here" not in rest.values()
 
 
+@pytest.mark.slow
 def test_sharpening(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options, rest = run(real_esrgan(l1_gt_usm=False, gan_gt_usm=True), tmp_path, capsys)
     assert options["degrade"][0] == {"type": "sharpen", "target": False}

@@ -138,6 +138,7 @@ def test_an_interrupted_run_makes_only_what_is_missing(folder, tmp_path, monkeyp
     assert len(written) == 3
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_same_files(folder, tmp_path):
     make_shards(folder, tmp_path / "one", **OPTIONS)
     make_shards(folder, tmp_path / "two", **OPTIONS, workers=2)

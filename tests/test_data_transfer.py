@@ -2,6 +2,7 @@
 
 import errno
 import io
+import multiprocessing
 import socket
 import threading
 import time
@@ -138,6 +139,7 @@ def test_a_hopeless_shard_ends_a_run_with_workers_too(server, at):
     server.faults["t-1.tar"] = [404] * 99
     with pytest.raises(UserError, match=r"^http.*/t-1\.tar: HTTP 404: Not Found; correct"):
         list(islice(Loader(at(""), batch_size=2, workers=2, **SETTINGS).batches(), 9))
+    assert not multiprocessing.active_children()
 
 
 def test_failing_pipes_are_reported_without_their_arguments(tmp_path, monkeypatch, server):

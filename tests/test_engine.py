@@ -23,6 +23,7 @@ from sr.tasks.task import GANLoss, ReconstructionLosses, frozen
 from sr.train import checkpoint
 from sr.train.tracker import NotFinite
 from tests.helpers.program import ROOT, sr, until
+from tests.helpers.tiers import slow
 from tests.helpers.training import Recipe, assert_same, engine, state
 
 SMALL = "data.gt_size=16"  # convolutions in fp16 are slow on a CPU
@@ -37,7 +38,7 @@ def test_training_moves_both_players_and_the_average(recipe: Recipe) -> None:
     assert moved == {"generator", "discriminator", "ema"}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", *slow(["bf16", "fp16"])])
 def test_stopped_and_resumed_equals_undisturbed(recipe: Recipe, precision: str) -> None:
     sets = (f"train.precision={precision}", "train.accumulate=2", "train.clip_norm=1.0", "save.every=2", SMALL)
     whole = engine(recipe(name="whole"), *sets, "train.total_steps=4")

@@ -22,6 +22,7 @@ from sr.distributed.backends.launch_config import Launch, accelerator
 from sr.distributed.watchdog import LOST
 from sr.train import checkpoint
 from tests.helpers.program import ROOT, Forked, until
+from tests.helpers.tiers import slow
 from tests.helpers.training import engine
 
 Recipe = Callable[..., Path]
@@ -34,7 +35,7 @@ def train(*args: str) -> int:
     return cli.main(["train", *args])
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, *slow([signal.SIGINT])])
 def test_a_signal_finishes_the_step_saves_and_sets_the_exit_code(recipe: Recipe, tmp_path: Path, signum: int) -> None:
     args = (str(recipe(data__workers=1)), LONG, "--set=log.every=2")
     run = Forked(tmp_path / "said", train, *args, trains=True)

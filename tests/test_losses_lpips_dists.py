@@ -143,6 +143,7 @@ def test_lpips_gradient_is_finite_where_no_feature_fires(images, linear):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_no_number(images, linear, scores):
     for plain, saving in zip(both(linear, scores), both(linear, scores, checkpointing=True), strict=True):
         values = [loss(*images) for loss in (plain, saving)]

@@ -14,6 +14,7 @@ from sr.nets.rrdbnet import RRDBNet
 from sr.train.builder import Builder, load
 from sr.train.run import train
 from tests.helpers.program import ROOT
+from tests.helpers.tiers import slow
 
 RECIPES = sorted((ROOT / "options").glob("*.yml"))
 SMALL: dict[str, dict[str, Any]] = {
@@ -57,7 +58,20 @@ def teacher(folder: Path, scale: int) -> Path:
     return folder / "teacher.pth"
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda p: p.stem)
+LIKE_OTHERS = [
+    "dat2_x4",
+    "edges_to_photo",
+    "esrgan_x4",
+    "hat_x4",
+    "pix2pix_mixed",
+    "pix2pix_perceptual",
+    "pix2pix_small",
+]
+LIKE_OTHERS += ["realesrgan_x2", "swinir_x4"]
+RUN = [file for file in RECIPES if file.stem not in LIKE_OTHERS]
+
+
+@pytest.mark.parametrize("file", RUN + slow(sorted({*RECIPES} - {*RUN})), ids=lambda p: p.stem)
 def test_recipe_runs_a_step(file: Path, photos: Path, tmp_path: Path) -> None:
     for unused in sorted(photos.iterdir())[2:]:
         unused.unlink()

@@ -59,14 +59,17 @@ class Loader:
             generator=torch.Generator().manual_seed(self._seed),
         )
         batches = iter(loader)
-        while True:
-            start = time.perf_counter()
-            with worker_deaths():
-                content = next(batches)
-            waited = time.perf_counter() - start
-            if isinstance(content, UserError):
-                raise content
-            yield RawBatch([SubBatch(*group) for group in content["groups"]], content["bad"], waited)
+        try:
+            while True:
+                start = time.perf_counter()
+                with worker_deaths():
+                    content = next(batches)
+                waited = time.perf_counter() - start
+                if isinstance(content, UserError):
+                    raise content
+                yield RawBatch([SubBatch(*group) for group in content["groups"]], content["bad"], waited)
+        finally:
+            del batches  # ends the workers now; the traceback of an error would keep them
 
 
 class _Positions(Sampler[list[int]]):
