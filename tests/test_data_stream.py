@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import get_worker_info
 
 from sr.core.errors import UserError
 from sr.data.crops import Crops
@@ -213,3 +214,23 @@ def test_batches_that_are_kept_stay_as_they_were():
         got, wanted = flat(raw), flat(right)
         assert got.keys() == wanted.keys()
         assert all(same(got[position], wanted[position]) for position in wanted)
+
+
+class Stuck(Noise):
+    """A source that fails in the first worker and does not answer the others."""
+
+    def read(self, shard, index):
+        if get_worker_info().id:
+            time.sleep(60)
+        raise UserError("lost")
+
+
+def test_no_worker_outlives_the_error_of_another(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # it is waited for as long
+    before = multiprocessing.active_children()
+    with pytest.raises(UserError, match="lost"):
+        next(Loader(Stuck([8]), batch_size=2, workers=2, **SETTINGS).batches())
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() != before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

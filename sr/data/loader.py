@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from typing import Any
 
 import torch
@@ -58,7 +59,9 @@ class Loader:
             # A separate generator, since starting workers would otherwise draw from the global one at every resume.
             generator=torch.Generator().manual_seed(self._seed),
         )
+        others = active_children()
         batches = iter(loader)
+        workers = [child for child in active_children() if child not in others]
         try:
             while True:
                 start = time.perf_counter()
@@ -70,6 +73,8 @@ class Loader:
                 yield RawBatch([SubBatch(*group) for group in content["groups"]], content["bad"], waited)
         finally:
             del batches  # ends the workers now; the traceback of an error would keep them
+            for worker in workers:  # one that waits for a server would be waited for at exit
+                worker.kill()
 
 
 class _Positions(Sampler[list[int]]):
