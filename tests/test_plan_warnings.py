@@ -57,6 +57,10 @@ def test_recipes_have_no_warning(file: Path) -> None:
         ),
         ("losses.gan.regularizers=[{type: r1, weight: 0}]", "losses.gan.regularizers.0.weight is 0"),
         ("save.every=101", "save.every 101 is beyond the last step, 100"),
+        (
+            "generator={type: spandrel.DCTLSA, nf: 10, num_head: 2}",
+            "other programs open every spandrel.DCTLSA with num_",
+        ),
         ("log.every=101", "log.every 101 is beyond"),
     ],
 )

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import architectures
 import pytest
+import torch
 
 from sr.config.json_schema import schema
 from sr.config.options import Options
 from sr.core.errors import UserError
+from sr.inference.export import export
+from sr.nets.io.load import architecture
+from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.spandrel_archs import ARCHITECTURES, spandrel_arch
 from sr.train.builder import TABLES
 
@@ -35,6 +39,25 @@ def test_all_train_and_open_again(name: str, tmp_path: Path) -> None:
     assert known
     for scale in {2, 4}.intersection(known) or known[:1]:
         works(name, scale, tmp_path)
+
+
+def test_a_choice_of_experts_is_not_frozen_into_onnx(tmp_path: Path) -> None:
+    kwargs = {key: value for key, value in architectures.part("SeemoRe").items() if key != "type"}
+    file = tmp_path / "seemore.safetensors"
+    made = architecture("spandrel.SeemoRe", kwargs | {"scale": 2})
+    save_safetensors(file, architectures.make("SeemoRe", 2).state_dict(), made)
+    with pytest.raises(UserError, match=r"no ONNX form \(the image decides which layers run\); export .safetensors"):
+        export(file, tmp_path / "seemore.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES])
+@torch.no_grad()
+def test_a_batch_gives_what_its_images_give_alone(name: str) -> None:
+    torch.manual_seed(0)
+    net, images = architectures.make(name, architectures.scales(name)[0]).eval(), torch.rand(3, 3, 40, 48)
+    alone = torch.cat([net(image[None]) for image in images])
+    torch.testing.assert_close(net(images), alone, atol=1e-4, rtol=0)
 
 
 def test_wrong_scales_and_names_are_refused() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from sr.core.atomic import replacing
 from sr.core.errors import UserError, first_line
 from sr.inference.zoo import locate
+from sr.nets.io.experts import chooses_layers
 from sr.nets.io.load import Direction, Model, open_model, rrdb_kwargs
 from sr.nets.io.state_dicts import State, load_weights, save_pth, save_safetensors, to_new_esrgan, to_old_esrgan
 from sr.nets.rrdbnet import RRDBNet
@@ -164,6 +165,8 @@ def _without_dropout(net: nn.Module) -> bool:
 
 def _trace(model: Model, path: Path, opset: int) -> None:
     """Write the graph with the TorchScript exporter, which torch 2.6 and later have and needs no other package."""
+    if chooses_layers(model.net):
+        raise UserError(f"{model.name} has no ONNX form (the image decides which layers run); export .safetensors")
     height, width = _sizes(model.multiple)[0]
     axes = {0: "batch", 2: "height", 3: "width"}
     open_axes = {"image": axes, "output": {axis: f"output_{name}" if axis else name for axis, name in axes.items()}}

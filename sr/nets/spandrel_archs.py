@@ -14,7 +14,8 @@ from sr.nets.adapt import adapt
 
 class _Row(NamedTuple):
     """module: below spandrel.architectures, where it has another name. unused: the modules of a network that get no
-    gradient, for which DDP would wait. The rest: see `adapt`."""
+    gradient, for which DDP would wait. assumed: the values that spandrel gives every model for parameters
+    that it cannot see in the weights. The rest: see `adapt`."""
 
     multiple: int | str = 1
     minimum: int = 1
@@ -22,6 +23,7 @@ class _Row(NamedTuple):
     scales: tuple[int, ...] | None = None
     defaults: Any = MappingProxyType({})
     unused: Callable[[nn.Module], Iterable[nn.Module]] | None = None
+    assumed: Any = MappingProxyType({})
 
 
 def _ending(name: str) -> Callable[[nn.Module], Iterable[nn.Module]]:
@@ -46,14 +48,14 @@ ARCHITECTURES = {
     "CRAFT": _Row("window_size", minimum=16),
     "Compact": _Row(),
     "DAT": _Row(minimum=16),
-    "DCTLSA": _Row(minimum=16),
+    "DCTLSA": _Row(minimum=16, assumed={"num_head": 5}),
     "DITN": _Row("patch_size"),
     "DRCT": _Row("window_size", defaults=_SHUFFLE),
     "DnCNN": _Row(defaults={"in_nc": 3, "out_nc": 3}),
     "ESRGAN": _Row(minimum=2),
     "FDAT": _Row(unused=_other_gates),
     "FFTformer": _Row(32, unused=_ending("reduce_chan_level2")),
-    "GRL": _Row(defaults=_SHUFFLE),
+    "GRL": _Row(defaults=_SHUFFLE, assumed={"window_size": 32, "stripe_size": [64, 64], "stripe_shift": True}),
     "HAT": _Row(minimum=16, defaults={"window_size": 16}),
     "KBNet_l": _Row(16, module="KBNet"),
     "KBNet_s": _Row(16, module="KBNet"),

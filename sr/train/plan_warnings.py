@@ -1,4 +1,7 @@
-"""Warnings about plans that end early or never start: schedules, loss weights, and intervals beyond the last step."""
+"""Warnings about plans that end early or never start: schedules, loss weights, and intervals beyond the last step.
+
+And about models that other programs open differently.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -7,6 +10,7 @@ import numpy as np
 
 from sr.config.options import Options, Part
 from sr.losses.weight_schedules import Constant, Ramp
+from sr.nets.spandrel_archs import ARCHITECTURES
 from sr.train.schedules import Cosine, MultiStep, Warmup
 
 SAMPLES = 1000  # steps at which schedules and weights from outside are evaluated
@@ -15,13 +19,14 @@ SAMPLES = 1000  # steps at which schedules and weights from outside are evaluate
 class Builder(Protocol):
     options: Options
 
+    def filled(self) -> dict[str, Any]: ...
     def schedule(self) -> Any: ...
     def weight(self, part: Part) -> Any: ...
 
 
 def plan_warnings(build: Builder) -> list[str]:
     """One sentence for each part of the plan that takes no effect, with the step numbers and the fix."""
-    found = [*_intervals(build.options), *_schedule(build), *_weights(build)]
+    found = [*_intervals(build.options), *_schedule(build), *_weights(build), *_elsewhere(build)]
     return list(dict.fromkeys(found))
 
 
@@ -142,3 +147,17 @@ def _edge(value: Callable[[int], float], zero: int, other: int | None) -> int:
         middle = (zero + other) // 2
         zero, other = (middle, other) if value(middle) == 0 else (zero, middle)
     return zero
+
+
+# ---- other programs --------------------------------------------------------------------------------------------------
+
+
+def _elsewhere(build: Builder) -> Iterator[str]:
+    part = build.filled().get("generator") or {"type": ""}
+    row = ARCHITECTURES.get(part["type"].removeprefix("spandrel."))
+    if row and any(part[key] != value for key, value in row.assumed.items()):
+        values = ", ".join(f"{key}: {value}" for key, value in row.assumed.items())
+        yield (
+            f"generator: other programs open every {part['type']} with {values}, so that this model gives another "
+            "output there; set these values if it has to work outside of sr"
+        )

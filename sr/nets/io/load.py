@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sr.config.registry import Factory, Table, find, model_of
 from sr.core.errors import UserError, first_line
 from sr.nets import GENERATORS
+from sr.nets.io.experts import route_each_image
 from sr.nets.io.size_limit import as_large_as
 from sr.nets.io.state_dicts import Player, State, load_weights, to_new_esrgan
 from sr.nets.resnet import ResNet
@@ -227,7 +228,7 @@ class _Spandrel(nn.Module):
 
     def __init__(self, descriptor: Any) -> None:
         super().__init__()
-        self.model = descriptor.model
+        self.model = route_each_image(descriptor.model)
         self._call = descriptor
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr.nets.io.experts import route_each_image
+
 
 def any_size(net: Any, *, scale: int, multiple: int, minimum: int = 1) -> nn.Module:
     """Make a network pad its input to sides that are multiples of `multiple`, and crop its output.
@@ -13,6 +15,7 @@ def any_size(net: Any, *, scale: int, multiple: int, minimum: int = 1) -> nn.Mod
     copy of its input, because some networks (spandrel's RCAN) write to it.
     """
     net.multiple = multiple
+    route_each_image(net)
     net.register_forward_pre_hook(_copy_input)
     if multiple > 1 or minimum > 1:
         kind = type(net)
