@@ -6,11 +6,13 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
 from sr.cli import main
 from sr.config.base import read
 from sr.config.json_schema import schema
 from sr.config.options import Options
+from sr.config.yaml_source import with_origins
 from sr.core.errors import UserError
 from sr.train.builder import TABLES, load
 from tests.helpers.program import ROOT
@@ -64,6 +66,15 @@ def test_the_check_prints_where_each_value_was_written(
     lines = {line.strip() for line in capsys.readouterr().out.splitlines()}
     assert {f"num_feat: 16  # {file}:3", "type: hinge  # --set losses.gan", "switch_ema: 0"} <= lines
     assert any(re.fullmatch(rf"num_block: 1  # {tmp_path}/base.yml:\d+", line) for line in lines)
+
+
+def test_values_with_their_origins_are_still_yaml(child: Callable[..., Path]) -> None:
+    pipe = "pipe:cat " + "a/long/name " * 20 + "x.tar"
+    file = child(f"base: base.yml\ndata:\n  source: {{type: shards, path: {pipe!r}}}\nname: run\n", "lr=1.yml")
+    document = read(file)
+    text = with_origins(document.values, document)
+    assert yaml.safe_load(text) == document.values
+    assert f"name: run  # {file}:4" in text.splitlines()
 
 
 def test_errors_name_the_file_in_which_the_key_stands(child: Callable[[str], Path], tmp_path: Path) -> None:

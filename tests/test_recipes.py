@@ -66,8 +66,9 @@ LIKE_OTHERS = [
     "pix2pix_mixed",
     "pix2pix_perceptual",
     "pix2pix_small",
+    "realesrgan_x2",
+    "swinir_x4",
 ]
-LIKE_OTHERS += ["realesrgan_x2", "swinir_x4"]
 RUN = [file for file in RECIPES if file.stem not in LIKE_OTHERS]
 
 

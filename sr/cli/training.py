@@ -94,7 +94,7 @@ def check(args: argparse.Namespace) -> int:
         common.print_json({"files": files, "options": build.filled(), **about._asdict()})
     else:
         inherits = f"# {' inherits from '.join(files)}\n" if files[1:] else ""
-        values = with_origins(build.resolved(), read(locate(args.options), args.set))
+        values = with_origins(build.filled(), read(locate(args.options), args.set))
         print(f"{inherits}# values without a comment are defaults\n{values}\n{about}")
     return 0
 

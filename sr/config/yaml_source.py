@@ -273,23 +273,26 @@ def _without_entry(noted: Mapping[Path, Any], entry: Path) -> dict[Path, Any]:
 # ---- origins ---------------------------------------------------------------------------------------------------------
 
 
-def with_origins(text: str, document: Document) -> str:
-    """Options as block YAML, with a comment where each value was written. What has no comment is a default."""
-    lines, reader = text.splitlines(), _Reader(lambda line: str(line))
+def with_origins(values: dict[str, Any], document: Document) -> str:
+    """Options as YAML, with a comment where each value was written. What has no comment is a default."""
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10**6)  # a comment ends the line's value
+    lines, reader = text.splitlines(), _Reader(str)
     root = yaml.compose(text, Loader=_Loader)
     assert root is not None
     reader.value(root, ())
     for path, line in reader.places.items():
-        at = int(line) - 1
-        if not lines[at].endswith(":") and _is_written(document.values, path):
-            lines[at] = f"{lines[at]}  # {document.where(path).split('=')[0]}"
-    return "\n".join(lines)
+        at, written = int(line) - 1, _written(document.values, path)
+        if written is not None and "\n" not in str(written) and not lines[at].endswith(":"):
+            origin = document.where(path)
+            lines[at] += f"  # {origin.split('=')[0] if origin.startswith('--set ') else origin}"
+    return "\n".join(lines) + "\n"
 
 
-def _is_written(values: Any, path: Path) -> bool:
+def _written(values: Any, path: Path) -> Any:
+    """The value at a path of what was written, or None."""
     for step in path:
         keys = values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()
         if step not in keys:
-            return False
+            return None
         values = values[step]
-    return True
+    return values
