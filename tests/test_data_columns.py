@@ -30,6 +30,9 @@ def test_lmdb_of_basicsr_is_read_as_it_is(tmp_path):
     assert (source.counts, shown(source)) == ([6], [0, 1, 2, 3, 4, 5])
     assert int(source.read(0, 2).lq[0, 0, 0]) == 102
     assert source.name(0, 2).endswith("gt.lmdb: 0002_s001")
+    assert not source.skipped.total
+    fewer = write_lmdb(tmp_path / "fewer.lmdb", {f"{n:04d}_s001": png(n, 32) for n in range(4)})
+    assert str(LmdbSource(gt=fewer, lq=lq).skipped) == "2 files skipped: 2 without partner (0004_s001x4)"
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert int(pool.apply(source.read, (0, 3)).gt[0, 0, 0]) == 3
     (tmp_path / "gt.lmdb" / "meta_info.txt").write_text("none.png (8,8,3) 1\n")

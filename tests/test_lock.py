@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,55 @@ def test_a_lock_excludes_within_one_process(tmp_path: Path) -> None:
         lock(tmp_path / ".lock").acquire()
     with lock(tmp_path / ".lock"):
         pass
+
+
+def test_one_of_many_threads_gets_the_lock(tmp_path: Path) -> None:
+    start = threading.Barrier(4)
+
+    def contend(mine: Lock) -> bool:
+        start.wait()
+        try:
+            mine.acquire()
+        except UserError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        for n in range(20):
+            locks = [lock(tmp_path / str(n) / ".lock") for _ in range(4)]
+            assert sum(pool.map(contend, locks)) == 1
+
+
+def test_the_failure_of_a_thread_leaves_the_lock_of_another_in_place(tmp_path: Path) -> None:
+    """A process loses its record locks by closing any file of that name."""
+    (tmp_path / "alias").symlink_to(tmp_path, target_is_directory=True)
+    with lock(tmp_path / ".lock"):
+        for folder in (tmp_path, tmp_path / "alias"):
+            with pytest.raises(UserError, match=f"process {os.getpid()}"):
+                lock(folder / ".lock").acquire()
+        take = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        command = [sys.executable, "-c", take, str(tmp_path / ".lock")]
+        other = subprocess.run(command, capture_output=True, check=False)
+        assert b"BlockingIOError" in other.stderr
+
+
+def test_a_forked_child_takes_the_lock_that_its_parent_has_released(tmp_path: Path) -> None:
+    mine = lock(tmp_path / ".lock")
+    mine.acquire()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(read, 1)
+        try:
+            lock(tmp_path / ".lock").acquire()
+        except UserError:
+            os._exit(1)
+        os._exit(0)
+    mine.release()
+    os.write(write, b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(read)
+    os.close(write)
 
 
 def test_waiting_for_a_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

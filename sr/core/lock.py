@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +21,19 @@ except ImportError:  # Windows
 POLL_SECONDS = 0.2
 WINDOWS_BYTE = 1 << 30
 _UNSUPPORTED = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL  # file systems without locks
-_held: set[str] = set()  # record locks do not conflict within one process
+# Record locks do not conflict within one process, and it loses them by closing any file of that name. So the locks of
+# this process are kept here, and their files are not opened again. A forked child drops its parent's.
+_held: dict[str, dict[str, Any]] = {}
+_trying = threading.RLock()
+
+
+def _forget() -> None:
+    _held.clear()
+    _trying.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_trying.acquire, after_in_parent=_trying.release, after_in_child=_forget)
 
 
 class Lock:
@@ -38,7 +51,7 @@ class Lock:
     """
 
     def __init__(self, path: str | Path, *, used: str, fix: str, wait: bool = False) -> None:
-        self.path, self._used, self._fix, self._wait = Path(os.path.abspath(path)), used, fix, wait
+        self.path, self._used, self._fix, self._wait = Path(os.path.realpath(path)), used, fix, wait
         self._file: BinaryIO | None = None
         self._owner = 0
 
@@ -62,7 +75,7 @@ class Lock:
             self.path.unlink(missing_ok=True)  # while the lock is held: `_try` notices a file that was replaced
         self._file.close()
         self._file = None
-        _held.discard(str(self.path))
+        _held.pop(str(self.path), None)
 
     def __enter__(self) -> "Lock":
         self.acquire()
@@ -72,8 +85,10 @@ class Lock:
         self.release()
 
     def _try(self) -> bool:
-        if str(self.path) in _held:
-            return False
+        with _trying:
+            return str(self.path) not in _held and self._lock_file()
+
+    def _lock_file(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
@@ -90,17 +105,19 @@ class Lock:
             file.close()
             return False
         started = time.strftime("%Y-%m-%d %H:%M:%S")
+        record = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
         file.truncate()
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started}).encode())
+        file.write(json.dumps(record).encode())
         file.flush()
         os.fsync(file.fileno())  # another machine may read it
         self._file, self._owner = file, os.getpid()
-        _held.add(str(self.path))
+        _held[str(self.path)] = record
         return True
 
     def _record(self) -> dict[str, Any]:
         try:
-            record = json.loads(self.path.read_bytes())
+            with _trying:
+                record = _held.get(str(self.path)) or json.loads(self.path.read_bytes())
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}

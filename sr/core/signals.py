@@ -24,6 +24,11 @@ def received() -> str:
     return signal.Signals(_received[0]).name if _received else ""
 
 
+def forget() -> None:
+    """Forget the signals of an earlier run in this process, so that they do not set the exit code of the next one."""
+    _received.clear()
+
+
 def exit_code(code: int) -> int:
     """`code`; 128 + signal after a signal, even if another error followed, so that a scheduler restarts the run."""
     return 128 + _received[0] if _received and code else code
@@ -32,8 +37,8 @@ def exit_code(code: int) -> int:
 @contextmanager
 def signals() -> Iterator[list[int]]:
     """Yield the list of received signals. The first requests a stop after the step; a second SIGINT stops at once."""
+    forget()
     seen = _received
-    seen.clear()
 
     def note(signum: int, frame: Any) -> None:
         if seen and signum == signal.SIGINT:

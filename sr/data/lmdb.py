@@ -11,23 +11,27 @@ from sr.data.pairs import pair_up
 from sr.data.paths import Images, expanded
 from sr.data.source import Sample
 from sr.images import ImageError
-from sr.images.listing import printable
+from sr.images.listing import Skipped, printable
 
 
 class LmdbSource:
     """Images in LMDB folders of BasicSR, read in place. Needs the package lmdb.
 
     gt, lq: folders with `data.mdb` and `meta_info.txt`, whose lines start with a file name (`0001_s001.png`). The name
-    without suffix is the key. With `lq` the images are pairs by name (see `sr.data.pairs`).
+    without suffix is the key. With `lq` the images are pairs by name (see `sr.data.pairs`); an lq image without a gt
+    image is skipped and counted.
     channels: of lq and of gt, see `sr.images.read_pixels`.
     """
 
     def __init__(self, *, gt: str, lq: str = "", channels: tuple[int, int] = (3, 3)) -> None:
         self._folders, self._channels = [Path(expanded(folder)) for folder in (gt, lq) if folder], channels
         found = [_keys(folder) for folder in self._folders]
-        self._keys = [found[0].keys]
+        self._keys, self.skipped = [found[0].keys], Skipped()
         if lq:
-            self._keys.append([str(partner) for partner in pair_up(*found).lq])
+            partners, alone = pair_up(*found)
+            self._keys.append([str(partner) for partner in partners])
+            for key in alone:
+                self.skipped.add("without partner", key)
 
     @property
     def counts(self) -> list[int]:
