@@ -79,9 +79,7 @@ def test_the_memory_of_realesrgan_at_batch_48(tmp_path: Path) -> None:
     assert launches(tmp_path, "options/realesrgan_x4.yml", "--batch", 48, "--steps", 1, sets=sets)["peak_gib"] < 18.8
 
 
-def test_a_step_is_replayed_as_two_graphs(tmp_path: Path) -> None:
-    """Recording makes no call that a stream in capture forbids, and a replayed step launches no other kernels."""
-    program = """
+REPLAYS = """
 import sys
 from sr.train.builder import Builder, load
 from tests import null_gpu
@@ -98,20 +96,42 @@ for number in range(6):
 counts = null_gpu.counts()
 print(len(engine.graphs.recorded), engine.graphs.off or "on", counts["LAUNCH"], counts.get("SYNC", 0))
 """
-    sets = [
-        "train.cuda_graph=true",
-        "train.compile=false",
-        "data.workers=0",
-        "validation.sets={}",
-        "losses.perceptual.weights=random",
-    ]
-    sets += ["data.batch_size=2", "data.gt_size=64", f"out={tmp_path}"]
-    sets += [f"data.source={{type: folder, gt: {_photos(tmp_path / 'images')}}}"]
-    done = run("-c", program, *sets)
+
+
+def replayed(tmp_path: Path, *sets: str) -> tuple[str, str]:
+    """Run six steps, of which the last must be two replays and wait for nothing. Returns the output and the errors."""
+    images = tmp_path / "images"
+    common = ["data.workers=0", "validation.sets={}", "losses.perceptual.weights=random", "data.batch_size=2"]
+    common += ["data.gt_size=64", f"out={tmp_path}", f"data.source={{type: folder, gt: {images}}}"]
+    done = run("-c", REPLAYS, *common, *sets)
     assert done.returncode == 0, done.stderr[-2000:]
     recorded, state, kernels, syncs = done.stdout.split()[-4:]
     assert (recorded, state, syncs) == ("2", "on", "0")
     assert int(kernels) < 14
+    return done.stdout, done.stderr
+
+
+def test_a_step_is_replayed_as_two_graphs(tmp_path: Path) -> None:
+    """Recording makes no call that a stream in capture forbids, and a replayed step launches no other kernels."""
+    _photos(tmp_path / "images")
+    replayed(tmp_path, "train.cuda_graph=true", "train.compile=false")
+
+
+def test_a_compiled_step_is_replayed_and_its_next_start_compiles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings of a long run on a GPU, `train.compile: auto` with `train.cuda_graph: auto`."""
+    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    _photos(tmp_path / "images")
+    kernels = []
+    for _ in range(2):
+        output = "".join(replayed(tmp_path, "generator.num_block=4"))
+        assert "the generator is compiled" in output
+        kernels.append(sorted((tmp_path / "TRITON_CACHE_DIR").rglob("*.cubin")))
+    assert kernels[0] == kernels[1]
+    assert kernels[0]
 
 
 def test_training_survives_a_recording_that_fails(tmp_path: Path) -> None:
