@@ -20,6 +20,7 @@ from sr.data.make_index import make_index
 from sr.data.sampling_order import SamplingOrder
 from sr.data.where import Where, holds, parse
 from tests.helpers.data import SETTINGS, flat, make_tar, png, same, shown
+from tests.helpers.tiers import slow
 
 pytest_plugins = ["tests.helpers.shard_server"]
 NOISE = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
@@ -160,7 +161,7 @@ def equal(some, others):
     )
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, *slow([2])])
 def test_the_order_does_not_depend_on_what_is_counted(server, at, tmp_path, workers):
     publish(server.folder, shards=9, samples=5, bytes=1000)
     server.publish(indexed=False)  # other tars, which are not named

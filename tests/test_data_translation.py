@@ -21,6 +21,7 @@ from sr.data.make_shards import make_shards
 from sr.data.mix import sides_of
 from sr.data.source import Sample, oriented, resized
 from sr.images import ImageError, write_rgb
+from tests.helpers.tiers import slow
 
 TABLES = {"sources": Table(SOURCES, supplied=("channels",))}
 SETTINGS = {"seed": 3, "scale": 1, "gt_size": 16, "degrade_size": 16, "flip": True, "rotate": True}
@@ -282,7 +283,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["unpaired", "colorize", *slow(["side_by_side", "edges"])])
 def test_workers_ranks_and_restarts_change_nothing(facades, kind):
     part, channels = KINDS[kind]
 

@@ -16,6 +16,7 @@ from sr.nets import GENERATORS
 from sr.nets.io.load import Model, architecture, open_model
 from sr.nets.io.state_dicts import load_weights, save_pth, save_safetensors
 from tests.helpers.models import SMALL, save, saved
+from tests.helpers.tiers import slow
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxslim")),
@@ -52,7 +53,7 @@ def exported(tmp_path: Path, name: str, *args: str) -> Path:
 
 
 @needs_onnx
-@pytest.mark.parametrize(("kind", "scale"), [*((kind, 4) for kind in SMALL), ("rrdbnet", 1), ("rrdbnet", 2)])
+@pytest.mark.parametrize(("kind", "scale"), [*((kind, 4) for kind in SMALL), *slow([("rrdbnet", 1), ("rrdbnet", 2)])])
 def test_onnx_of_every_generator_at_sizes_it_was_not_traced_at(tmp_path, capsys, kind, scale):
     net = saved(tmp_path / "m.safetensors", kind, scale=scale)
     file = exported(tmp_path, "net.onnx")

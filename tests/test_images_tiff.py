@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 
 from sr.images import ImageError, read_image, read_pixels, read_rgb, size_of, tiff
 from sr.images.tiff import read_tiff
+from tests.helpers.tiers import slow
 
 H, W = 21, 27
 COMPRESSIONS = (None, "zlib", "lzma")
@@ -39,7 +40,7 @@ def layouts():
             yield {"compression": compression, "byteorder": order, "tile": tile, "predictor": True}, planar
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("dtype", [np.uint16, *slow([np.uint8])])
 @pytest.mark.parametrize(
     ("channels", "photometric", "extra"),
     [

@@ -26,6 +26,7 @@ from sr.train import checkpoint, run, trainer
 from sr.train.builder import Builder, load
 from sr.train.ema import EMA
 from sr.train.trainer import Trainer
+from tests.helpers.tiers import slow
 
 Recipe = Callable[..., Path]
 
@@ -293,7 +294,7 @@ def test_rates_steps_and_logging_change_freely(
 
 
 @pytest.mark.parametrize(
-    "changed", ["losses.pixel.weight=2.0", "data.batch_size=2", "seed=3", "degrade=[{type: downscale}]"]
+    "changed", ["losses.pixel.weight=2.0", "seed=3", *slow(["data.batch_size=2", "degrade=[{type: downscale}]"])]
 )
 def test_what_is_learned_changes_with_consent_only(validated: Recipe, tmp_path: Path, changed: str) -> None:
     file = validated(validation={"sets": {}})

@@ -123,7 +123,7 @@ def full(file: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-@pytest.mark.parametrize("what", ["log.jsonl", "samples.jsonl", "tensorboard/*"])
+@pytest.mark.parametrize("what", ["log.jsonl", *slow(["samples.jsonl", "tensorboard/*"])])
 def test_a_full_disk_while_logging_is_one_sentence_and_costs_no_checkpoint(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:

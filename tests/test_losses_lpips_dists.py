@@ -13,6 +13,7 @@ from sr.core.errors import UserError
 from sr.losses import calibration
 from sr.losses.dists import DISTS
 from sr.losses.lpips import LPIPS
+from tests.helpers.tiers import slow
 
 needs_lpips = pytest.mark.skipif(find_spec("lpips") is None, reason="lpips, the reference, is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -43,7 +44,7 @@ def scores(tmp_path):
 
 
 @needs_lpips
-@pytest.mark.parametrize("net", ["vgg", "alex", "squeeze"])
+@pytest.mark.parametrize("net", ["alex", "squeeze", *slow(["vgg"])])
 def test_lpips_equals_its_authors(net, images, monkeypatch):
     import lpips
 

@@ -17,6 +17,7 @@ from sr.losses.backbones import BACKBONES, keep_in_half, open_backbone
 from sr.losses.feature_cache import FeatureCache
 from sr.losses.perceptual import VGG19, Perceptual, Style, gram
 from sr.nets.io.basicsr import basicsr
+from tests.helpers.tiers import slow
 
 needs_basicsr = pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr, the reference, is an extra")
 pytestmark = pytest.mark.filterwarnings("ignore:.* has random weights")
@@ -57,7 +58,7 @@ def test_vgg19_equals_basicsr(monkeypatch, images):
 
 
 @needs_basicsr
-@pytest.mark.parametrize("distance", ["l1", "l2"])
+@pytest.mark.parametrize("distance", ["l1", *slow(["l2"])])
 def test_both_parts_equal_basicsr(distance, monkeypatch, images):
     ours = Perceptual(layers=SHALLOW, distance=distance, style_weight=3.0, weights="random")
     reference = as_in_basicsr(ours, monkeypatch, style_weight=3.0)
@@ -82,9 +83,10 @@ def test_gram_forgets_places():
 # ---- backbones -----------------------------------------------------------------------------------------------------
 
 TIMM = ["timm/resnet10t", "timm/vit_tiny_patch16_224", "timm/swin_tiny_patch4_window7_224", "timm/convnext_atto"]
+QUICK = ["vgg19", "alexnet", "squeezenet1_1", "mobilenet_v2", "timm/resnet10t", "timm/vit_tiny_patch16_224"]
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, *TIMM])
+@pytest.mark.parametrize("name", QUICK + slow(sorted({*BACKBONES, *TIMM} - {*QUICK})))
 def test_backbone_gives_maps_of_its_layers_at_any_size(name):
     backbone = open_backbone(name, weights="random")
     assert not any(p.requires_grad for p in backbone.parameters())
@@ -104,9 +106,8 @@ def test_backbone_gives_maps_of_its_layers_at_any_size(name):
     ("name", "layers"),
     [
         ("vgg19", ("conv1_2", "relu1_2", "pool2", "conv5_4")),
-        ("resnet50", ("stem", "layer2")),
         ("mobilenet_v2", ("features.0", "features.4")),
-        ("convnext_tiny", ("features.0", "features.3")),
+        *slow([("resnet50", ("stem", "layer2")), ("convnext_tiny", ("features.0", "features.3"))]),
     ],
 )
 def test_layers_are_those_of_torchvision(name, layers, tmp_path):
@@ -163,7 +164,7 @@ def test_gradient_reaches_the_output_only_and_distance_is_float32():
     assert target.grad is None
 
 
-@pytest.mark.parametrize("name", ["vgg16", "timm/vit_tiny_patch16_224", "timm/resnet10t"])
+@pytest.mark.parametrize("name", ["timm/resnet10t", *slow(["vgg16", "timm/vit_tiny_patch16_224"])])
 def test_checkpointing_changes_no_number(name, images):
     output, target = images
     results, kept = [], []

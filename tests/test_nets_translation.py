@@ -17,6 +17,7 @@ from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.translation import Translator, norm_layer
 from sr.nets.unet import UNet
 from sr.train.builder import TABLES
+from tests.helpers.tiers import slow
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -150,6 +151,7 @@ NETS = {
     },
 }
 """Name -> (keys and shapes, whether it is opened with dropout)."""
+QUICK = ["unet batch", "unet instance", "resnet batch dropout"]
 every_net = pytest.mark.parametrize("name", NETS)
 
 
@@ -223,7 +225,7 @@ def test_starts_as_published(kind: str) -> None:
 # ---- output ----------------------------------------------------------------------------------------------------------
 
 
-@every_net
+@pytest.mark.parametrize("name", [*QUICK, *slow(sorted({*NETS} - {*QUICK}))])
 @pytest.mark.parametrize("training", [True, False])
 def test_output_and_gradients_equal_the_published_network(name: str, training: bool) -> None:
     """In training with a batch of two, whose statistics and dropout are shared; else as test.py --eval.

@@ -18,6 +18,7 @@ from sr.nets.rcan import RCAN
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.srresnet import SRResNet
 from sr.train.model_optimizer import choose_precision
+from tests.helpers.tiers import slow
 
 CPU = torch.device("cpu")
 LOOKS = [probe(48, 3)]
@@ -69,7 +70,7 @@ def test_mixed_is_an_eighth_of_a_step_from_fp32_where_plain_bf16_is_off_by_steps
 
 
 @pytest.mark.parametrize(
-    "net", [EDSR(scale=2, num_block=2), RCAN(scale=2, num_group=1, num_block=2), SRResNet(scale=2)]
+    "net", [EDSR(scale=2, num_block=2), *slow([RCAN(scale=2, num_group=1, num_block=2), SRResNet(scale=2)])]
 )
 def test_mixed_for_other_nets_of_residual_blocks(net):
     way = mixed(net.eval(), "bf16")

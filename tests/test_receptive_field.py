@@ -13,6 +13,7 @@ from sr.inference.predictor import Predictor
 from sr.inference.receptive_field import BOUND, ReceptiveField, cached_field, measure_field, probe, probes
 from sr.nets import GENERATORS
 from sr.nets.io.load import Model
+from tests.helpers.tiers import slow
 
 
 def test_every_net_is_here():
@@ -28,9 +29,11 @@ def difference(model: Model, image: Tensor, **how: Any) -> float:
     return (made - whole).abs().max().item() * 255
 
 
-@pytest.mark.parametrize(
-    ("name", "tile"), [*((name, None) for name in NETS), ("rrdbnet", 96), ("rrdbnet x2", 96), ("basicsr.SwinIR", 96)]
-)
+QUICK = [("rrdbnet", None), ("unet", None), ("resnet_9blocks", None), ("basicsr.SwinIR", None), ("rrdbnet x2", 96)]
+REST = [*((name, None) for name in NETS), ("rrdbnet", 96), ("basicsr.SwinIR", 96)]
+
+
+@pytest.mark.parametrize(("name", "tile"), QUICK + slow(case for case in REST if case not in QUICK))
 def test_tiled_equals_whole(name, tile, monkeypatch):
     """Edges and corners included, with an overlap that the program chose, and tiles that it chose or the user."""
     monkeypatch.setattr(tile_policy, "pixels_that_fit", lambda *_, **__: 100 * 67)

@@ -59,10 +59,13 @@ def teacher(folder: Path, scale: int) -> Path:
 
 
 LIKE_OTHERS = [
+    "colorize_lab",
     "dat2_x4",
+    "distill_x4",
     "edges_to_photo",
     "esrgan_x4",
     "hat_x4",
+    "pix2pix_facades",
     "pix2pix_mixed",
     "pix2pix_perceptual",
     "pix2pix_small",

@@ -23,6 +23,7 @@ from sr.nets.rrdbnet import RRDBNet
 from sr.train import builder
 from sr.train.builder import Builder, load
 from sr.train.trainer import Trainer
+from tests.helpers.tiers import slow
 
 Recipe = Callable[..., Path]
 WAITING = torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero, torch.ops.aten.nonzero, torch.ops.aten.equal
@@ -70,7 +71,7 @@ def prepared(file: Path, *sets: str) -> Trainer:
 
 
 @pytest.mark.parametrize(
-    ("distance", "precision"), [("l1", "fp32"), ("l2", "fp32"), ("charbonnier", "fp32"), ("l1", "bf16")]
+    ("distance", "precision"), [("l1", "fp32"), ("l1", "bf16"), *slow([("l2", "fp32"), ("charbonnier", "fp32")])]
 )
 def test_a_step_stays_in_one_memory_layout(recipe: Recipe, precision: str, distance: str) -> None:
     losses = {
@@ -86,7 +87,7 @@ def test_a_step_stays_in_one_memory_layout(recipe: Recipe, precision: str, dista
     assert layouts.mixed == []
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp16", *slow(["fp32", "bf16"])])
 def test_a_step_that_does_not_log_waits_for_nothing(recipe: Recipe, precision: str) -> None:
     losses = {
         "pixel": {"type": "l1"},
@@ -126,7 +127,7 @@ def test_compiled_training_equals_plain(recipe: Recipe, monkeypatch: pytest.Monk
     assert torch.allclose(*ends, atol=1e-4)
 
 
-@pytest.mark.parametrize("signalled", [False, True])
+@pytest.mark.parametrize("signalled", [True, *slow([False])])
 def test_a_failed_compilation_ends_no_run(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signalled: bool
 ) -> None:
