@@ -5,6 +5,8 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.program import ROOT, Forked
 
 
@@ -23,6 +25,18 @@ def test_the_command_line_starts_without_torch() -> None:
         "assert cli.main(['upscale', '--no-such-flag']) == 2\n"
         "assert cli.main(['recipes']) == 0\n"
         "assert not {'torch', 'numpy', 'pydantic'} & sys.modules.keys(), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_a_photo_is_upscaled_without_the_compiler_of_torch(photos: Path, tmp_path: Path) -> None:
+    """Importing it would double the processor time of a small image."""
+    code = (
+        "import sys; from sr import cli\n"
+        f"assert cli.main(['upscale', {str(next(photos.iterdir()))!r}, '-o', {str(tmp_path)!r}]) == 0\n"
+        "heavy = {'torch._dynamo', 'sympy', 'torchvision', 'accelerate', 'spandrel'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -8,7 +8,7 @@ import torch
 from tiles_table import NETS, model_of
 from torch import Tensor, nn
 
-from sr.inference import tile_policy
+from sr.inference import memory, tile_policy
 from sr.inference.predictor import Predictor
 from sr.inference.receptive_field import BOUND, ReceptiveField, cached_field, measure_field, probe, probes
 from sr.nets import GENERATORS
@@ -29,6 +29,11 @@ def difference(model: Model, image: Tensor, **how: Any) -> float:
     return (made - whole).abs().max().item() * 255
 
 
+def memory_for(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
+    for name in ("pixels_that_fit", "pixels_that_fit_surely"):
+        monkeypatch.setattr(tile_policy, name, lambda *_, **__: pixels)
+
+
 QUICK = [("rrdbnet", None), ("unet", None), ("resnet_9blocks", None), ("basicsr.SwinIR", None), ("rrdbnet x2", 96)]
 REST = [*((name, None) for name in NETS), ("rrdbnet", 96), ("basicsr.SwinIR", 96)]
 
@@ -36,7 +41,7 @@ REST = [*((name, None) for name in NETS), ("rrdbnet", 96), ("basicsr.SwinIR", 96
 @pytest.mark.parametrize(("name", "tile"), QUICK + slow(case for case in REST if case not in QUICK))
 def test_tiled_equals_whole(name, tile, monkeypatch):
     """Edges and corners included, with an overlap that the program chose, and tiles that it chose or the user."""
-    monkeypatch.setattr(tile_policy, "pixels_that_fit", lambda *_, **__: 100 * 67)
+    memory_for(monkeypatch, 100 * 67)
     monkeypatch.setattr(tile_policy, "TILE", 64)
     if name.startswith("basicsr") and importlib.util.find_spec("basicsr") is None:
         pytest.skip("basicsr is an extra")
@@ -198,8 +203,30 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 # ---- tiles from memory, and tiles that differ ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["rrdbnet", "compact", "srresnet"])
+def test_what_surely_fits_is_no_more_than_what_fits(name, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1e9)
+    net, state = model_of(name).net, torch.random.get_rng_state()
+    surely = memory.pixels_that_fit_surely(net, 3, torch.device("cpu"))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert 0 < surely <= memory.pixels_that_fit(net, 3, torch.device("cpu"))
+
+
+def test_attention_over_the_image_is_not_counted_on_small_ones():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scores = nn.Sequential(nn.Linear(1, 1), nn.Softmax(-1))
+
+        def forward(self, x):
+            pixels = x.flatten(2).mean(1)
+            return x + self.scores((pixels[..., None] * pixels[:, None])[..., None]).mean()
+
+    assert memory.pixels_that_fit_surely(Attention(), 3, torch.device("cpu")) == 0
+
+
 def test_tiles_from_memory_are_reported(cache, monkeypatch):
-    monkeypatch.setattr(tile_policy, "pixels_that_fit", lambda *_, **__: 200 * 200)
+    memory_for(monkeypatch, 200 * 200)
     monkeypatch.setattr(tile_policy, "TILE", 64)
     messages: list[str] = []
     assert difference(Model(Blur(9), 1, 1, "blur"), probe(500, 3)[0], say=messages.append) < 0.25
@@ -209,7 +236,7 @@ def test_tiles_from_memory_are_reported(cache, monkeypatch):
 
 
 def test_a_field_that_was_measured_too_small_is_noticed(cache, monkeypatch):
-    monkeypatch.setattr(tile_policy, "pixels_that_fit", lambda *_, **__: 200 * 200)
+    memory_for(monkeypatch, 200 * 200)
     monkeypatch.setattr(tile_policy.TilePolicy, "field", ReceptiveField(2, 0.0))
     messages: list[str] = []
     rings = probes(500, 500, 3)[1][0]

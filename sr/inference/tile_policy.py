@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from sr.inference.memory import pixels_that_fit
+from sr.inference.memory import pixels_that_fit, pixels_that_fit_surely
 from sr.inference.precision import exact, out_of_memory
 from sr.inference.receptive_field import SIDES, ReceptiveField, cached_field, measure_field, takes_means
 from sr.inference.tiling import OVERLAP, SMALLEST, TILE, WHOLE, Tiles, choose_tiles, computed_pixels, overlap_for
@@ -64,6 +64,8 @@ class TilePolicy:
         return max(min(tile, math.isqrt(self._exceeded)) // multiple * multiple, multiple)
 
     def _chosen(self, height: int, width: int) -> Tiles:
+        if self._exceeded is None and height * width <= self._surely:
+            return WHOLE
         limit = self._exceeded or self.limit
         if height * width <= limit:
             return WHOLE
@@ -77,6 +79,10 @@ class TilePolicy:
     def limit(self) -> int:
         """Input pixels for which the memory sufficed at first."""
         return pixels_that_fit(self.model.net, self.model.channels, self.device, element=self.element)
+
+    @cached_property
+    def _surely(self) -> int:
+        return pixels_that_fit_surely(self.model.net, self.model.channels, self.device, element=self.element)
 
     def shrink(self, height: int, width: int) -> bool:
         """Halve the pixels of a tile after memory did not hold one of this size. False: it is the smallest already."""
