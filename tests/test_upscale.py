@@ -54,6 +54,24 @@ def test_a_file_stays_of_its_kind(tmp_path, bits, gray, alpha):
         torch.testing.assert_close(made.alpha, bicubic.resize(given.alpha, scale=2).clamp(0, 1), atol=step, rtol=0)
 
 
+def test_what_a_format_cannot_hold_is_said_once_for_all_images(tmp_path, capsys):
+    cover = torch.linspace(0, 1, 12)[None, :, None].expand(1, 12, 14)
+    for name in ("a", "b"):
+        draw(tmp_path / "in" / f"{name}.png", bits=16, alpha=cover)
+    draw(tmp_path / "in" / "opaque.png", alpha=torch.ones(1, 12, 14))
+    command = ["upscale", str(tmp_path / "in"), "-m", "bicubic", "--scale", "2", "-o"]
+    assert main([*command, str(tmp_path / "jpg"), "--format", "jpg"]) == 0
+    listed = capsys.readouterr().err.splitlines()
+    first = tmp_path / "in" / "a.png"
+    assert listed == [
+        "2 note(s):",
+        f"  2 files, such as {first}: 16 bits become 8: jpg has no more",
+        f"  2 files, such as {first}: transparency is composited on white: jpg has none",
+    ]
+    assert main([*command, str(tmp_path / "png")]) == 0
+    assert "note" not in capsys.readouterr().err
+
+
 def test_a_tree_is_mirrored_and_nothing_is_lost(tmp_path):
     photos, out = tmp_path / "photos", tmp_path / "out"
     for name in ("a.png", "a.jpg", "A.webp", "one b.é.bmp", "deep/a.png", "deep/c.TIF"):

@@ -177,10 +177,18 @@ def print_report(report: Any, args: argparse.Namespace) -> int:
         ways = f" ({report.way})" if report.way else ""
         print(f"{report.seconds:.1f} s, {report.seconds / len(report.written):.2f} s per image{ways}")
     list_failures(report.skipped, "file(s) skipped")
-    list_failures(report.notes, "note(s)")
+    list_failures(_joined(report.notes), "note(s)")
     list_failures(report.damaged, "image(s) damaged, converted as far as they can be decoded")
     list_failures(report.failed, "image(s) failed")
     return code
+
+
+def _joined(notes: Sequence[tuple[Any, str]]) -> list[tuple[str, str]]:
+    """One entry for all files with the same note, which names the first."""
+    files: dict[str, list[str]] = {}
+    for file, note in notes:
+        files.setdefault(note, []).append(str(file))
+    return [(f"{len(of)} files, such as {of[0]}" if of[1:] else of[0], note) for note, of in files.items()]
 
 
 def json_of(entries: Sequence[Any]) -> list[Any]:

@@ -80,6 +80,16 @@ def write_image(path: str | Path, image: ImageData, *, quality: int = 95) -> int
     return len(data)
 
 
+def dropped(path: str | Path, image: ImageData) -> tuple[str, ...]:
+    """What of the pixels the format of the path cannot hold, each as a short phrase."""
+    format = _format(path)
+    clear = image.alpha is not None and format not in WITH_ALPHA and bool((image.alpha < 1).any())
+    found = [f"transparency is composited on white: {format} has none"] if clear else []
+    if image.bits == 16 and format not in DEEP and image.bands is None:
+        found.append(f"16 bits become 8: {format} has no more")
+    return tuple(found)
+
+
 def _profile(path: str | Path, image: ImageData, format: str) -> bytes | None:
     """The ICC profile to write. Formats other than PNG get a profile that is equivalent to the color chunks."""
     if image.icc or format == "png" or not image.meta.color:

@@ -17,6 +17,7 @@ from sr.core.atomic import DISK_FULL
 from sr.core.daemon_pool import DaemonPool
 from sr.core.errors import UserError
 from sr.images import MAX_PIXELS, ImageData, ImageError, read_image, size_of, write_image
+from sr.images.write import dropped
 from sr.inference.folders.manifest import Manifest, Stamp, stamp
 from sr.inference.folders.memory_budget import MemoryBudget
 from sr.inference.folders.plan import ConversionJob
@@ -34,7 +35,7 @@ Finish = Callable[[], Sequence[ImageData]]
 @dataclass
 class Outcome:
     """The jobs of one process. kept: already done, by their content. damaged: written or kept, but from an input of
-    which parts are missing, with what is missing. notes: what reading left out."""
+    which parts are missing, with what is missing. notes: what reading and writing left out."""
 
     written: list[ConversionJob] = field(default_factory=list)
     kept: list[ConversionJob] = field(default_factory=list)
@@ -273,7 +274,7 @@ class Pipeline:
     def _pass_on(self, loaded: _Loaded, made: ImageData) -> None:
         self._to_write.take(made.pixels, turn=self._writes)
         self._writes += 1
-        without = loaded._replace(image=None)
+        without = loaded._replace(image=None, notes=loaded.notes + dropped(loaded.job.target, made))
         self._behind.append((without, self._writers.submit(self._write, without, made)))
 
     def _settle(self, *, wait: bool) -> None:
