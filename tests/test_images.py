@@ -1,6 +1,7 @@
 import contextlib
 import io
 import os
+import re
 import struct
 import zlib
 
@@ -189,6 +190,24 @@ def test_bmp_of_16_bits_per_pixel():
     row = struct.pack("<3HH", 0xFFFF, 0xF800, 0x001F, 0)
     data = b"BM" + struct.pack("<IHHI", 14 + len(head) + len(row), 0, 0, 14 + len(head)) + head + row
     assert read_rgb(data).tolist() == [[[255, 255, 255], [255, 0, 0], [0, 0, 255]]]
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIF (HEIC)"),
+        (b"8BPS\0\x01", "a Photoshop document"),
+        (b'<?xml version="1.0"?>\n<!-- a -->\n<svg xmlns="">', "SVG"),
+        (b"<svg>", "SVG"),
+    ],
+)
+def test_what_pillow_does_not_read_is_named(head, name, tmp_path):
+    (tmp_path / "a.png").write_bytes(head + bytes(100))
+    for source in (tmp_path / "a.png", head + bytes(100)):
+        with pytest.raises(ImageError, match=rf"is {re.escape(name)}, which is not read; convert it to PNG$"):
+            read_image(source)
 
 
 def test_reduced_bit_depth_is_noted():

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
 from sr.images import jpeg, png
 from sr.images.color_space import read_color
@@ -424,9 +424,31 @@ def _deep_gray_and_alpha(source: bytes) -> np.ndarray:
     return halves[..., 0::2] << 8 | halves[..., 1::2]
 
 
+UNKNOWN = "not an image in a known format"
+NAMES = {  # of formats that people have and Pillow does not read, by a pattern of their first bytes
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
+    rb"....ftyp(hei[cx]|hev[cx]|mif1|msf1)": "HEIF (HEIC)",
+    **({} if features.check("avif") else {rb"....ftypavi[fs]": "AVIF"}),
+    rb"....ftypcrx |II.\0......CR|FUJIFILMCCD-RAW": "a camera's raw file",
+    rb"8BPS": "a Photoshop document",
+    rb"v/1\x01": "OpenEXR",
+    rb"#\?RADIANCE|#\?RGBE": "Radiance HDR",
+    rb"%PDF": "PDF",
+    rb"\s*<(?=.{0,1000}<svg[\s>])|<svg[\s>]": "SVG",
+}
+
+
+def _name_of(source: Source) -> str:
+    with contextlib.suppress(OSError):
+        head = _bytes(source)[:4096]
+        return next((name for pattern, name in NAMES.items() if re.match(pattern, head, re.DOTALL)), "")
+    return ""
+
+
 def _unreadable(source: Source, name: str | None, error: Exception) -> ImageError:
     shown = name or ("image" if isinstance(source, bytes) else str(source))
     if isinstance(error, UnidentifiedImageError):
-        return ImageError(shown, "not an image in a known format")
+        known = _name_of(source)
+        return ImageError(shown, f"is {known}, which is not read; convert it to PNG" if known else UNKNOWN)
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return ImageError(shown, " ".join(str(reason).split()))
