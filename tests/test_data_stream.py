@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from sr.core.errors import UserError
 from sr.data.crops import Crops
@@ -223,6 +223,18 @@ class Stuck(Noise):
         if get_worker_info().id:
             time.sleep(60)
         raise UserError("lost")
+
+
+def test_a_process_that_starts_meanwhile_outlives_the_workers(monkeypatch):
+    other, start = multiprocessing.Process(target=time.sleep, args=(60,)), DataLoader.__iter__
+    monkeypatch.setattr(DataLoader, "__iter__", lambda loader: (other.start(), start(loader))[1])
+    batches = Loader(Noise([8]), batch_size=2, workers=1, **SETTINGS).batches()
+    next(batches)
+    batches.close()
+    assert other.is_alive()
+    assert multiprocessing.active_children() == [other]
+    other.kill()
+    other.join()
 
 
 def test_no_worker_outlives_the_error_of_another(monkeypatch):

@@ -4,7 +4,10 @@ import signal
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from multiprocessing import active_children
+from copy import copy
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -47,6 +50,7 @@ class Loader:
 
     def batches(self, consumed: int = 0) -> Generator[RawBatch, None, None]:
         """Yield micro-batches without end. Raises UserError if the data cannot be read, and WorkerLost."""
+        workers: list[BaseProcess] = []
         loader: DataLoader = DataLoader(
             self._crops,
             batch_size=None,
@@ -56,12 +60,11 @@ class Loader:
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=PREFETCH if self._workers else None,
             worker_init_fn=_ignore_signals,
+            multiprocessing_context=_recording(workers) if self._workers else None,
             # A separate generator, since starting workers would otherwise draw from the global one at every resume.
             generator=torch.Generator().manual_seed(self._seed),
         )
-        others = active_children()
         batches = iter(loader)
-        workers = [child for child in active_children() if child not in others]
         try:
             while True:
                 start = time.perf_counter()
@@ -88,6 +91,19 @@ class _Positions(Sampler[list[int]]):
         while True:
             yield list(range(start, start + self._size))
             start += self._stride
+
+
+def _recording(workers: list[BaseProcess]) -> BaseContext:
+    """The default context of multiprocessing, except that it adds each process to `workers`."""
+    default = get_context()
+
+    def process(*args: Any, **kwargs: Any) -> BaseProcess:
+        workers.append(default.Process(*args, **kwargs))
+        return workers[-1]
+
+    context = copy(default)
+    setattr(context, "Process", process)  # noqa: B010  (a class attribute to mypy)
+    return context
 
 
 def _ignore_signals(worker: int) -> None:
