@@ -195,8 +195,6 @@ def test_bmp_of_16_bits_per_pixel():
 @pytest.mark.parametrize(
     ("head", "name"),
     [
-        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIF (HEIC)"),
         (b"8BPS\0\x01", "a Photoshop document"),
         (b'<?xml version="1.0"?>\n<!-- a -->\n<svg xmlns="">', "SVG"),

@@ -188,7 +188,7 @@ def test_a_lossless_webp_stays_lossless(tmp_path, alpha):
 
 def test_all_readable_suffixes_are_listed(tmp_path):
     image, names = Image.fromarray(RGB), []
-    for suffix, format in READ_FORMATS.items():
+    for suffix, format in READ_FORMATS.items() - {(".jxl", "JXL")}:  # see test_images_jxl.py
         names.append(f"a{suffix}")
         image.convert("1" if suffix == ".pbm" else "L" if suffix == ".pgm" else "RGB").save(
             tmp_path / names[-1], format

@@ -34,6 +34,8 @@ def read_color(image: Image.Image, data: bytes) -> Color:
     if kind == "JPEG2000":
         deep = image.mode != "I;16" and _j2k_bits(data) > 8
         return Color(icc or _restricted_icc(data), notes=EIGHT_BITS if deep else ())
+    if kind == "JXL":
+        return Color(icc, notes=EIGHT_BITS if image.info["bits_per_sample"] > 8 else ())
     return Color(icc or (_exif_icc(image) if image.mode == "RGB" else None))
 
 

@@ -10,6 +10,7 @@ READ_FORMATS = {
     ".mpo": "JPEG",
     ".webp": "WEBP",
     ".avif": "AVIF",
+    ".jxl": "JXL",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
-from sr.images import jpeg, png
+from sr.images import jpeg, jxl, png
 from sr.images.color_space import read_color
 from sr.images.formats import READ_FORMATS
 from sr.images.image import ImageData, ImageError
@@ -28,7 +28,7 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, which are dropped
 
 Source = str | Path | bytes
-FORMATS = tuple(sorted({*READ_FORMATS.values()} - {"TIFF"}))  # of Pillow; for TIFF see sr.images.tiff
+FORMATS = tuple(sorted({*READ_FORMATS.values()} - {"TIFF", "JXL"}))  # of Pillow; for these see sr.images.tiff, jxl
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def read_image(
 def size_of(source: Source, *, name: str | None = None) -> tuple[int, int]:
     """Read (height, width) of the oriented image from its header. Raises ImageError."""
     try:
-        if _is_tiff(source):
+        if is_tiff(_head(source)):
             return tiff_size(_file(source))
         try:
             opened = _open(source)
@@ -308,7 +308,7 @@ def _bytes(source: Source) -> bytes:
 
 def count_bands(path: Path) -> int:
     """The number of channels of a TIFF that has more than 4; 0 for all other files."""
-    if not _is_tiff(path):
+    if not is_tiff(_head(path)):
         return 0
     try:
         return tiff_bands(path)
@@ -320,11 +320,11 @@ def _file(source: Source) -> str | Path | io.BytesIO:
     return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
-def _is_tiff(source: Source) -> bool:
+def _head(source: Source) -> bytes:
     if isinstance(source, bytes):
-        return is_tiff(source[:4])
+        return source[:16]
     with open(source, "rb") as file:
-        return is_tiff(file.read(4))
+        return file.read(16)
 
 
 def _is_lossless_webp(data: bytes) -> bool:
@@ -340,13 +340,15 @@ def _is_lossless_webp(data: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "JXL":  # the decoder has applied it
+        return 1
     with contextlib.suppress(Exception):
         return image.getexif().get(0x0112, 1)
     return 1
 
 
 def _open(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    image = Image.open(_file(source), formats=FORMATS)
+    image = jxl.open_jxl(_file(source)) if jxl.is_jxl(_head(source)) else Image.open(_file(source), formats=FORMATS)
     try:
         check_size(image.width, image.height, max_pixels)
     except ValueError:
@@ -366,7 +368,8 @@ def _upright(image: Image.Image) -> Image.Image | np.ndarray:
     """Decode, apply the EXIF orientation and convert to gray or RGB with or without alpha; 16-bit gray is an array."""
     image.load()
     with contextlib.suppress(Exception):  # a damaged EXIF table has no orientation
-        ImageOps.exif_transpose(image, in_place=True)
+        if _orientation(image) != 1:
+            ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
@@ -396,7 +399,8 @@ def _cmyk_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _raw_mode(image: Image.Image) -> str:
     """Pillow's name of the sample layout in the file; the last letter is the byte order (N for native)."""
-    args = image.tile[0].args if getattr(image, "tile", None) else ""  # type: ignore[attr-defined]
+    tiles = getattr(image, "tile", None)
+    args = getattr(tiles[0], "args", "") if tiles else ""  # JPEG XL has plain tuples
     return str(args[0] if isinstance(args, tuple) else args)
 
 
@@ -426,7 +430,6 @@ def _deep_gray_and_alpha(source: bytes) -> np.ndarray:
 
 UNKNOWN = "not an image in a known format"
 NAMES = {  # of formats that people have and Pillow does not read, by a pattern of their first bytes
-    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
     rb"....ftyp(hei[cx]|hev[cx]|mif1|msf1)": "HEIF (HEIC)",
     **({} if features.check("avif") else {rb"....ftypavi[fs]": "AVIF"}),
     rb"....ftypcrx |II.\0......CR|FUJIFILMCCD-RAW": "a camera's raw file",

@@ -24,7 +24,7 @@ TAR = ".tar"
 LISTS = "list:", "@"
 
 # Rough number of pixels per byte of a file: enough to start with what takes longest.
-_DENSITY = {".jpg": 4.0, ".jpeg": 4.0, ".jfif": 4.0, ".webp": 6.0, ".avif": 9.0, ".png": 0.6}
+_DENSITY = {".jpg": 4.0, ".jpeg": 4.0, ".jfif": 4.0, ".webp": 6.0, ".avif": 9.0, ".jxl": 9.0, ".png": 0.6}
 _DENSITY |= dict.fromkeys(VIDEOS, 200.0)
 
 
