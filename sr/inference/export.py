@@ -1,8 +1,11 @@
 """Export a trained generator for other programs: ONNX, the published .pth layouts, safetensors."""
 
 import json
+import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -171,15 +174,29 @@ def _trace(model: Model, path: Path, opset: int) -> None:
     axes = {0: "batch", 2: "height", 3: "width"}
     open_axes = {"image": axes, "output": {axis: f"output_{name}" if axis else name for axis, name in axes.items()}}
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["output"], "dynamic_axes": open_axes}
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _no_graph_dump():
         warnings.simplefilter("ignore")  # about tracing; the result is compared with PyTorch below
         try:
             image = torch.zeros(1, model.channels, height, width)
             torch.onnx.export(model.net, (image,), str(path), dynamo=False, opset_version=opset, **names)
         except Exception as error:  # a layer without an ONNX form raises any of many types
-            raise UserError(
-                f"{model.name} has no ONNX form ({first_line(error)}); export .safetensors, or try --opset"
-            ) from None
+            reason = first_line(error).partition(" Please feel free")[0].rstrip(".")
+            raise UserError(f"{model.name} has no ONNX form ({reason}); export .safetensors, or try --opset") from None
+
+
+@contextmanager
+def _no_graph_dump() -> Iterator[None]:
+    """Where a layer has no ONNX form, torch prints the graph, hundreds of lines, to the standard output of the process,
+    whatever `verbose` is."""
+    sys.stdout.flush()
+    before, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+        os.close(nowhere)
 
 
 def _simplify(path: Path, *, half: bool) -> None:

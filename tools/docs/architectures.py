@@ -175,11 +175,16 @@ def _difference(made: Tensor, wanted: Tensor) -> str:
 
 
 def _onnx(file: Path) -> str:
+    """ "", or why not: sr's reason, of torch's the part that says it."""
     try:
-        export(file, file.with_suffix(".onnx"))
-    except Exception as error:  # a tracer fails in many ways
-        operator = re.search(r"operator '([\w:]+)'", str(error))
-        return f"no ({operator[1]})" if operator else "no (fixed sizes only)" if "differs" in str(error) else "no"
+        export(str(file), file.with_suffix(".onnx"))
+    except UserError as error:
+        if "differs from PyTorch" in str(error):
+            return "no (fixed sizes only)"
+        reason = re.search(r"has no ONNX form \((.*)\); export", str(error))
+        said = reason[1] if reason else first_line(error)
+        operator = re.search(r"operator '?([\w:]+(?: \w+)?)", said)
+        return f"no ({operator[1] if operator else said})"
     return ""
 
 
