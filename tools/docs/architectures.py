@@ -175,7 +175,7 @@ def _difference(made: Tensor, wanted: Tensor) -> str:
 
 
 def _onnx(file: Path) -> str:
-    """ "", or why not: sr's reason, of torch's the part that says it."""
+    """Why there is no file, in the words of sr or the name of the operator that torch lacks; empty: there is one."""
     try:
         export(str(file), file.with_suffix(".onnx"))
     except UserError as error:
