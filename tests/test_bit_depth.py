@@ -11,6 +11,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from sr.data.batch import RawBatch, SubBatch
 from sr.data.codecs import decode, encode
 from sr.data.colorize import Colorize
 from sr.data.crops import Crops
@@ -100,8 +101,6 @@ def test_a_sample_of_8_bits_is_the_same_among_deep_ones() -> None:
 
     degradation = Degradation([Downscale()], scale=2, gt_size=16, seed=0)
     prepare = OnDeviceBatch(degradation, device=torch.device("cpu"), channels_last=False)
-    from sr.data.batch import RawBatch, SubBatch
-
     sizes = {"scale": 2, "gt_size": 16, "degrade_size": 20, "flip": True, "rotate": True}
     for inner in (None, degradation):
         crops = Crops(Both(), seed=0, degradation=inner, **sizes)
@@ -113,6 +112,17 @@ def test_a_sample_of_8_bits_is_the_same_among_deep_ones() -> None:
             one = prepare(RawBatch([SubBatch(*group) for group in alone["groups"]]))
             assert one.lq[0].equal(batch.lq[position])
             assert one.gt[0].equal(batch.gt[position])
+
+
+def test_images_of_16_bits_are_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
+    degradation = Degradation([Downscale()], scale=2, gt_size=16, seed=0)
+    prepare = OnDeviceBatch(degradation, device=torch.device("cpu"), channels_last=False, deep_note="16 bits")
+    said = []
+    for dtype in (torch.uint8, torch.uint16, torch.uint16):
+        images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8).to(dtype)
+        prepare(RawBatch([SubBatch([0], [0], images, None)]))
+        said.append(capsys.readouterr().err)
+    assert said == ["", "16 bits\n", ""]
 
 
 @pytest.mark.parametrize("rotate", [False, True])

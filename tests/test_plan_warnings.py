@@ -9,6 +9,7 @@ from sr.train.builder import Builder, load
 from sr.train.plan_warnings import plan_warnings
 from sr.train.summary import summary
 from tests.helpers.program import ROOT
+from tests.helpers.tiers import slow
 
 Recipe = Callable[..., Path]
 SOUND = ("train.total_steps=100", "save.every=50", "log.every=10", "validation.every=50")
@@ -60,6 +61,15 @@ def test_recipes_have_no_warning(file: Path) -> None:
         (
             "generator={type: spandrel.DCTLSA, nf: 10, num_head: 2}",
             "other programs open every spandrel.DCTLSA with num_",
+        ),
+        *slow(
+            [
+                (
+                    "generator={type: spandrel.GRL, embed_dim: 8, depths: [1], num_heads_window: [2], "
+                    "num_heads_stripe: [2], window_size: 8, stripe_size: [8, 8]}",
+                    "other programs open every spandrel.GRL with window_size",
+                )
+            ]
         ),
         ("log.every=101", "log.every 101 is beyond"),
     ],

@@ -12,6 +12,7 @@ from sr.nets import GENERATORS
 from sr.nets.io.state_dicts import load_weights, save_pth
 from sr.train.builder import Builder, load
 from sr.train.summary import summary
+from tests.helpers.training import assert_same, state
 
 Recipe = Callable[..., Path]
 
@@ -74,10 +75,10 @@ def test_a_checkpoint_starts_another_run(recipe: Recipe, tmp_path: Path) -> None
         {"discriminator": str(folder / "discriminator.safetensors"), "generator": str(folder / "ema.safetensors")},
     ):
         nets = build(recipe(name="next", init=init)).nets
-        for player, state in wanted.items():
+        for player, weights in wanted.items():
             net = nets.make(player)
             assert nets.load_initial(player, net) == []
-            assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+            assert all(torch.equal(value, weights[key]) for key, value in net.state_dict().items())
     nets = build(recipe(name="next", init={"generator": str(folder / "generator.safetensors")})).nets
     net = nets.make("generator")
     assert nets.load_initial("generator", net) == []
@@ -98,6 +99,9 @@ def test_frozen_parameters_stay_and_the_run_resumes(recipe: Recipe) -> None:
     for name, value in again.players["generator"].raw.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith(("body.", "conv_first.")), name
     assert "M of them frozen" in str(summary(load(file)))
+    whole = build(recipe(name="whole", freeze=load(file).freeze), "train.total_steps=4").trainer()
+    whole.run()
+    assert_same(state(whole), state(again))
 
 
 def test_a_pattern_has_to_match_and_something_has_to_train(recipe: Recipe) -> None:

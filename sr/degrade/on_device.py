@@ -1,28 +1,43 @@
 """The last step of the loader: copy raw crops to the device and synthesize LR images where the data has none."""
 
+import sys
+
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from sr.data.batch import Batch, RawBatch, SubBatch
 from sr.degrade.draws import upload
 from sr.degrade.mixing import Mixer
 from sr.degrade.pipeline import Degradation
+from sr.distributed import comm
 
 
 class OnDeviceBatch:
     """Turn a RawBatch on the host into a Batch on the device. One batch may mix sources with and without LR images.
 
     Samples that come with an LR image are neither degraded nor sharpened: their target is the ground truth.
+    deep_note: printed by rank 0 when its first image of 16 bits comes.
     """
 
     def __init__(
-        self, degradation: Degradation, mixer: Mixer | None = None, *, device: torch.device, channels_last: bool
+        self,
+        degradation: Degradation,
+        mixer: Mixer | None = None,
+        *,
+        device: torch.device,
+        channels_last: bool,
+        deep_note: str = "",
     ) -> None:
-        self.degradation, self.mixer, self.device = degradation, mixer, device
+        self.degradation, self.mixer, self.device, self._deep_note = degradation, mixer, device, deep_note
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, raw: RawBatch) -> Batch:
         pairs, groups = [self._pair(group) for group in raw.groups], raw.groups
+        if self._deep_note and any(group.gt.element_size() == 2 for group in groups):
+            if comm.is_main():
+                tqdm.write(self._deep_note, file=sys.stderr)
+            self._deep_note = ""
         batch = pairs[0] if len(pairs) == 1 else self._joined(pairs, [row for group in groups for row in group.rows])
         if self.mixer:
             keys = [key for group in groups for key in zip(group.rows, group.positions, strict=True)]

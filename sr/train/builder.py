@@ -57,6 +57,7 @@ from sr.train.schedules import SCHEDULES, Schedule, Warmup
 from sr.train.trackers import TRACKERS, Sink
 from sr.train.trainer import Trainer
 
+ROUNDED = "data: images of 16 bits, but bf16 rounds what the network makes to about 8; set train.precision: fp32"
 COMPILED_STEPS = 10_000  # of a run from which `train.compile: auto` pays
 WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
 REGULARIZERS: dict[str, tuple[Any, Any]] = {"regularizers": (list[Annotated[Any, PartOf("gan_terms")]], [])}
@@ -303,7 +304,11 @@ class Builder:
             ema=ema,
             batches=stream.batches,
             prepare=OnDeviceBatch(
-                degradation, self.mixer(stream.micro_batch), device=device, channels_last=train.channels_last
+                degradation,
+                self.mixer(stream.micro_batch),
+                device=device,
+                channels_last=train.channels_last,
+                deep_note=ROUNDED if precision == "bf16" else "",
             ),
             evaluate=validation if validation.rounds else None,
             export=self.nets.export,

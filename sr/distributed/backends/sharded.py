@@ -42,7 +42,10 @@ def check_player(name: str, net: nn.Module, optimizer: torch.optim.Optimizer, *,
             "fp32, or launch with --multi_gpu"
         )
     if way.startswith("ZeRO") and not all(parameter.requires_grad for parameter in net.parameters()):
-        raise UserError(f"freeze.{name} does not work with {way}; remove it, or launch with --multi_gpu or FSDP2")
+        raise UserError(
+            f"the {name} has parameters that are not trained (by freeze.{name}, or unused in its architecture), which "
+            f"{way} does not support; launch with --multi_gpu or FSDP2"
+        )
     if len(list(net.parameters())) < len(list(net.named_parameters(remove_duplicate=False))):
         raise UserError(f"the {name} uses a weight in two places, which {way} cannot shard; launch with --multi_gpu")
 
