@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from spandrel import ModelLoader
+from spandrel.architectures.SPAN import SPAN
 from torch import Tensor, nn
 
 from sr.cli import main
@@ -15,7 +17,7 @@ from sr.images.alpha import bleed_colors
 from sr.inference.folders.convert import plan
 from sr.inference.upscale import Upscaler, pick_model, upscale
 from sr.nets.io.load import Model, architecture
-from sr.nets.io.state_dicts import save_safetensors
+from sr.nets.io.state_dicts import save_pth, save_safetensors
 from sr.nets.rrdbnet import RRDBNet
 
 BICUBIC = pick_model("bicubic", scale=2)
@@ -33,6 +35,18 @@ def names(folder: Path) -> list[str]:
     """Of all files, but for the records of what was made."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in found if not name.startswith(".sr/"))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_network_of_spandrel_upscales_a_file(tmp_path, capsys, bits):
+    save_pth(tmp_path / "m.pth", SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2).state_dict())
+    given = draw(tmp_path / "in.png", bits=bits)
+    assert (
+        main(["upscale", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), "-m", str(tmp_path / "m.pth")]) == 0
+    )
+    made = ModelLoader().load_from_file(tmp_path / "m.pth")(given.rgb[None])[0]
+    step = 0.51 / (2**bits - 1)
+    torch.testing.assert_close(read_image(tmp_path / "out.png").rgb, made, atol=step + 1e-5, rtol=0)
 
 
 KINDS = [(8, gray, alpha) for gray in (False, True) for alpha in (False, True)]

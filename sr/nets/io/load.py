@@ -1,10 +1,12 @@
 """Open trained generators from files of sr and of other trainers."""
 
+import inspect
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -229,10 +231,13 @@ class _Spandrel(nn.Module):
     def __init__(self, descriptor: Any) -> None:
         super().__init__()
         self.model = route_each_image(descriptor.model)
-        self._call = descriptor
+        # Without spandrel's torch.inference_mode, whose outputs could not be changed in place.
+        self._call = partial(inspect.unwrap(type(descriptor).__call__), descriptor)
 
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        return self._call(x)
+        made: Tensor = self._call(x)
+        return made
 
 
 def _from_spandrel(path: str | Path, state: State) -> Model:
