@@ -55,6 +55,9 @@ def test_the_steepest_descent_is_suggested() -> None:
     rates = [10 ** (-6 + n / 10) for n in range(50)]
     points = [(rate, 1 / (1 + math.exp(3 * (math.log10(rate) + 4))) + max(0, math.log10(rate) + 2)) for rate in rates]
     assert trials.suggestion(points) == pytest.approx(1e-4, rel=0.3)
+    noise = [0.1 * (n % 3) * (n < 10) for n in range(50)]  # the first means are over few batches
+    noisy = [(rate, loss + extra) for (rate, loss), extra in zip(points, noise, strict=True)]
+    assert trials.suggestion(noisy) == pytest.approx(1e-4, rel=0.3)
 
 
 def test_both_at_once_are_refused(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,11 +144,14 @@ def _observe(trainer: Trainer, points: list[tuple[float, float]], mean: float) -
 
 
 def suggestion(points: list[tuple[float, float]]) -> float:
-    """Return the rate at the steepest descent of the loss before its minimum, over the logarithm of the rate."""
-    last = min(range(len(points)), key=lambda n: points[n][1])
+    """Return the rate at the steepest descent of the loss before its minimum, over the logarithm of the rate.
+
+    A slope spans a fifth of the test: between neighbors it is that of the batches, not of the rate.
+    """
+    last, span = min(range(len(points)), key=lambda n: points[n][1]), max(1, len(points) // 10)
     slopes = {
-        n: (points[n + 1][1] - points[n - 1][1]) / math.log(points[n + 1][0] / points[n - 1][0])
-        for n in range(1, min(last, len(points) - 2) + 1)
+        n: (points[n + span][1] - points[n - span][1]) / math.log(points[n + span][0] / points[n - span][0])
+        for n in range(span, min(last, len(points) - span - 1) + 1)
     }
     return points[min(slopes, key=lambda n: slopes[n])][0] if slopes else points[0][0]
 
