@@ -180,13 +180,16 @@ def test_measures_what_is_asked_and_a_gan_has_a_perceptual_best(
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{name}.png")
         sets = {"own": {"hr": str(tmp_path / f"{name}.png")}}
-        run = engine(recipe(name=name, validation={"every": 2, "sets": sets, "metrics": ["l1"]}), "train.total_steps=2")
+        asked = {"every": 2, "sets": sets, "metrics": ["l1", "dists"]}
+        run = engine(recipe(name=name, validation=asked), "train.total_steps=2")
         run.run()
         assert run.best["metric"] == best
         (row,) = (line for line in map(json.loads, (run.options.folder / "log.jsonl").open()) if "val/own/l1" in line)
         assert f"val/own/{best}" in row
         assert "val/own/ssim_y" not in row, "it was not asked for"
-        assert f"net_g_best is chosen by {best}; no lpips: AlexNet's weights" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert f"net_g_best is chosen by {best}; no lpips: AlexNet's weights" in shown
+        assert "validation.metrics: dists is not measured: VGG16's weights" in shown
 
 
 def test_an_overflow_that_the_scaler_answers_is_no_failure(recipe: Recipe) -> None:

@@ -193,6 +193,8 @@ def test_weights_from_a_file(tmp_path, images):
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"part\.pth does not hold the weights of torchvision's vgg19"):
         VGG19(layers=SHALLOW, weights=str(tmp_path / "part.pth"))
+    with pytest.raises(UserError, match=r"vgg19 has no weights IMAGENET1K_V2; set weights to IMAGENET1K_V1, pretr"):
+        VGG19(layers=SHALLOW, weights="IMAGENET1K_V2")
 
 
 def test_timm_weights_from_a_file(tmp_path, images):

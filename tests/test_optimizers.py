@@ -78,6 +78,10 @@ def test_groups_by_pattern() -> None:
 def test_names_that_cannot_be_used() -> None:
     for name, words in (
         ("timm.Lyon", r"Did you mean 'Lion'"),
+        ("timm.adan", r"Did you mean 'timm.Adan'"),
+        ("pytorch_optimizer.Lion", r"Did you mean 'timm.Lion'"),
+        ("torch.AdamW", r"Did you mean 'adamw'"),
+        ("prodigy", r"Did you mean 'pytorch_optimizer.Prodigy'"),
         ("pytorch_optimizer.ScheduleFreeAdamW", r"its own, and needs another loop; use adamw"),
         ("pytorch_optimizer.Fromage", r"no optimizer pytorch_optimizer.Fromage here"),
     ):

@@ -8,6 +8,7 @@ import torch
 
 from sr.config.json_schema import schema
 from sr.config.options import Options
+from sr.config.registry import find
 from sr.core.errors import UserError
 from sr.inference.export import export
 from sr.nets.io.load import architecture
@@ -67,6 +68,10 @@ def test_wrong_scales_and_names_are_refused() -> None:
         spandrel_arch("NAFNet")(scale=2)
     with pytest.raises(UserError, match=r"spandrel.SPAM does not exist.*Did you mean 'SPAN'"):
         spandrel_arch("SPAM")
+    with pytest.raises(UserError, match=r"Did you mean 'SPAN'"):
+        spandrel_arch("span")
+    with pytest.raises(UserError, match=r"no 'SPAN' here.*Did you mean 'spandrel.SPAN'"):
+        find(TABLES["generators"], "SPAN")
     with pytest.raises(UserError, match=r"spandrel.LaMa is not supported: it needs a mask"):
         spandrel_arch("LaMa")
 

@@ -50,6 +50,7 @@ class Table:
         shared: keys that every part of the table accepts in addition to its own, as name -> (type, default).
         supplied: parameters that the program passes, not the options file.
         members: returns the types and constructors of families that can be listed.
+        named: types of families to propose for a name that does not exist.
         positional: how many first parameters of a constructor are passed by position.
     """
 
@@ -58,6 +59,7 @@ class Table:
     supplied: tuple[str, ...] = ()
     members: Callable[[], Mapping[str, Factory]] = dict
     positional: int = 0
+    named: tuple[str, ...] = ()
 
     def left_out(self, factory: Factory) -> tuple[str, ...]:
         """Return the parameters that options cannot set."""
@@ -87,7 +89,7 @@ def find(table: Table, name: str, *, plugins: bool = True) -> Factory:
         return table.rows[name]
     if dot:
         return _plugin(name, allowed=plugins)
-    raise UserError(f"no '{name}' here. Known: {', '.join(table.rows)}.{nearest(name, list(table.rows))}")
+    raise UserError(f"no '{name}' here. Known: {', '.join(table.rows)}.{nearest(name, [*table.rows, *table.named])}")
 
 
 def _plugin(name: str, *, allowed: bool) -> Factory:

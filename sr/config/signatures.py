@@ -26,6 +26,7 @@ def encode(tables: Tables) -> dict[str, Any]:
             "shared": {key: [_encoded(kind), default] for key, (kind, default) in table.shared.items()},
             "supplied": table.supplied,
             "positional": table.positional,
+            "named": table.named,
         }
         for name, table in tables.items()
     }
@@ -44,6 +45,7 @@ def decode(encoded: Mapping[str, Any], whole: Callable[[], Tables]) -> Tables:
             tuple(table["supplied"]),
             members=functools.partial(_members, name, whole),
             positional=table["positional"],
+            named=tuple(table["named"]),
         )
         for name, table in encoded.items()
     }

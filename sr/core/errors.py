@@ -18,9 +18,15 @@ class UserError(Exception):
 
 
 def nearest(word: str, known: Iterable[object], cutoff: float = 0.6) -> str:
-    """Return ` Did you mean 'x'?` with the known word that is most similar, or nothing."""
-    close = difflib.get_close_matches(word, [str(each) for each in known], n=1, cutoff=cutoff)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """Return ` Did you mean 'x'?` with the known word that is most similar, or nothing.
+
+    Case does not count, and `lion` means `timm.Lion` if there is no other.
+    """
+    words = {str(each).lower(): str(each) for each in known}
+    close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=cutoff)
+    ends = [each for each in words if each.endswith(f".{word.lower()}")]
+    best = next((each for each in (word.lower(), *ends, *close) if each in words), None)
+    return f" Did you mean '{words[best]}'?" if best else ""
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -246,6 +247,9 @@ def _weights(name: str, published: models.WeightsEnum, source: str, wanted: Stat
     """A value for each of the `wanted` parameters and buffers, in float32."""
     if source == "random":
         return _random(wanted)
+    if source != "pretrained" and not Path(source).suffix and not Path(source).exists():
+        known = ", ".join(one.name for one in type(published))
+        raise UserError(f"torchvision's {name} has no weights {source}; set weights to {known}, pretrained or a file")
     found = _download(name, published) if source == "pretrained" else load_weights(source)[0]
     # older files lack these counters, which eval mode does not use
     found = {key: torch.zeros(()) for key in wanted if key.endswith("num_batches_tracked")} | found

@@ -81,6 +81,7 @@ ARCHITECTURES = {
     "UpCunet3x": _Row(minimum=32, module="RealCUGAN", scales=(3,)),
     "UpCunet4x": _Row(minimum=32, module="RealCUGAN", scales=(4,)),
 }
+NAMED = tuple(f"spandrel.{name}" for name in ARCHITECTURES)
 _REFUSED = {
     "AuraSR": "needs noise as a second input",
     "DRUNet": "needs a noise level as a fourth channel",

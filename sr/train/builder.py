@@ -52,7 +52,7 @@ from sr.train.build_nets import Nets
 from sr.train.build_validation import Validator
 from sr.train.ema import EMA
 from sr.train.model_optimizer import PRECISIONS, ModelOptimizer, choose_precision
-from sr.train.optimizers import OPTIMIZERS
+from sr.train.optimizers import NAMED, OPTIMIZERS
 from sr.train.schedules import SCHEDULES, Schedule, Warmup
 from sr.train.trackers import TRACKERS, Sink
 from sr.train.trainer import Trainer
@@ -62,7 +62,7 @@ COMPILED_STEPS = 10_000  # of a run from which `train.compile: auto` pays
 WEIGHT: dict[str, tuple[Any, Any]] = {"weight": (NonNegative | Annotated[Any, PartOf("weights")], 1.0)}
 REGULARIZERS: dict[str, tuple[Any, Any]] = {"regularizers": (list[Annotated[Any, PartOf("gan_terms")]], [])}
 TABLES: Mapping[str, Table] = {
-    "generators": Table(GENERATORS, supplied=("scale",), members=spandrel_archs.members),
+    "generators": Table(GENERATORS, supplied=("scale",), members=spandrel_archs.members, named=spandrel_archs.NAMED),
     "discriminators": Table(DISCRIMINATORS, shared={"conditional": (bool, False)}, supplied=("num_in_ch",)),
     "losses": Table(RECONSTRUCTION, shared=WEIGHT),
     "gan": Table(ADVERSARIAL, shared=WEIGHT | REGULARIZERS),
@@ -75,6 +75,7 @@ TABLES: Mapping[str, Table] = {
         OPTIMIZERS,
         shared={"no_decay": (list[str], []), "lr_scale": (dict[str, Annotated[float, Field(gt=0)]], {})},
         positional=1,
+        named=NAMED,
     ),
     "schedules": Table(SCHEDULES, shared={"warmup_steps": (NonNegativeInt, 0)}, supplied=("total_steps",)),
     "trackers": Table(TRACKERS),

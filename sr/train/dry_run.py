@@ -53,6 +53,10 @@ def _validate(trainer: "Trainer", scratch: Path) -> None:
             f"; no {metric}: {results.left_out[metric]}" for metric in wanted if metric in results.left_out
         )
         tqdm.write(f"net_g_best is chosen by {best}{skipped}")
+    if comm.is_main():
+        for metric, why in results.left_out.items():
+            if metric in trainer.options.validation.metrics:
+                tqdm.write(f"validation.metrics: {metric} is not measured: {why}")
     comm.on_main(lambda: _draw(results, scratch))
 
 

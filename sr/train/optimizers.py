@@ -52,6 +52,7 @@ KNOWN = {
     "pytorch_optimizer": ("AdEMAMix", "CAME", "Prodigy", "SOAP", "StableAdamW"),
 }
 """Optimizers that resume exactly, and whose licence is Apache-2.0, MIT or BSD."""
+NAMED = tuple(f"{package}.{name}" for package, names in KNOWN.items() for name in names)
 _MODULES = {"torch": "torch.optim", "timm": "timm.optim", "pytorch_optimizer": "pytorch_optimizer"}
 
 
@@ -66,7 +67,8 @@ def _family(package: str) -> Callable[[str], Any]:
             )
         if name not in KNOWN[package]:
             known = ", ".join(KNOWN[package])
-            raise UserError(f"no optimizer {package}.{name} here. Known: {known}.{nearest(name, KNOWN[package])}")
+            hint = nearest(name, ["adam", "adamw", *NAMED], cutoff=1) or nearest(name, KNOWN[package])
+            raise UserError(f"no optimizer {package}.{name} here. Known: {known}.{hint}")
         if find_spec(package) is None:
             raise UserError(f"{package}.{name} needs the package {package}: pip install 'sr-train[optimizers]'")
         return getattr(importlib.import_module(_MODULES[package]), name)
