@@ -23,6 +23,10 @@ needs_onnx = pytest.mark.skipif(
     reason="ONNX is the extra sr-train[export]",
 )
 
+needs_ncnn = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("pnnx", "ncnn")), reason="ncnn is the extra sr-train[ncnn]"
+)
+
 
 def run(path: Path, image: Tensor) -> Tensor:
     import onnxruntime
@@ -128,11 +132,37 @@ def test_what_has_no_onnx_form_is_one_sentence(tmp_path, capfd, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_onnx_without_its_packages(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("name", "extra"), [("net.onnx", "export"), ("net.param", "ncnn")])
+def test_graphs_without_their_packages(tmp_path, capsys, monkeypatch, name, extra):
     saved(tmp_path / "m.safetensors")
     monkeypatch.setattr(export, "find_spec", lambda name: None)
-    assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "net.onnx")]) == 2
-    assert "not installed here; run: pip install 'sr-train[export]'" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / name)]) == 2
+    assert f"not installed here; run: pip install 'sr-train[{extra}]'" in capsys.readouterr().err
+
+
+@needs_ncnn
+@pytest.mark.parametrize(("kind", "half"), [("compact", False), *slow([("compact", True), ("rrdbnet", False)])])
+def test_ncnn_at_sizes_it_was_not_traced_at(tmp_path, capsys, kind, half):
+    net = saved(tmp_path / "m.safetensors", kind, scale=4)
+    target = tmp_path / "made" / "net.param"
+    assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(target), *["--half"] * half]) == 0
+    told = capsys.readouterr().out
+    assert f"{kind} x4, with net.bin, blobs data and output, {'float16, ' * half}sides of any length" in told
+    assert sorted(os.listdir(target.parent)) == ["net.bin", "net.param"]
+    image = torch.rand(1, 3, 21, 34)
+    made = export.export_ncnn.run(target, target.with_suffix(".bin"), image)
+    assert made.std() > 1e-3
+    torch.testing.assert_close(made, expected(net, image), atol=export.HALF_TOLERANCE if half else 1e-4, rtol=0)
+
+
+@needs_ncnn
+def test_what_ncnn_lacks_is_one_sentence(tmp_path, capsys):
+    saved(tmp_path / "m.safetensors", "rrdbnet", scale=2)  # pads by an amount that depends on the size
+    assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "net.param")]) == 2
+    error = capsys.readouterr().err
+    assert "rrdbnet x2 has no ncnn form (ncnn lacks F.pad, pnnx.Expression); export .onnx or .safetensors" in error
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["m.safetensors"]
 
 
 @pytest.mark.parametrize("layout", ["published", "old-esrgan"])
@@ -196,7 +226,7 @@ def test_a_direction_of_other_channels_keeps_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["-o", "net.pt2"], "cannot write '.pt2'; end the name in one of .onnx, .pth, .safetensors"),
+        (["-o", "net.pt2"], "cannot write '.pt2'; end the name in one of .onnx, .param, .pth, .safetensors"),
         (["-o", "m.safetensors"], "is the model itself"),
         (["-o", "net.onnx", "--layout", "old-esrgan"], "leave it out"),
         (["-o", "net.pth", "--scale", "2"], "upscales by 4, not 2"),

@@ -25,7 +25,7 @@ def add(verb: Add) -> None:
     _export(
         verb(
             export,
-            "export a model for other programs: ONNX, .pth, .safetensors",
+            "export a model for other programs: ONNX, ncnn, .pth, .safetensors",
             "sr export net_g.safetensors -o net_g.onnx",
         )
     )
@@ -135,9 +135,9 @@ def _report(parser: argparse.ArgumentParser) -> None:
 def _export(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=common.path, help="model file")
-    add("-o", "--output", required=True, type=common.path, metavar="FILE", help=".onnx, .pth or .safetensors")
+    add("-o", "--output", required=True, type=common.path, metavar="FILE", help=".onnx, .param, .pth or .safetensors")
     add("--direction", choices=("a_to_b", "b_to_a"), help="which generator of a CycleGAN (a_to_b)")
     add("--scale", type=common.scale, metavar="N", help="required for published x3 models")
     add("--layout", choices=("published", "old-esrgan"), default="published", help="names of the weights (%(default)s)")
     add("--opset", type=common.whole(11), default=17, metavar="N", help="of ONNX (%(default)s)")
-    add("--half", action="store_true", help="ONNX in float16")
+    add("--half", action="store_true", help="ONNX or ncnn in float16")

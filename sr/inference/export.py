@@ -1,4 +1,4 @@
-"""Export a trained generator for other programs: ONNX, the published .pth layouts, safetensors."""
+"""Export a trained generator for other programs: ONNX, ncnn, the published .pth layouts, safetensors."""
 
 import json
 import os
@@ -6,15 +6,17 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sr.core.atomic import replacing
 from sr.core.errors import UserError, first_line
+from sr.inference import export_ncnn
 from sr.inference.zoo import locate
 from sr.nets.io.experts import chooses_layers
 from sr.nets.io.load import Direction, Model, open_model, rrdb_kwargs
@@ -22,10 +24,11 @@ from sr.nets.io.state_dicts import State, load_weights, save_pth, save_safetenso
 from sr.nets.rrdbnet import RRDBNet
 from sr.nets.translation import Dropout, Translator
 
-TOLERANCE = 1e-4  # largest difference from PyTorch, of values in 0..1, with which an ONNX file is kept
+TOLERANCE = 1e-4  # largest difference from PyTorch, of values in 0..1, with which a file of ONNX or ncnn is kept
 HALF_TOLERANCE = 4 / 255  # the same in half precision
 OPSET = 17  # of 2022: every runtime in use has it, and no network here needs a newer one
 Layout = Literal["published", "old-esrgan"]
+Run = Callable[[Tensor], Tensor]  # of an exported file: [B, C, h, w] -> its output
 
 
 class _Source(NamedTuple):
@@ -53,20 +56,23 @@ def export(
     """Write the generator in `path` in the format of the suffix of `target`. Returns a line that describes the file.
 
     .onnx: float32 [batch, channels, height, width] with dynamic sizes, simplified by onnxslim; onnxruntime agrees with
-    PyTorch within TOLERANCE at two sizes. .pth: {"params_ema": weights}, and for translation the weights alone, as
-    published. .safetensors: weights and metadata. The write is atomic.
+    PyTorch within TOLERANCE at two sizes. .param: ncnn, with the weights in a .bin of the same name; blobs data and
+    output, sides of any length, compared in the same way. .pth: {"params_ema": weights}, and for translation the
+    weights alone, as published. .safetensors: weights and metadata. Each write is atomic.
 
     Args:
         scale: of a published x3 model, whose file does not store it.
         direction: which of the two generators of a CycleGAN (a_to_b).
         layout: `old-esrgan` for the names of the first ESRGAN release.
         opset: of ONNX.
-        half: weights and computation of ONNX in float16, within HALF_TOLERANCE; input and output stay float32.
+        half: weights and computation of ONNX, or weights of ncnn, in float16, within HALF_TOLERANCE; input and output
+            stay float32.
 
     Raises:
         UserError: the file cannot be opened, or the network cannot be written in this format.
     """
-    known: dict[str, Callable[[_Source, Path], str]] = {".onnx": _onnx, ".pth": _pth, ".safetensors": _safetensors}
+    weights: dict[str, Callable[[_Source, Path], str]] = {".pth": _pth, ".safetensors": _safetensors}
+    known = {".onnx": _onnx, ".param": _ncnn} | weights
     write = known.get(target.suffix.lower())
     if write is None:
         raise UserError(f"{target}: cannot write '{target.suffix}'; end the name in one of {', '.join(known)}")
@@ -76,9 +82,9 @@ def export(
         raise UserError(f"{target} is the model itself; give another name")
     file = str(locate(path))
     source = _Source(file, open_model(file, expect_scale=scale, direction=direction), layout, opset, half)
-    if half and write is not _onnx:
-        raise UserError(f"{target}: half precision is for .onnx; leave --half out")
-    if layout == "old-esrgan" and (write is _onnx or not isinstance(source.model.net, RRDBNet)):
+    if half and write in weights.values():
+        raise UserError(f"{target}: half precision is for .onnx and .param; leave --half out")
+    if layout == "old-esrgan" and (write not in weights.values() or not isinstance(source.model.net, RRDBNet)):
         raise UserError(f"{target}: old-esrgan names the weights of an RRDBNet in .pth and .safetensors; leave it out")
     return f"{target}: {source.model.name}, {write(source, target)}"
 
@@ -130,32 +136,66 @@ def _safetensors(source: _Source, target: Path) -> str:
     return "its weights and metadata" if metadata else "its weights"
 
 
-# ---- ONNX ------------------------------------------------------------------------------------------------------------
+# ---- graphs ----------------------------------------------------------------------------------------------------------
 
 
 def _onnx(source: _Source, target: Path) -> str:
-    missing = [name for name in ("onnx", "onnxruntime", "onnxslim") if find_spec(name) is None]
-    if missing:
-        raise UserError(f"{target}: {' and '.join(missing)} not installed here; run: pip install 'sr-train[export]'")
+    _require(target, "export", "onnx", "onnxruntime", "onnxslim")
     model = source.model
-    had_dropout = _without_dropout(model.net)
+    noise = _prepare(model, "ONNX")
     with replacing(target, sync=True) as aside:
         _trace(model, aside, source.opset)
         _simplify(aside, half=source.half)
-        differences = [_difference(model, aside, size) for size in _sizes(model.multiple)]
-        worst = max(differences)
-        if not worst <= source.tolerance:
-            fix = "leave --half out" if source.half else "it has no ONNX form with open sizes, export .safetensors"
-            raise UserError(
-                f"{target}: onnxruntime differs from PyTorch by {worst:.1e} ({source.tolerance:.0e} is allowed), so "
-                f"nothing was written of {model.name}; {fix}"
-            )
-        multiple = 1 if _takes_any_size(model, aside, source.tolerance) else model.multiple
+        run = partial(_run_onnx, aside)
+        worst = _check(source, target, run, "onnxruntime", _sizes(model.multiple))
+        multiple = 1 if _takes_any_size(model, run, source.tolerance) else model.multiple
         _describe(model, aside, multiple)
     sides = f"sides a multiple of {multiple}" if multiple > 1 else "sides of any length"
-    noise = "; its dropout is removed" if had_dropout else ""
     precision = "float16, " if source.half else ""
     return f"opset {source.opset}, {precision}{sides}, at most {worst:.1e} from PyTorch in onnxruntime{noise}"
+
+
+def _ncnn(source: _Source, target: Path) -> str:
+    _require(target, "ncnn", "pnnx", "ncnn")
+    model = source.model
+    noise = _prepare(model, "ncnn")
+    sizes = _sizes(model.multiple)
+    with replacing(target, sync=True) as param, replacing(target.with_suffix(".bin"), sync=True) as weights:
+        try:
+            export_ncnn.convert(model.net, model.channels, sizes, param, weights, half=source.half)
+        except UserError as error:
+            raise UserError(f"{model.name} has no ncnn form ({error}); export .onnx or .safetensors") from None
+        run = partial(export_ncnn.run, param, weights)
+        worst = _check(source, target, run, "ncnn", [*sizes, *_odd_sizes(model.multiple)])
+    precision = "float16, " if source.half else ""
+    files = f"with {target.with_suffix('.bin').name}, blobs data and output"
+    return f"{files}, {precision}sides of any length, at most {worst:.1e} from PyTorch in ncnn{noise}"
+
+
+def _require(target: Path, extra: str, *names: str) -> None:
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{target}: {' and '.join(missing)} not installed here; run: pip install 'sr-train[{extra}]'")
+
+
+def _prepare(model: Model, form: str) -> str:
+    """Make the network one static graph. Returns what to add to the line about the file."""
+    if chooses_layers(model.net):
+        raise UserError(f"{model.name} has no {form} form (the image decides which layers run); export .safetensors")
+    return "; its dropout is removed" if _without_dropout(model.net) else ""
+
+
+def _check(source: _Source, target: Path, run: Run, program: str, sizes: list[tuple[int, int]]) -> float:
+    """Return the largest difference from PyTorch, if it is within the tolerance."""
+    worst = max(_difference(source.model, run, size) for size in sizes)
+    if not worst <= source.tolerance:
+        form = "ONNX" if program == "onnxruntime" else program
+        fix = "leave --half out" if source.half else f"it has no {form} form with open sizes, export .safetensors"
+        raise UserError(
+            f"{target}: {program} differs from PyTorch by {worst:.1e} ({source.tolerance:.0e} is allowed), so "
+            f"nothing was written of {source.model.name}; {fix}"
+        )
+    return worst
 
 
 def _without_dropout(net: nn.Module) -> bool:
@@ -168,8 +208,6 @@ def _without_dropout(net: nn.Module) -> bool:
 
 def _trace(model: Model, path: Path, opset: int) -> None:
     """Write the graph with the TorchScript exporter, which torch 2.6 and later have and needs no other package."""
-    if chooses_layers(model.net):
-        raise UserError(f"{model.name} has no ONNX form (the image decides which layers run); export .safetensors")
     height, width = _sizes(model.multiple)[0]
     axes = {0: "batch", 2: "height", 3: "width"}
     open_axes = {"image": axes, "output": {axis: f"output_{name}" if axis else name for axis, name in axes.items()}}
@@ -218,33 +256,38 @@ def _sizes(multiple: int) -> list[tuple[int, int]]:
     return [(side, side + multiple), (2 * side, side + 2 * multiple)]
 
 
-def _difference(model: Model, path: Path, size: tuple[int, int]) -> float:
-    """max |onnxruntime - PyTorch| over two images of noise, on the CPU in float32.
+def _odd_sizes(multiple: int) -> list[tuple[int, int]]:
+    """Sizes that are no multiple: some networks pad by a traced amount, others branch on the size."""
+    side = _sizes(multiple)[0][0]
+    return [] if multiple == 1 else [(side + 1, side + multiple - 1), (side, side + 1)]
+
+
+def _difference(model: Model, run: Run, size: tuple[int, int]) -> float:
+    """max |run - PyTorch| over two images of noise, on the CPU in float32.
 
     Infinite where the file does not run or the shapes differ.
     """
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4  # a size that does not fit is an expected result
     images = torch.rand(2, model.channels, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.net(images)
     try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-        made = torch.from_numpy(session.run(None, {"image": images.numpy()})[0])
+        made = run(images)
     except Exception:  # onnxruntime has an exception class for every kind of failure
         return float("inf")
     return (made - expected).abs().max().item() if made.shape == expected.shape else float("inf")
 
 
-def _takes_any_size(model: Model, path: Path, tolerance: float) -> bool:
-    """Return whether other sides work too: some networks pad by a traced amount, others branch on the size."""
-    side = _sizes(model.multiple)[0][0]
-    return model.multiple == 1 or all(
-        _difference(model, path, size) <= tolerance
-        for size in ((side + 1, side + model.multiple - 1), (side, side + 1))
-    )
+def _run_onnx(path: Path, images: Tensor) -> Tensor:
+    import onnxruntime
+
+    settings, run = onnxruntime.SessionOptions(), onnxruntime.RunOptions()
+    settings.log_severity_level = run.log_severity_level = 4  # a size that does not fit is an expected result
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"image": images.numpy()}, run)[0])
+
+
+def _takes_any_size(model: Model, run: Run, tolerance: float) -> bool:
+    return all(_difference(model, run, size) <= tolerance for size in _odd_sizes(model.multiple))
 
 
 def _describe(model: Model, path: Path, multiple: int) -> None:
