@@ -319,7 +319,7 @@ with torch.autocast("cuda", dtype=torch.bfloat16):
 """
 
 
-@pytest.mark.parametrize("capability", [80, 89, 90, 120])
+@pytest.mark.parametrize("capability", [80, 120])  # 90 is compiled above
 def test_triton_compiles_the_blocks_for(tmp_path: Path, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
