@@ -118,6 +118,17 @@ def test_an_onnx_file_that_would_differ_gets_no_name(tmp_path, capsys, monkeypat
 
 
 @needs_onnx
+def test_half_precision_does_not_hide_a_graph_that_is_wrong_at_other_sizes(tmp_path, capsys, monkeypatch):
+    class Slightly(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0.005 if int(x.shape[-1]) > 33 else x + 0  # traced at 33
+
+    monkeypatch.setattr(export, "open_model", lambda *_, **__: Model(Slightly(), 1, 1, "odd"))
+    assert main(["export", "m.safetensors", "-o", str(tmp_path / "net.onnx"), "--half"]) == 2
+    assert "differs from PyTorch by 5.0e-03 (1e-04 is allowed)" in capsys.readouterr().err
+
+
+@needs_onnx
 def test_what_has_no_onnx_form_is_one_sentence(tmp_path, capfd, monkeypatch):
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

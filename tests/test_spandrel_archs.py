@@ -14,6 +14,7 @@ from sr.inference.export import export
 from sr.nets.io.load import architecture
 from sr.nets.io.state_dicts import save_safetensors
 from sr.nets.spandrel_archs import ARCHITECTURES, spandrel_arch
+from sr.nets.spandrel_net import spandrel_net
 from sr.train.builder import TABLES
 
 FAST = ("SPAN", "RealPLKSR", "DAT", "RCAN")
@@ -40,6 +41,15 @@ def test_all_train_and_open_again(name: str, tmp_path: Path) -> None:
     assert known
     for scale in {2, 4}.intersection(known) or known[:1]:
         works(name, scale, tmp_path)
+
+
+def test_a_file_of_span_is_trained_further(tmp_path: Path) -> None:
+    save_safetensors(tmp_path / "span.safetensors", architectures.make("SPAN", 2).state_dict(), {})
+    net = spandrel_net(file=str(tmp_path / "span.safetensors"), scale=2)
+    net(torch.rand(1, 3, 16, 16)).mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
+    frozen = {key.split(".")[-2] for key, parameter in net.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"eval_conv"}
 
 
 def test_a_choice_of_experts_is_not_frozen_into_onnx(tmp_path: Path) -> None:

@@ -117,15 +117,21 @@ def spandrel_arch(name: str) -> Callable[..., nn.Module]:
     kind = getattr(importlib.import_module(f"spandrel.architectures.{row.module or name}"), name)
     shared = {key: getattr(row, key) for key in ("multiple", "minimum", "scales", "defaults")}
     build = adapt(f"spandrel.{name}", kind, **shared)
-    return _excluding(build, row.unused) if row.unused else build
+    return _excluding(build, name) if row.unused else build
 
 
-def _excluding(build: Callable[..., nn.Module], unused: Callable[[nn.Module], Iterable[nn.Module]]) -> Any:
+def exclude_unused(net: nn.Module, name: str) -> None:
+    """Exclude the modules of an architecture that get no gradient from training, in place."""
+    row = ARCHITECTURES.get(name)
+    for module in row.unused(net) if row and row.unused else ():
+        module.requires_grad_(False)
+
+
+def _excluding(build: Callable[..., nn.Module], name: str) -> Any:
     @functools.wraps(build)
     def built(**kwargs: Any) -> nn.Module:
         net = build(**kwargs)
-        for module in unused(net):
-            module.requires_grad_(False)
+        exclude_unused(net, name)
         return net
 
     return built

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from sr.core.errors import UserError, first_line
 from sr.nets.io.pad_to_multiple import any_size
 from sr.nets.io.size_limit import as_large_as
+from sr.nets.io.spandrel_call import spandrel_call
 from sr.nets.io.state_dicts import load_weights
+from sr.nets.spandrel_archs import exclude_unused
 
 
 def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:
@@ -39,7 +41,9 @@ def spandrel_net(*, file: str, scale: Literal[1, 2, 3, 4, 8]) -> nn.Module:
         if sizes.square or not _is_plain(found):
             raise UserError(f"{file} is {name}, whose network alone does not map an image to an image; give another")
     net = any_size(found.model, scale=scale, multiple=sizes.multiple_of, minimum=sizes.minimum)
-    return net.train().requires_grad_(True).to(device)
+    net.train().requires_grad_(True)
+    exclude_unused(net, type(found.model).__name__)
+    return net.to(device)
 
 
 @torch.no_grad()
@@ -52,4 +56,4 @@ def _is_plain(found: Any) -> bool:
         own = found.model.eval()(image)
     except Exception:  # it needs other inputs, or returns a tuple
         return False
-    return isinstance(own, Tensor) and torch.allclose(own.clamp(0, 1), found(image), atol=1e-4)
+    return isinstance(own, Tensor) and torch.allclose(own.clamp(0, 1), spandrel_call(found)(image), atol=1e-4)

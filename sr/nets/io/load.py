@@ -1,12 +1,10 @@
 """Open trained generators from files of sr and of other trainers."""
 
-import inspect
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ from sr.core.errors import UserError, first_line
 from sr.nets import GENERATORS
 from sr.nets.io.experts import route_each_image
 from sr.nets.io.size_limit import as_large_as
+from sr.nets.io.spandrel_call import spandrel_call
 from sr.nets.io.state_dicts import Player, State, load_weights, to_new_esrgan
 from sr.nets.resnet import ResNet
 from sr.nets.rrdbnet import RRDBNet
@@ -231,13 +230,11 @@ class _Spandrel(nn.Module):
     def __init__(self, descriptor: Any) -> None:
         super().__init__()
         self.model = route_each_image(descriptor.model)
-        # Without spandrel's torch.inference_mode, whose outputs could not be changed in place.
-        self._call = partial(inspect.unwrap(type(descriptor).__call__), descriptor)
+        self._call = spandrel_call(descriptor)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = self._call(x)
-        return made
+        return self._call(x)
 
 
 def _from_spandrel(path: str | Path, state: State) -> Model:
