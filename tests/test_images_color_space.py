@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 from sr.core.errors import UserError
 from sr.images import ImageData, Meta, png, read_image, write_image
 from sr.images.icc import ADOBE_RGB, D65, SRGB, SRGB_CURVE, icc_of_chunks, icc_of_tiff, make_icc
+from sr.images.write import dropped
 from tests.helpers.images import RGB, saved
 
 GAMMA = (b"gAMA", struct.pack(">I", 100_000))
@@ -68,7 +69,11 @@ def test_png_color_chunks_become_a_profile_in_other_formats(tmp_path, chunks, su
     for image, gray in ((RGB, False), (RGB[..., 0], True)):
         given = read_image(stating(*chunks, image=image))
         write_image(tmp_path / f"a.{suffix}", given, quality=100)
-        assert read_image(tmp_path / f"a.{suffix}").icc == icc_of_chunks(chunks, gray=gray) is not None
+        assert (
+            read_image(tmp_path / f"a.{suffix}").icc
+            == icc_of_chunks(chunks, gray=gray and suffix != "webp")
+            is not None
+        )
 
 
 def test_srgb_needs_no_profile(tmp_path):
@@ -135,3 +140,27 @@ def test_color_tags_of_a_tiff():
     file = io.BytesIO()
     tifffile.imwrite(file, RGB, photometric="rgb", metadata=None)
     assert read_image(file.getvalue()).icc is None
+
+
+@pytest.mark.parametrize("curve", [(1.8,), SRGB_CURVE, (np.linspace(0, 1, 256) ** 3 * 65535).astype(np.uint16)])
+def test_a_gray_profile_becomes_one_of_rgb_in_webp(tmp_path, curve):
+    gray = RGB[..., 0]
+    profile = make_icc(SRGB, D65, curve, gray=True)
+    write_image(tmp_path / "a.webp", read_image(saved(Image.fromarray(gray), format="PNG", icc_profile=profile)))
+    written = read_image(tmp_path / "a.webp").icc
+    assert written[16:20] == b"RGB "
+    shown = in_srgb(np.repeat(gray[..., None], 3, 2), written)
+    assert np.abs(shown - in_srgb(gray, profile)).max() <= 1
+    with pytest.raises(UserError, match=r"a.webp: the gray color profile has no curve, which webp cannot hold; give"):
+        write_image(
+            tmp_path / "a.webp", ImageData(torch.zeros(3, 8, 8), gray=True, icc=profile.replace(b"kTRC", b"none"))
+        )
+
+
+def test_a_profile_that_bmp_cannot_hold_is_reported(tmp_path):
+    for image in (
+        ImageData(torch.zeros(3, 8, 8), icc=make_icc(ADOBE_RGB, D65, (2.2,), gray=False)),
+        ImageData(torch.zeros(3, 8, 8), meta=Meta(color=(GAMMA,))),
+    ):
+        assert dropped(tmp_path / "a.bmp", image) == ("the color profile is lost: bmp has none",)
+    assert not dropped(tmp_path / "a.bmp", ImageData(torch.zeros(3, 8, 8), meta=Meta(color=((b"sRGB", b"\0"),))))

@@ -1,6 +1,8 @@
 """Metadata of images is preserved and stays correct."""
 
 import struct
+import sys
+import types
 import zlib
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from sr.core.errors import UserError
-from sr.images import ImageData, ImageError, Meta, list_images, read_image, write_image
+from sr.images import ImageData, ImageError, Meta, jp2, list_images, read_image, write_image
 from sr.images.formats import READ_FORMATS
 from sr.images.xmp import clean
 from tests.helpers.images import RGB, saved
@@ -223,3 +225,32 @@ def test_16_bit_gray_with_alpha(interlaced):
     assert (made.bits, made.gray) == (16, True)
     assert np.array_equal((made.rgb[0].double() * 65535).round().numpy(), values[..., 0])
     assert np.array_equal((made.alpha[0].double() * 65535).round().numpy(), values[..., 1])
+
+
+def deep_jp2(pixels, bits):
+    """A JPEG 2000 whose header states another number of bits: the values move by the difference of the midpoints."""
+    data = bytearray(saved(Image.fromarray(pixels), format="JPEG2000", no_jp2=True))
+    place = data.index(jp2.SIZ) + 42
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    data[place : place + 3 * channels : 3] = bytes([bits - 1] * channels)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_gray_jpeg_2000_of_any_depth_spans_the_range(bits):
+    values = RGB[..., 0].astype(np.uint32) + 2 ** (bits - 1) - 128
+    given = (read_image(deep_jp2(RGB[..., 0], bits)).rgb[0] * 65535).round().numpy()
+    assert np.array_equal(given, (values * 65535 + (2**bits - 1) // 2) // (2**bits - 1))
+
+
+def test_color_jpeg_2000_of_12_bits_is_refused_or_decoded_by_imagecodecs(monkeypatch):
+    data = deep_jp2(RGB, 12)  # Pillow reads white as black
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(ImageError, match="is a JPEG 2000 of 12 bits in several channels, which needs imagecodecs; run"):
+        read_image(data, name="a.jp2")
+    white = types.SimpleNamespace(jpeg2k_decode=lambda data: np.full(RGB.shape, 4095, np.uint16))
+    monkeypatch.setitem(sys.modules, "imagecodecs", white)
+    given = read_image(data)
+    assert (given.bits, given.rgb.min()) == (16, 1)
+    with pytest.raises(ImageError, match="has 20 bits per channel"):
+        read_image(deep_jp2(RGB, 20))

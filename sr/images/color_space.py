@@ -32,8 +32,7 @@ def read_color(image: Image.Image, data: bytes) -> Color:
     if kind == "AVIF":
         return Color(icc, () if icc else _nclx(data), EIGHT_BITS if _is_deep_avif(data) else ())
     if kind == "JPEG2000":
-        deep = image.mode != "I;16" and _j2k_bits(data) > 8
-        return Color(icc or _restricted_icc(data), notes=EIGHT_BITS if deep else ())
+        return Color(icc or _restricted_icc(data))
     if kind == "JXL":
         return Color(icc, notes=EIGHT_BITS if image.info["bits_per_sample"] > 8 else ())
     return Color(icc or (_exif_icc(image) if image.mode == "RGB" else None))
@@ -53,12 +52,6 @@ def _is_deep_avif(data: bytes) -> bool:
     """Whether an AVIF has more than 8 bits, by its configuration box (AV1 in ISOBMFF, 2.3)."""
     place = data[:HEAD].find(b"av1C")
     return place >= 0 and place + 7 <= len(data) and bool(data[place + 6] & 0x40)
-
-
-def _j2k_bits(data: bytes) -> int:
-    """Bits of the first channel of a JPEG 2000, by the marker SIZ (ISO 15444-1, A.5.1)."""
-    place = data.find(b"\xff\x4f\xff\x51")
-    return (data[place + 42] & 127) + 1 if place >= 0 and place + 42 < len(data) else 8
 
 
 def _restricted_icc(data: bytes) -> bytes | None:

@@ -89,21 +89,34 @@ def make_icc(primaries: Sequence[tuple[float, float]], white: Sequence[float], c
         curve: for all channels; a table may hold three curves one after another.
         gray: make a profile of one channel.
     """
-    space, tags = (
-        b"GRAY" if gray else b"RGB ",
-        {b"desc": _text("Colors as stated by the image"), b"cprt": _text("CC0")},
-    )
+    curves = _curves(curve)
+    return _of_curves(curves[:1] if gray else curves, primaries, white)
+
+
+def _of_curves(curves: Sequence[bytes], primaries: Sequence[tuple[float, float]], white: Sequence[float]) -> bytes:
+    """Make a profile of gray or RGB from the tags of one or three curves."""
+    tags = {b"desc": _text("Colors as stated by the image"), b"cprt": _text("CC0")}
     adapt = _adaptation(_xyz(white))
     tags |= {b"wtpt": _xyz_tag(D50), b"chad": b"sf32\0\0\0\0" + _fixed(adapt.ravel())}
-    curves = _curves(curve)
-    if gray:
-        tags[b"kTRC"] = curves[0]
-    else:
-        columns = np.array([_xyz(point) for point in primaries]).T
-        matrix = adapt @ columns @ np.diag(np.linalg.solve(columns, _xyz(white)))
-        tags |= {name: _xyz_tag(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), matrix.T, strict=True)}
-        tags |= dict(zip((b"rTRC", b"gTRC", b"bTRC"), curves, strict=True))
-    return _packed(space, tags)
+    if len(curves) == 1:
+        return _packed(b"GRAY", tags | {b"kTRC": curves[0]})
+    columns = np.array([_xyz(point) for point in primaries]).T
+    matrix = adapt @ columns @ np.diag(np.linalg.solve(columns, _xyz(white)))
+    tags |= {name: _xyz_tag(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), matrix.T, strict=True)}
+    return _packed(b"RGB ", tags | dict(zip((b"rTRC", b"gTRC", b"bTRC"), curves, strict=True)))
+
+
+def rgb_of_gray(icc: bytes) -> bytes:
+    """Make the RGB profile that shows equal channels as the gray profile shows its one channel.
+
+    Raises:
+        ValueError: the profile has no curve, only a table of colors, or is damaged.
+    """
+    for place in range(132, 132 + 12 * min(int.from_bytes(icc[128:132], "big"), 100), 12):
+        if icc[place : place + 4] == b"kTRC":
+            offset, size = struct.unpack_from(">II", icc, place + 4)
+            return _of_curves([icc[offset : offset + size]] * 3, SRGB, D65)
+    raise ValueError("the gray color profile has no curve")
 
 
 def _xyz(point: Sequence[float]) -> np.ndarray:

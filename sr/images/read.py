@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
-from sr.images import jpeg, jxl, png
+from sr.images import jp2, jpeg, jxl, png
 from sr.images.color_space import read_color
 from sr.images.formats import READ_FORMATS
 from sr.images.image import ImageData, ImageError
@@ -250,6 +250,8 @@ def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
     """Pixels as uint8 or uint16 [h, w, channels], oriented."""
     if image.format == "PPM" and image.mode == "RGB" and (deep_ppm := _deep_ppm(image, data)) is not None:
         return deep_ppm
+    if image.format == "JPEG2000" and (deep_jp2 := jp2.deep_pixels(image, data)) is not None:
+        return deep_jp2
     raw = _raw_mode(image)
     deep = image.mode in ("RGB", "RGBA") and raw[-4:-1] == ";16" and not raw.startswith("LA")  # not BGR;16, 5-6-5 bits
     pixels = np.asarray(_upright(image))

@@ -120,7 +120,7 @@ def read_bands(source: Any, count: int, max_pixels: int) -> np.ndarray:
             raise ValueError(f"{stored.size // count} pixels are more than the {max_pixels} allowed")
         for part in stored.pages:
             _check_segments(part.aspage())
-        values = _full_range(np.moveaxis(stored.asarray(), bands[0], 2), page.bitspersample)
+        values = full_range(np.moveaxis(stored.asarray(), bands[0], 2), page.bitspersample)
         return _oriented(values, _orientation(page))
 
 
@@ -214,7 +214,7 @@ def _interpreted(page: Any, samples: np.ndarray) -> Tiff:
     if page.photometric == PALETTE:
         colors, color_bits = _palette(page.colormap)[colors[..., 0]], 8
     else:
-        colors, color_bits = _full_range(colors, bits), 8 if bits <= 8 else 16
+        colors, color_bits = full_range(colors, bits), 8 if bits <= 8 else 16
     if page.photometric == MINISWHITE:
         colors = ~colors
     if page.photometric == YCBCR and page.compression != JPEG:
@@ -225,7 +225,7 @@ def _interpreted(page: Any, samples: np.ndarray) -> Tiff:
         return Tiff(_eight_bits(colors), cmyk=True, dropped=dropped)
     if alpha is None:
         return Tiff(colors, dropped=dropped)
-    alpha_values = _full_range(samples[..., count + alpha : count + alpha + 1], bits)
+    alpha_values = full_range(samples[..., count + alpha : count + alpha + 1], bits)
     if color_bits == 8:
         alpha_values = _eight_bits(alpha_values)
     if extra[alpha] == ASSOCIATED:
@@ -238,10 +238,10 @@ def _bands(page: Any, samples: np.ndarray) -> Tiff | None:
     extra = [*page.extrasamples, *[0] * samples.shape[2]][: samples.shape[2] - COLOR_SAMPLES[page.photometric]]
     if page.photometric not in (MINISBLACK, RGB) or any(extra) or not extra:
         return None
-    return Tiff(_full_range(samples, page.bitspersample))
+    return Tiff(full_range(samples, page.bitspersample))
 
 
-def _full_range(values: np.ndarray, bits: int) -> np.ndarray:
+def full_range(values: np.ndarray, bits: int) -> np.ndarray:
     """Scale 0 .. 2**bits - 1 to uint8 0..255, or to uint16 0..65535 for more than 8 bits, rounded."""
     most, top = 2**bits - 1, 255 if bits <= 8 else 65535
     if most != top:

@@ -15,7 +15,7 @@ from sr.core.atomic import replacing
 from sr.core.errors import UserError
 from sr.images import meta, png
 from sr.images.formats import WRITE_FORMATS
-from sr.images.icc import icc_of_chunks
+from sr.images.icc import icc_of_chunks, rgb_of_gray
 from sr.images.image import ImageData
 from sr.images.meta import Meta
 
@@ -87,15 +87,23 @@ def dropped(path: str | Path, image: ImageData) -> tuple[str, ...]:
     found = [f"transparency is composited on white: {format} has none"] if clear else []
     if image.bits == 16 and format not in DEEP and image.bands is None:
         found.append(f"16 bits become 8: {format} has no more")
+    stated = {kind for kind, _ in image.meta.color}
+    if format == "bmp" and (image.icc or (stated and b"sRGB" not in stated)):
+        found.append("the color profile is lost: bmp has none")
     return tuple(found)
 
 
 def _profile(path: str | Path, image: ImageData, format: str) -> bytes | None:
-    """The ICC profile to write. Formats other than PNG get a profile that is equivalent to the color chunks."""
-    if image.icc or format == "png" or not image.meta.color:
-        return image.icc
+    """The ICC profile to write.
+
+    Formats other than PNG get a profile that is equivalent to the color chunks, and WebP, which has no gray, one of RGB
+    that is equivalent to a gray profile.
+    """
     try:
-        return icc_of_chunks(image.meta.color, gray=image.gray)
+        icc = image.icc
+        if not icc and format != "png" and image.meta.color:
+            icc = icc_of_chunks(image.meta.color, gray=image.gray and format != "webp")
+        return rgb_of_gray(icc) if icc and format == "webp" and icc[16:20] == b"GRAY" else icc
     except ValueError as error:
         raise UserError(f"{path}: {error}, which {format} cannot hold; give --format png") from None
 
