@@ -98,13 +98,19 @@ def test_tiny_images():
 
 @pytest.mark.parametrize("ending", [[], [Resize()], [Downscale(), Resize(relative_to="lq")]])
 def test_a_list_that_ends_at_a_random_size_is_refused(ending):
-    with pytest.raises(UserError, match="end with"):
+    with pytest.raises(UserError, match="do not end at the LR size; add"):
         Degradation([Sharpen(), *ending], scale=4, gt_size=32, seed=0)
+
+
+def test_stages_that_keep_the_size_are_enough_at_scale_1():
+    assert Degradation([Sharpen()], scale=1, gt_size=32, seed=0)
+    with pytest.raises(UserError, match="do not end at the LR size; add"):
+        Degradation([Resize()], scale=1, gt_size=32, seed=0)
 
 
 def test_every_choice_of_one_of_must_end_at_the_lq_size():
     fork = {"type": "one_of", "choices": [[{"type": "downscale"}], [{"type": "jpeg"}]]}
-    with pytest.raises(UserError, match="end with"):
+    with pytest.raises(UserError, match="do not end at the LR size; add"):
         built([fork])
     assert built([{"type": "downscale"}, fork])
 

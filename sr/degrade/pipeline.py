@@ -33,8 +33,10 @@ class Degradation:
     def __init__(
         self, stages: Sequence[Stage], *, scale: int, gt_size: int | None, seed: int, lq_bits: int | None = None
     ) -> None:
-        if stages and not _ends_at_lq_size(stages):
-            raise UserError("degrade: the stages leave the image at a random size; end with {type: downscale}")
+        if stages and not _ends_at_lq_size(stages, scale == 1):
+            raise UserError(
+                "degrade: the stages do not end at the LR size; add {type: downscale} after the last resize"
+            )
         self.stages, self.scale, self.gt_size, self.seed = list(stages), scale, gt_size, seed
         self.lq_bits, self.on_host = lq_bits, _needs_host(stages)
         self._target = next((s for s in stages if isinstance(s, Sharpen) and s.target), None)
@@ -101,7 +103,7 @@ def _needs_host(stages: Sequence[Stage]) -> bool:
     return any(getattr(stage, "host", False) for stage in stages) or (bool(inner) and _needs_host(inner))
 
 
-def _ends_at_lq_size(stages: Sequence[Stage], before: bool = False) -> bool:
+def _ends_at_lq_size(stages: Sequence[Stage], before: bool) -> bool:
     """Whether the stages end at the LR size. Stages of plugins are assumed to keep the size."""
     for stage in stages:
         if isinstance(stage, OneOf):
