@@ -195,7 +195,7 @@ def _check(source: _Source, target: Path, run: Run, program: str, sizes: list[tu
         form = "ONNX" if program == "onnxruntime" else program
         fix = "leave --half out" if source.half else f"it has no {form} form with open sizes, export .safetensors"
         raise UserError(
-            f"{target}: {program} differs from PyTorch by {worst:.1e} ({source.tolerance:.0e} is allowed), so "
+            f"{target}: {program} differs from PyTorch by {worst:.1e} ({source.tolerance:.1e} is allowed), so "
             f"nothing was written of {source.model.name}; {fix}"
         )
     return worst
