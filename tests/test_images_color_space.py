@@ -164,3 +164,20 @@ def test_a_profile_that_bmp_cannot_hold_is_reported(tmp_path):
     ):
         assert dropped(tmp_path / "a.bmp", image) == ("the color profile is lost: bmp has none",)
     assert not dropped(tmp_path / "a.bmp", ImageData(torch.zeros(3, 8, 8), meta=Meta(color=((b"sRGB", b"\0"),))))
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"gAMA", bytes(4)),
+        (b"gAMA", struct.pack(">I", 1)),
+        (b"cHRM", bytes(32)),
+        (b"cHRM", struct.pack(">8I", *[31270, 32900] * 4)),
+        (b"cICP", b"\1"),
+    ],
+)
+def test_invalid_color_chunks_are_ignored(tmp_path, chunk):
+    given = read_image(stating(chunk))
+    assert given.meta.color == ()
+    write_image(tmp_path / "a.jpg", given)
+    assert read_image(tmp_path / "a.jpg").icc is None

@@ -4,10 +4,11 @@ import contextlib
 import struct
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from sr.images import png
-from sr.images.icc import adobe_rgb
+from sr.images.icc import adobe_rgb, icc_of_chunks
 
 INTEROPERABILITY, ADOBE = 0xA005, "R03"  # EXIF table, and its value for Adobe RGB (DCF 2.0)
 EIGHT_BITS = ("channels of more than 8 bits were reduced to 8",)  # by Pillow
@@ -28,7 +29,8 @@ def read_color(image: Image.Image, data: bytes) -> Color:
     kind = image.format
     if kind == "PNG":
         given = png.head_chunks(data)
-        return Color(icc, tuple((name, given[name]) for name in png.COLOR_CHUNKS if name in given))
+        chunks = tuple((name, given[name]) for name in png.COLOR_CHUNKS if name in given)
+        return Color(icc, tuple(chunk for chunk in chunks if _is_valid(chunk)))
     if kind == "AVIF":
         return Color(icc, () if icc else _nclx(data), EIGHT_BITS if _is_deep_avif(data) else ())
     if kind == "JPEG2000":
@@ -36,6 +38,20 @@ def read_color(image: Image.Image, data: bytes) -> Color:
     if kind == "JXL":
         return Color(icc, notes=EIGHT_BITS if image.info["bits_per_sample"] > 8 else ())
     return Color(icc or (_exif_icc(image) if image.mode == "RGB" else None))
+
+
+def _is_valid(chunk: png.Chunk) -> bool:
+    """Whether a color chunk has its size and describes colors; viewers ignore others, such as a gamma of 0."""
+    sizes = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
+    if len(chunk[1]) != sizes[chunk[0]]:
+        return False
+    try:
+        icc_of_chunks([chunk], gray=False)
+    except (ArithmeticError, struct.error, np.linalg.LinAlgError):  # zero, out of range, no triangle
+        return False
+    except ValueError:  # HDR, which PNG can hold
+        return True
+    return True
 
 
 def _nclx(data: bytes) -> tuple[png.Chunk, ...]:
