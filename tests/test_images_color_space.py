@@ -181,3 +181,8 @@ def test_invalid_color_chunks_are_ignored(tmp_path, chunk):
     assert given.meta.color == ()
     write_image(tmp_path / "a.jpg", given)
     assert read_image(tmp_path / "a.jpg").icc is None
+
+
+@pytest.mark.parametrize("kind", [b"gAMA", b"cHRM", b"cICP", b"pHYs", b"sRGB"])
+def test_chunks_of_a_wrong_length_cost_no_image(kind):
+    assert read_image(stating((kind, bytes(3)))).meta.color == ()

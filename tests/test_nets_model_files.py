@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -234,3 +235,9 @@ def test_defaults_that_are_code_do_not_break_the_check() -> None:
     fill(create_model("Options", generator=(Annotated[Any, PartOf("generators")], ...)), {"generator": part}, tables)
     assert part["img_size"] == 64
     assert "norm_layer" not in part
+
+
+def test_a_named_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    with pytest.raises(UserError, match="is a pipe, socket or device; give a model file"):
+        open_model(tmp_path / "a.pth")

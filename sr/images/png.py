@@ -10,6 +10,7 @@ import numpy as np
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_END = 33  # bytes of the signature and of IHDR
 COLOR_CHUNKS = b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI"
+LENGTHS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8, b"pHYs": 9}
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
 ADAM7 = (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)
 """Of each pass of interlacing: first row, first column, row step, column step."""
@@ -66,13 +67,14 @@ def transparent_color(data: bytes) -> np.ndarray | None:
 
 
 def without_damaged_chunks(data: bytes) -> bytes:
-    """Drop ancillary chunks, such as text, with a wrong checksum, as viewers do. Other data are returned unchanged."""
+    """Drop ancillary chunks, such as text, of a wrong checksum or length, as viewers do; else return `data`."""
     if not data.startswith(SIGNATURE):
         return data
     place, kept = len(SIGNATURE), [SIGNATURE]
     for kind, content in read_chunks(data):
         end = place + 12 + len(content)
         whole = data[end - 4 : end] == struct.pack(">I", zlib.crc32(kind + content))
+        whole &= len(content) == LENGTHS.get(kind, len(content))
         if whole or not kind[:1].islower() or end > len(data):
             kept.append(data[place:end])
         place = end

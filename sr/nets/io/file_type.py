@@ -1,6 +1,8 @@
 """Recognize the type of a model file by its content, because names and suffixes are often wrong."""
 
+import os
 import re
+import stat
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -52,6 +54,8 @@ def container(path: Path) -> Container:
     Raises UserError, naming what the file is and what to give instead, if it is not a file of weights.
     """
     try:
+        if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+            raise UserError(f"{path} is a pipe, socket or device; give a model file (.safetensors or .pth)")
         with open(path, "rb") as file:
             head = file.read(4096)
     except IsADirectoryError:
