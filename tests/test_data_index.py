@@ -18,6 +18,7 @@ from sr.data.index import Choice, index_text, parse_counts
 from sr.data.loader import Loader
 from sr.data.make_index import make_index
 from sr.data.sampling_order import SamplingOrder
+from sr.data.summary import summary
 from sr.data.where import Where, holds, parse
 from tests.helpers.data import SETTINGS, flat, make_tar, png, same, shown
 from tests.helpers.tiers import slow
@@ -197,6 +198,16 @@ def test_a_set_whose_shards_are_all_empty_is_refused(server, at):
     make_tar(server.folder / "x.tar", {"a.txt": b""})
     with pytest.raises(UserError, match="no shard holds a sample"):
         batches(at("x.tar"), 0, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_left_out_of_uncounted_shards_is_stated_once(server, at, capfd, workers):
+    publish(server.folder, shards=4, samples=3)
+    source = at("{00000..00003}.tar", window=2, where=Where(min_side=1, min_bytes=1))
+    assert summary(source) == "4 shards whose samples are counted when they are read"
+    batches(source, 0, 3, workers)
+    [line] = capfd.readouterr().out.splitlines()
+    assert line.startswith("data: 6 samples in 2 shards; 12 files skipped: 6 members .json (")
 
 
 # ---- blocks ----------------------------------------------------------------------------------------------------------

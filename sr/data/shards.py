@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
 from pydantic import Field
+from torch.utils.data import get_worker_info
 
 from sr.core.errors import UserError
 from sr.data.codecs import NPY_MAGIC, decode
@@ -21,6 +22,7 @@ from sr.data.sampling_order import WINDOW
 from sr.data.scan import count_all, index_of
 from sr.data.source import Sample
 from sr.data.where import EVERYTHING, Where
+from sr.distributed import comm
 from sr.images import ImageError
 from sr.images.listing import Skipped, printable
 
@@ -85,15 +87,15 @@ class ShardSource:
         here, there = iter(entries), iter(fetched)
         self._entries = [next(there if isinstance(shard, Remote) else here) for shard in self._shards]
         self._counts = self._counted([entry.samples for entry in self._entries])
-        for entry in self._entries:
-            for reason, count, example in entry.others:
-                self.skipped.add(reason, example, count)
+        _add_skipped(self.skipped, self._entries)
         if isinstance(self._counts, list) and sum(self._counts) == 0:
             skipped = f" ({self.skipped})" if self.skipped.total else ""
+            relax = "" if where == EVERYTHING else ", or relax data.source.where"
             raise UserError(
                 f"{_shown(self._shards[0])} holds no images{skipped}; name shards with members like `key.png` or"
-                " `key.gt.png`, or the member to take by data.source.gt (gt: image.jpg)"
+                f" `key.gt.png`, or the member to take by data.source.gt (gt: image.jpg){relax}"
             )
+        self._reported = False
         self._open: OrderedDict[int, _Shard] = OrderedDict()
 
     def _known(self, remote: list[Remote], cache_gb: float) -> list[Entry]:
@@ -116,7 +118,17 @@ class ShardSource:
     def _count(self, shards: list[int], soon: bool) -> list[int]:
         assert self._cache is not None
         remote = [shard for number in shards if isinstance(shard := self._shards[number], Remote)]
-        return [entry.samples for entry in self._cache.count(remote, soon=soon)]
+        entries = self._cache.count(remote, soon=soon)
+        worker = get_worker_info()
+        if not self._reported and comm.is_main() and (worker is None or worker.id == 0):
+            _add_skipped(skipped := Skipped(), entries)
+            samples = sum(entry.samples for entry in entries)
+            print(
+                f"data: {'; '.join(filter(None, (f'{samples} samples in {len(entries)} shards', str(skipped))))}",
+                flush=True,
+            )
+        self._reported = True
+        return [entry.samples for entry in entries]
 
     @property
     def counts(self) -> Sequence[int]:
@@ -201,6 +213,12 @@ def _blocks(shard: Path | Remote) -> list[Path | Remote]:
             " data.source.index, or set data.source.read: whole"
         )
     return [Remote(shard.name, Entry(samples, size), start) for start, size, samples in shard.entry.blocks] or [shard]
+
+
+def _add_skipped(skipped: Skipped, entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        for reason, count, example in entry.others:
+            skipped.add(reason, example, count)
 
 
 def _uncounted(shard: Path | Remote) -> Path | Remote:

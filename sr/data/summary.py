@@ -26,5 +26,10 @@ def _side(parts: Sequence[Source]) -> str:
     counts = [part.counts for part in parts]
     samples = sum(part.total if isinstance(part, Counts) else sum(part) for part in counts)
     shards, missing = sum(map(len, counts)), sum(part.missing for part in counts if isinstance(part, Counts))
-    later = f" in {shards - missing} of {shards} shards; the others are counted when they are read" if missing else ""
-    return "; ".join(filter(None, (f"{samples} samples{later}", str(skipped), *notes)))
+    count = f"{samples} samples"
+    if missing:
+        known = (
+            f"{count} in {shards - missing} shards, and {missing} others" if missing < shards else f"{shards} shards"
+        )
+        count = f"{known} whose samples are counted when they are read"
+    return "; ".join(filter(None, (count, str(skipped), *notes)))
