@@ -142,6 +142,24 @@ def test_color_tags_of_a_tiff():
     assert read_image(file.getvalue()).icc is None
 
 
+@pytest.mark.parametrize(
+    "tag",
+    [
+        (318, "2I", 2, (3127, 0, 3290, 10000), True),
+        (318, "2I", 1, (3127, 10000), True),
+        (319, "2I", 6, (1, 1) * 6, True),
+        (301, "H", 5, (1, 2, 3, 4, 5), True),
+    ],
+)
+def test_damaged_color_tags_of_a_tiff_cost_the_profile_alone(tag):
+    file = io.BytesIO()
+    tifffile.imwrite(file, RGB, photometric="rgb", metadata=None, extratags=[tag])
+    image = read_image(file.getvalue())
+    assert image.icc is None
+    assert image.notes == ("its damaged color tags were dropped",)
+    assert torch.equal((image.rgb * 255).round().to(torch.uint8), torch.from_numpy(RGB).permute(2, 0, 1))
+
+
 @pytest.mark.parametrize("curve", [(1.8,), SRGB_CURVE, (np.linspace(0, 1, 256) ** 3 * 65535).astype(np.uint16)])
 def test_a_gray_profile_becomes_one_of_rgb_in_webp(tmp_path, curve):
     gray = RGB[..., 0]

@@ -47,12 +47,14 @@ class Tiff(NamedTuple):
         icc: ICC profile, of the file or equivalent to its color tags.
         cmyk: whether pixels are CMYK as uint8 [h, w, 4], where 0 is no ink.
         dropped: number of extra samples of unknown meaning that were dropped.
+        color_damaged: whether its color tags have no meaning.
     """
 
     pixels: np.ndarray
     icc: bytes | None = None
     cmyk: bool = False
     dropped: int = 0
+    color_damaged: bool = False
 
 
 def is_tiff(head: bytes) -> bool:
@@ -94,9 +96,11 @@ def read_tiff(data: bytes, *, max_pixels: int, bands: int = 0, first_page: bool 
         samples = _decoded(data, page)
         read = _bands(page, samples) if page.samplesperpixel == bands > 1 else None
         read = read or _interpreted(page, samples)
-        return read._replace(
-            pixels=_oriented(read.pixels, _orientation(page)), icc=_profile(page, read.pixels.shape[2])
-        )
+        try:
+            icc = _profile(page, read.pixels.shape[2])
+        except (ArithmeticError, IndexError, TypeError, ValueError, np.linalg.LinAlgError):  # a white point of 1/0
+            icc, read = None, read._replace(color_damaged=True)
+        return read._replace(pixels=_oriented(read.pixels, _orientation(page)), icc=icc)
 
 
 def read_bands(source: Any, count: int, max_pixels: int) -> np.ndarray:
