@@ -289,12 +289,12 @@ def _with_transparent(pixels: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 def _from_tiff(data: bytes, max_pixels: int, bands: int, first_page: bool) -> _Read:
     read = read_tiff(data, max_pixels=max_pixels, bands=bands, first_page=first_page)
-    notes = (f"{read.dropped} extra channel(s) of unknown meaning were dropped",) if read.dropped else ()
-    notes += ("its damaged color tags were dropped",) if read.color_damaged else ()
+    notes = [f"{read.dropped} extra channel(s) of unknown meaning were dropped"] if read.dropped else []
+    notes += ["its damaged color tags were dropped"] if read.color_damaged else []
     pixels, icc = read.pixels, read.icc
     if read.cmyk:
         pixels, icc = np.asarray(_cmyk_to_srgb(Image.fromarray(np.ascontiguousarray(pixels), "CMYK"), icc)), None
-    return _Read(np.ascontiguousarray(pixels), icc, read_tiff_meta(data), notes=notes)
+    return _Read(np.ascontiguousarray(pixels), icc, read_tiff_meta(data), notes=tuple(notes))
 
 
 def _read_bands(source: Source, channels: int, name: str | None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
