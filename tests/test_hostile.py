@@ -65,7 +65,8 @@ def test_no_code_can_execute_content_of_a_file() -> None:
         for name, call in calls(path):
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             assert name not in ("eval", "exec", "compile", "__import__", "os.system"), path
-            assert name.rpartition(".")[2] not in ("extract", "extractall", "unpack_archive"), path
+            unpacks = name.rpartition(".")[2] in ("extract", "extractall", "unpack_archive")
+            assert not unpacks or path.name == "export_ncnn.py", path  # which is how ncnn calls the output of a network
             assert given.get("shell") != "True" or path.name == "transport.py", f"{path}: a shell"
             if name in ("torch.load", "torch.hub.load_state_dict_from_url") or name.endswith("get_state_dict"):
                 seen.append(name)

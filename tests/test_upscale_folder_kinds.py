@@ -1,5 +1,6 @@
 """Folders as people have them: links, pipes, long names, lists from other systems, outputs among the inputs."""
 
+import errno
 import os
 import signal
 import socket
@@ -305,6 +306,15 @@ def test_a_single_output_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "out" / "a.png").mkdir(parents=True)
     report = run(tmp_path / "in", tmp_path / "out")
     assert reasons(report.failed) == {"a.png": f"cannot write {tmp_path / 'out' / 'a.png'}: Is a directory"}
+
+
+def test_a_write_that_fails_names_the_output(tmp_path, monkeypatch):
+    def too_large(*_: object, **__: object) -> int:
+        raise OSError(errno.EFBIG, "File too large")  # of write(2), without a name
+
+    monkeypatch.setattr(pipeline, "write_image", too_large)
+    report = run(draw(tmp_path / "in" / "a.png").parent, tmp_path / "out")
+    assert reasons(report.failed) == {"a.png": f"cannot write {tmp_path / 'out' / 'a.png'}: File too large"}
 
 
 def test_a_folder_may_have_any_name(tmp_path):

@@ -177,6 +177,10 @@ class Pipeline:
         try:
             size = write_image(loaded.job.target, made, quality=self._reading.quality)
             self._manifest.add(loaded.job, loaded.stamped, loaded.sha256, size, loaded.damage)
+        except OSError as error:
+            if error.filename is None:  # of a write, such as one beyond the limit for the size of files
+                error.filename = str(loaded.job.target)
+            raise
         finally:
             self._to_write.give(made.pixels)
 
