@@ -218,3 +218,17 @@ def test_progress_in_a_log_is_a_line_per_interval(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("sr: long: 1 of 5, ")
     assert all("\r" not in line and "|" not in line for line in lines)
+
+
+def test_home_and_variables_in_every_path(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `--output=~/out`, which a shell passes on unchanged."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", str(tmp_path / "made"))
+    command = ["upscale", f"~/{photos.name}", "-m", "bicubic", "--scale", "2"]
+    assert main([*command, "--output=~/out"]) == 0
+    assert main([*command, "-o", "$PLACE/large"]) == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(list((tmp_path / "made/large").glob("*.png"))) == 6
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "$PLACE").mkdir()
+    assert main([*command, "-o", "$PLACE"]) == 0  # a folder of that name
+    assert len(list((tmp_path / "$PLACE").glob("*.png"))) == 6

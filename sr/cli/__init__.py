@@ -1,7 +1,9 @@
 """The command line. A user's mistake ends in one sentence on stderr and exit code 2, without a traceback."""
 
 import argparse
+import atexit
 import contextlib
+import gc
 import io
 import os
 import re
@@ -15,6 +17,8 @@ from sr.core import signals
 from sr.core.errors import UserError, nearest
 from sr.core.progress import set_quiet
 from sr.core.version import __version__
+
+atexit.register(gc.freeze)  # else Python searches the million objects of torch for garbage before it ends (a second)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,12 +5,14 @@ import dataclasses
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from sr.core.errors import UserError
+from sr.core.paths import expanded
 from sr.inference.choices import CODECS, MAX_SCALE
 
 
@@ -39,10 +41,14 @@ class Add(Protocol):
 
 
 def path(text: str) -> str:
-    """A path. An empty one, as of a variable that is not set, would stand for the working directory."""
+    """A path or address. An empty one, as of a variable that is not set, would stand for the working directory.
+
+    `~` and variables are replaced, which a shell does not do in `--output=~/large` and within quotes, unless a file has
+    that name. Addresses and commands (`pipe:`) stay as they are.
+    """
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty")
-    return text
+    return text if re.match(r"\w{2,}:", text) or os.path.lexists(text) else expanded(text)
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sr.core.errors import UserError
+from sr.core.paths import expanded
 from sr.data.codecs import decode
 from sr.data.pairs import pair_up
-from sr.data.paths import Images, expanded
+from sr.data.paths import Images
 from sr.data.source import Sample
 from sr.images import ImageError
 from sr.images.listing import Skipped, printable

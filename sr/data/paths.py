@@ -13,6 +13,7 @@ from typing import TypeVar
 from braceexpand import braceexpand
 
 from sr.core.errors import UserError
+from sr.core.paths import expanded
 from sr.data.remote.download import Catalog, Remote, find, listed, shown
 from sr.data.remote.transport import PIPE, is_remote
 from sr.data.scan import COMPRESSED_SUFFIXES, compressed
@@ -105,11 +106,6 @@ def file_names(patterns: str | Sequence[str], suffix: str) -> list[str]:
         return [str(path) for path in _files(f"{name}/*{suffix}" if os.path.isdir(name) else name)]
 
     return _expand(patterns, find_names, f"{suffix} files")
-
-
-def expanded(name: str) -> str:
-    """A path with `~` and environment variables replaced."""
-    return os.path.expandvars(os.path.expanduser(name))
 
 
 def _tars(folder: str, skipped: Skipped) -> list[Path]:

@@ -11,10 +11,11 @@ from pydantic import Field
 from torch.utils.data import get_worker_info
 
 from sr.core.errors import UserError
+from sr.core.paths import expanded
 from sr.data.codecs import NPY_MAGIC, decode
 from sr.data.counts import Counts
 from sr.data.index import FOLDER_INDEX, UNCOUNTED, Choice, Entry, ShardIndex
-from sr.data.paths import expanded, shard_paths
+from sr.data.paths import shard_paths
 from sr.data.remote.cache import Cache, default_folder
 from sr.data.remote.download import Catalog, Remote, shown
 from sr.data.remote.transport import PIPE

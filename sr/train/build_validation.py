@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sr.config.options import Options, Part, ValidationSet
+from sr.core.errors import UserError
 from sr.data.paths import image_paths
 from sr.data.source import Sample, Source
 from sr.data.unpaired import Unpaired
@@ -68,8 +70,8 @@ class Validator:
         if self.options.task == "cyclegan":
             return self._both_ways(name, given)
         if given.hr is not None:
-            lr = image_paths(given.lr) if given.lr else None
-            hr, scale = image_paths(given.hr), self.options.scale
+            lr = _images(f"validation.sets.{name}.lr", given.lr) if given.lr else None
+            hr, scale = _images(f"validation.sets.{name}.hr", given.hr), self.options.scale
             how: dict[str, Any] = {"scale": scale, "degrade": self._degrade, "channels": self._nets.channels}
             return [Round([val_set(name, hr=hr, lr=lr, **how)], self._metrics)]
         return [Round([self._all_of(self._source(given.source or {}), name, given)], self._metrics)]
@@ -149,3 +151,10 @@ def _multiple(net: nn.Module) -> int:
 
 def _there_and_back(net: Any, *, there: str, back: str) -> Callable[..., Any]:
     return lambda images: getattr(net, back)(getattr(net, there)(images))
+
+
+def _images(key: str, given: Any) -> list[Path]:
+    try:
+        return image_paths(given)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None

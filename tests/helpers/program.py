@@ -56,7 +56,8 @@ class Forked:
     def __init__(self, log: Path, work: Callable[..., int], *args: Any, trains: bool = False) -> None:
         context = multiprocessing.get_context("forkserver" if trains else "fork")
         if trains:
-            context.set_forkserver_preload([work.__module__, "torch.utils.tensorboard", "sr.train.run", "sr.cli"])
+            needed = "torch._dynamo", "torch.utils.tensorboard", "sr.train.run", "sr.cli"
+            context.set_forkserver_preload([work.__module__, *needed])
         log.touch()
         self.log = log
         self.process = context.Process(target=_work, args=(log, work, args))  # type: ignore[attr-defined]

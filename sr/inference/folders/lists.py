@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from sr.core.errors import UserError
+from sr.core.paths import expanded
 
 
 def read_list(name: str | Path) -> list[Path]:
@@ -18,7 +19,7 @@ def read_list(name: str | Path) -> list[Path]:
     Raises:
         UserError: the file cannot be read or names no path.
     """
-    path = Path(_expanded(str(name)))
+    path = Path(expanded(str(name)))
     try:
         text = _text(path.read_bytes())
     except OSError as error:
@@ -40,9 +41,5 @@ def _path(line: str) -> Path:
     """The first reading of the line that exists: as written, stripped, unquoted; else the last of them."""
     plain = line.strip()
     unquoted = plain[1:-1] if len(plain) > 2 and plain[0] == plain[-1] and plain[0] in "\"'" else plain
-    readings = [line, plain, unquoted, _expanded(unquoted)]
+    readings = [line, plain, unquoted, expanded(unquoted)]
     return Path(os.path.abspath(next((reading for reading in readings if os.path.lexists(reading)), readings[-1])))
-
-
-def _expanded(name: str) -> str:
-    return os.path.expandvars(os.path.expanduser(name))
