@@ -157,8 +157,8 @@ def test_ncnn_at_sizes_it_was_not_traced_at(tmp_path, capsys, kind, half):
     net = saved(tmp_path / "m.safetensors", kind, scale=4)
     target = tmp_path / "made" / "net.param"
     assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(target), *["--half"] * half]) == 0
-    told = capsys.readouterr().out
-    assert f"{kind} x4, with net.bin, blobs data and output, {'float16, ' * half}sides of any length" in told
+    printed = capsys.readouterr().out
+    assert f"{kind} x4, with net.bin, blobs data and output, {'float16, ' * half}sides of any length" in printed
     assert sorted(os.listdir(target.parent)) == ["net.bin", "net.param"]
     image = torch.rand(1, 3, 21, 34)
     made = export.export_ncnn.run(target, target.with_suffix(".bin"), image)

@@ -42,8 +42,7 @@ def read_color(image: Image.Image, data: bytes) -> Color:
 
 def _is_valid(chunk: png.Chunk) -> bool:
     """Whether a color chunk has its size and describes colors; viewers ignore others, such as a gamma of 0."""
-    sizes = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
-    if len(chunk[1]) != sizes[chunk[0]]:
+    if len(chunk[1]) != png.LENGTHS[chunk[0]]:
         return False
     try:
         icc_of_chunks([chunk], gray=False)

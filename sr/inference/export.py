@@ -103,8 +103,8 @@ def _state(source: _Source) -> dict[str, Any]:
 def _pth(source: _Source, target: Path) -> str:
     if isinstance(source.model.net, Translator):
         state = {key: value.contiguous() for key, value in _state(source).items()}
-        with replacing(target, sync=True) as aside:
-            torch.save(state, aside)
+        with replacing(target, sync=True) as temporary:
+            torch.save(state, temporary)
         return "its weights as pytorch-CycleGAN-and-pix2pix keeps them in latest_net_G.pth"
     state = _state(source)
     if isinstance(source.model.net, RRDBNet):
@@ -143,16 +143,16 @@ def _onnx(source: _Source, target: Path) -> str:
     _require(target, "export", "onnx", "onnxruntime", "onnxslim")
     model = source.model
     noise = _prepare(model, "ONNX")
-    with replacing(target, sync=True) as aside:
-        _trace(model, aside, source.opset)
-        _simplify(aside)
-        run = partial(_run_onnx, aside)
+    with replacing(target, sync=True) as temporary:
+        _trace(model, temporary, source.opset)
+        _simplify(temporary)
+        run = partial(_run_onnx, temporary)
         worst = _check(source._replace(half=False), target, run, "onnxruntime", _sizes(model.multiple))
         if source.half:  # checked twice: its tolerance alone accepts graphs that are slightly wrong at other sizes
-            _halve(aside)
+            _halve(temporary)
             worst = _check(source, target, run, "onnxruntime", _sizes(model.multiple))
         multiple = 1 if _takes_any_size(model, run, source.tolerance) else model.multiple
-        _describe(model, aside, multiple)
+        _describe(model, temporary, multiple)
     sides = f"sides a multiple of {multiple}" if multiple > 1 else "sides of any length"
     precision = "float16, " if source.half else ""
     return f"opset {source.opset}, {precision}{sides}, at most {worst:.1e} from PyTorch in onnxruntime{noise}"
@@ -227,8 +227,10 @@ def _trace(model: Model, path: Path, opset: int) -> None:
 
 @contextmanager
 def _no_graph_dump() -> Iterator[None]:
-    """Where a layer has no ONNX form, torch prints the graph, hundreds of lines, to the standard output of the process,
-    whatever `verbose` is."""
+    """Discard what is written to the standard output of the process: the graph, in hundreds of lines.
+
+    torch prints it where a layer has no ONNX form, also with verbose=False.
+    """
     sys.stdout.flush()
     before, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

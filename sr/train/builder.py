@@ -304,13 +304,7 @@ class Builder:
             players=players,
             ema=ema,
             batches=stream.batches,
-            prepare=OnDeviceBatch(
-                degradation,
-                self.mixer(stream.micro_batch),
-                device=device,
-                channels_last=train.channels_last,
-                deep_note=ROUNDED if precision == "bf16" else "",
-            ),
+            prepare=self._prepare(degradation, stream.micro_batch, device, precision),
             evaluate=validation if validation.rounds else None,
             export=self.nets.export,
             record=self.record,
@@ -320,6 +314,13 @@ class Builder:
             precision=precision,
             accept_changes=self._accept_changes,
         )
+
+    def _prepare(
+        self, degradation: Degradation, micro_batch: int, device: torch.device, precision: str
+    ) -> OnDeviceBatch:
+        note = ROUNDED if precision == "bf16" else ""
+        how: dict[str, Any] = {"channels_last": self.options.train.channels_last, "deep_note": note}
+        return OnDeviceBatch(degradation, self.mixer(micro_batch), device=device, **how)
 
     def _net(self, player: Player) -> nn.Module:
         """The network that training starts with. The main rank lists what of the initial weights was not loaded."""
